@@ -1,0 +1,9 @@
+//! What should be: prefixes, address choice, names, and the steps that make an attachment.
+//!
+//! Guarantees: no I/O, no clock, no kernel. Time and randomness come in as arguments.
+
+pub mod prefix;
+pub mod step;
+
+pub use prefix::Prefix;
+pub use step::{Port, Step};

@@ -1,0 +1,65 @@
+//! The steps that make an attachment, as values: each can be printed, run and undone by itself.
+//!
+//! The order of [`attach`] is a promise. Nothing before [`Step::Up`] lets a packet pass between the
+//! port and the host, and everything that keeps a port from doing harm stands before it. So a port
+//! that is up is a whole attachment, and one that is not up is none: after a crash the kernel itself
+//! tells which of the two is the case.
+
+use std::net::Ipv6Addr;
+
+use v6pod_proto::{LinkName, Mac};
+
+/// One attachment's kernel objects, by name and address: enough to make them and to take them away
+/// again without having seen them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Port {
+    /// The host's end of the veth pair.
+    pub name: LinkName,
+    /// The end in the container.
+    pub interface: LinkName,
+    /// The Ethernet address of the end in the container.
+    pub mac: Mac,
+    /// The address, a /128 inside.
+    pub address: Ipv6Addr,
+    /// What the default route inside points to.
+    pub gateway: Ipv6Addr,
+    /// In bytes, for both ends.
+    pub mtu: u32,
+    /// The port's alias: says to a person and to a restarted daemon whose port this is.
+    pub alias: String,
+}
+
+/// One change of the kernel's state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Both ends of the veth pair, in place at once: the host's as port of the bridge and member of
+    /// the ports' link group, the other in the container. Both down. Undone by deleting the port.
+    Pair,
+    /// The bridge port isolated, not learning, not flooded; locked where the kernel can.
+    /// Goes with the port.
+    Guard,
+    /// The static forwarding entry of the container's Ethernet address. Goes with the port.
+    Forwarding,
+    /// The permanent neighbour entry of the address on the bridge.
+    Neighbour,
+    /// The /128 route by the bridge.
+    Route,
+    /// The container's end: sysctls, loopback and interface up, address, default route. Goes with
+    /// the pair.
+    Inside,
+    /// The port's alias set and the port up, in one message: the commit.
+    Up,
+}
+
+/// All steps that attach a container to the bridge, in their order.
+pub const fn attach() -> [Step; 7] {
+    [
+        Step::Pair,
+        Step::Guard,
+        Step::Forwarding,
+        Step::Neighbour,
+        Step::Route,
+        Step::Inside,
+        Step::Up,
+    ]
+}

@@ -1,0 +1,19 @@
+//! v6podd's library. `docs/architecture.md` draws it.
+//!
+//! - [`core`]: what should be. Pure: no I/O, no clock, no kernel.
+//! - [`kernel`]: what is: netlink, namespaces, sysctls. Knows nothing of containers or users.
+//! - [`container`]: who asks: files of runc, crun and podman. Reads hostile input.
+//! - [`registry`]: where names go.
+//! - [`attachments`]: the thin middle: turns requests into steps, runs them and undoes them.
+//! - [`api`]: HTTP: listeners, who is calling, routes, errors.
+//! - [`config`]: the configuration file.
+//!
+//! Imports run one way: `api` → `attachments` → the others; `core` imports none of them.
+
+pub mod api;
+pub mod attachments;
+pub mod config;
+pub mod container;
+pub mod core;
+pub mod kernel;
+pub mod registry;

@@ -1,0 +1,20 @@
+//! The types of v6pod's API: what the daemon, the shim and the operator's CLI say to each other.
+//!
+//! Guarantees of this crate: no I/O, no clock, no randomness. A value that exists is valid: a
+//! [`ContainerId`] is 64 hex digits, a [`LinkName`] is one that Linux takes, a [`Uid`] is a number
+//! that can own something. Unknown fields in a request are an error that names the field.
+
+mod ids;
+mod problem;
+pub mod storage;
+mod wire;
+
+pub use ids::{AttachmentId, ContainerId, LinkName, Mac, ParseIdError, Uid};
+pub use problem::{Code, Problem};
+pub use wire::{
+    Activate, Attachment, AttachmentList, CapLimit, Capacity, Counts, Deactivate, Deactivated,
+    Mode, NameState, NameStatus, PrefixView, RegistryView, State, Status, SwitchedOff,
+};
+
+/// Where the daemon listens unless the configuration says otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/v6pod/v6pod.sock";

@@ -1,0 +1,286 @@
+//! Requests and answers.
+
+use std::net::Ipv6Addr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{AttachmentId, ContainerId, LinkName, Mac, Uid};
+
+const fn yes() -> bool {
+    true
+}
+
+/// `POST /api/activate`. With a network namespace's descriptor on the request's first byte
+/// (SCM_RIGHTS) the container is the one in that namespace and `id` is a claim; without, `user` and
+/// `id` say which running container is meant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Activate {
+    /// The container.
+    pub id: ContainerId,
+    /// Whose container it is; only without a descriptor, which tells by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<Uid>,
+    /// The container's name as its engine knows it. A claim, like `id`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The end of this connection means the end of the attachment.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lease: bool,
+    /// False only describes what is there.
+    #[serde(default = "yes")]
+    pub plug: bool,
+    /// An attachment that is there already is a conflict (CNI's ADD).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub exclusive: bool,
+    /// The name of the interface inside; `eth0` unless it is taken, then `v6eth0`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<LinkName>,
+}
+
+impl Activate {
+    /// A request for this container, everything else as it is by default.
+    pub const fn new(id: ContainerId) -> Self {
+        Self {
+            id,
+            user: None,
+            name: None,
+            lease: false,
+            plug: true,
+            exclusive: false,
+            interface: None,
+        }
+    }
+}
+
+/// `POST /api/deactivate`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Deactivate {
+    /// The container.
+    pub id: ContainerId,
+    /// Whose container it is; the caller's unless said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<Uid>,
+}
+
+/// The answer to [`Deactivate`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deactivated {
+    /// Whether there was anything to take away.
+    pub removed: bool,
+}
+
+/// How packets reach a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// By an isolated port of the host's bridge.
+    Bridge,
+    /// By an interface of its own.
+    Routed,
+}
+
+/// Where an attachment is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Address and record exist.
+    Reserved,
+    /// The port and its end in the container exist.
+    Wired,
+    /// The caller has his answer.
+    Serving,
+    /// The end of its lease was seen; it goes when the grace is over.
+    Ending,
+}
+
+/// One container's place on the network, as a caller sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attachment {
+    /// The daemon's id of it.
+    pub id: AttachmentId,
+    /// The container.
+    pub container: ContainerId,
+    /// The container's name as its engine knows it.
+    pub name: Option<String>,
+    /// Whose it is.
+    pub owner: Uid,
+    /// Its address.
+    pub address: Ipv6Addr,
+    /// The address's prefix length inside the container: always 128.
+    pub prefix_length: u8,
+    /// What the default route inside points to.
+    pub gateway: Ipv6Addr,
+    /// The interface inside.
+    pub interface: LinkName,
+    /// The host's end.
+    pub port: LinkName,
+    /// The Ethernet address of the interface inside.
+    pub mac: Mac,
+    /// How packets reach it.
+    pub mode: Mode,
+    /// Where it is in its life.
+    pub state: State,
+    /// The names it bears and what became of them.
+    pub names: Vec<NameStatus>,
+    /// Whether a connection holds it.
+    pub lease: bool,
+    /// Seconds since the epoch at which it was made.
+    pub since: u64,
+}
+
+/// What became of a name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NameStatus {
+    /// The DNS label, as registered.
+    pub name: String,
+    /// What became of it.
+    pub state: NameState,
+    /// Why it is not the name that the container asked for, or not registered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+/// What became of a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NameState {
+    /// The registry has it.
+    Registered,
+    /// On its way to the registry.
+    Pending,
+    /// Not registered, for the reason in the note.
+    Refused,
+}
+
+/// `GET /api/attachments`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachmentList {
+    /// Those that the caller may see, by owner, then name, then id.
+    pub attachments: Vec<Attachment>,
+}
+
+/// `GET /api/status`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The daemon's version.
+    pub version: String,
+    /// The name that tells daemons of one machine apart.
+    pub instance: String,
+    /// Seconds since the daemon was started.
+    pub uptime: u64,
+    /// The range that addresses come from.
+    pub prefix: PrefixView,
+    /// How packets reach containers.
+    pub mode: Mode,
+    /// What containers' default routes point to.
+    pub gateway: Ipv6Addr,
+    /// The bridge.
+    pub bridge: LinkName,
+    /// The MTU of bridge and containers, in bytes.
+    pub mtu: u32,
+    /// The interface towards the rest of the world.
+    pub uplink: Option<LinkName>,
+    /// How many there are.
+    pub counts: Counts,
+    /// The registry.
+    pub registry: RegistryView,
+    /// Seconds since the epoch of the last time a firewall table was put back.
+    pub last_repair: Option<u64>,
+    /// What this daemon does not do, and why.
+    pub off: Vec<SwitchedOff>,
+}
+
+/// `GET /api/prefix`, and a part of [`Status`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PrefixView {
+    /// In CIDR notation.
+    pub prefix: String,
+    /// Where it comes from: `static` or `auto`.
+    pub source: String,
+    /// Whether the rest of the world cannot reach it (RFC 4193).
+    pub ula: bool,
+}
+
+/// Counts in [`Status`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// All attachments.
+    pub attachments: u64,
+    /// Those held by a connection.
+    pub leases: u64,
+    /// Released addresses that rest before they may be drawn again.
+    pub resting: u64,
+    /// Attachments made since the daemon was started.
+    pub made: u64,
+    /// Attachments released since the daemon was started.
+    pub released: u64,
+}
+
+/// The registry in [`Status`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegistryView {
+    /// `embedded`, `consul` or `none`.
+    pub kind: String,
+    /// Whether the last word with it went well.
+    pub healthy: bool,
+    /// Names that are on their way to it or out of it.
+    pub pending: u64,
+    /// The last error, if it is not healthy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// Something that this daemon does not do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SwitchedOff {
+    /// What.
+    pub feature: String,
+    /// What that means, in one sentence.
+    pub meaning: String,
+}
+
+/// `GET /api/capacity`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capacity {
+    /// How many more attachments the caller can have.
+    pub more: u64,
+    /// Which of the limits comes first.
+    pub first_limit: String,
+    /// All limits.
+    pub limits: Vec<CapLimit>,
+}
+
+/// One limit in [`Capacity`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CapLimit {
+    /// `addresses`, `bridge-ports`, `per-owner`.
+    pub name: String,
+    /// How many are taken.
+    pub used: u64,
+    /// How many there can be; 2^53 - 1 at most, so that every JSON reader takes it.
+    pub max: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id() -> String {
+        "0123456789abcdef".repeat(4)
+    }
+
+    #[test]
+    fn a_minimal_request_plugs_and_holds_no_lease() {
+        let request: Activate = serde_json::from_str(&format!(r#"{{"id":"{}"}}"#, id())).unwrap();
+        assert!(request.plug && !request.lease && !request.exclusive);
+    }
+
+    #[test]
+    fn an_unknown_field_is_named() {
+        let error =
+            serde_json::from_str::<Activate>(&format!(r#"{{"id":"{}","pulg":true}}"#, id()));
+        assert!(error.unwrap_err().to_string().contains("pulg"));
+    }
+}

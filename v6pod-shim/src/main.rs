@@ -1,0 +1,2 @@
+//! v6podd.
+fn main() {}
