@@ -2,8 +2,10 @@
 //!
 //! Guarantees: no I/O, no clock, no kernel. Time and randomness come in as arguments.
 
+pub mod links;
 pub mod prefix;
 pub mod step;
 
+pub use links::{Instance, Links};
 pub use prefix::Prefix;
 pub use step::{Port, Step};
