@@ -1,1 +1,3 @@
-//! attachments.
+//! The thin middle.
+
+pub mod records;

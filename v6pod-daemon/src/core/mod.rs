@@ -2,8 +2,12 @@
 //!
 //! Guarantees: no I/O, no clock, no kernel. Time and randomness come in as arguments.
 
+pub mod address;
+pub mod attachment;
+pub mod book;
 pub mod links;
 pub mod prefix;
+pub mod reconcile;
 pub mod step;
 
 pub use links::{Instance, Links};
