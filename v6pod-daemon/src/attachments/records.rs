@@ -209,7 +209,7 @@ mod tests {
         let a = attachment();
         records.write(&a).unwrap();
         records.write(&a).unwrap();
-        assert_eq!(records.load().unwrap().0, [a.clone()]);
+        assert_eq!(records.load().unwrap().0, std::slice::from_ref(&a));
         records.remove(&a.id).unwrap();
         records.remove(&a.id).unwrap();
         assert!(records.load().unwrap().0.is_empty());

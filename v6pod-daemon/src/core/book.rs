@@ -7,7 +7,7 @@
 //! - An attachment leaves the book only by [`Book::forget`], after its kernel objects are gone; until
 //!   then its address is taken.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
 
@@ -341,6 +341,11 @@ impl Book {
     /// The kernel says that the port is gone: its index may be another's soon.
     pub fn port_gone(&mut self, ifindex: u32) -> Option<AttachmentId> {
         self.by_ifindex.remove(&ifindex)
+    }
+
+    /// The ports that the book knows and the kernel does not: the news of their end was lost.
+    pub fn ports_missing_from(&self, there: &HashSet<u32>) -> Vec<u32> {
+        self.by_ifindex.keys().copied().filter(|ifindex| !there.contains(ifindex)).collect()
     }
 
     /// Ends the attachment: nothing of it is left.
