@@ -3,9 +3,11 @@
 //! Guarantees: no I/O, no clock, no kernel. Time and randomness come in as arguments.
 
 pub mod links;
+pub mod name;
 pub mod prefix;
 pub mod step;
 
 pub use links::{Instance, Links};
+pub use name::{Claim, Label, Names};
 pub use prefix::Prefix;
 pub use step::{Port, Step};
