@@ -9,7 +9,7 @@ pub enum Via {
     /// The unix socket: everything its caller may do.
     Unix {
         /// The process that connected.
-        pid: i32,
+        pid: u32,
     },
     /// Loopback TCP: what is the caller's own, and no more, be he root. A container with access to
     /// the host's loopback speaks here with its user's uid, and a root service that fetches URLs for
@@ -31,7 +31,7 @@ impl Caller {
     /// time of the connection.
     pub(crate) fn of_unix(stream: &UnixStream) -> Option<Self> {
         let peer = stream.peer_cred().ok()?;
-        Some(Self { uid: Uid::new(peer.uid())?, via: Via::Unix { pid: peer.pid()? } })
+        Some(Self { uid: Uid::new(peer.uid())?, via: Via::Unix { pid: peer.pid()?.try_into().ok()? } })
     }
 
     /// Whether the caller may see and end what is others'.

@@ -18,6 +18,7 @@ pub mod records;
 mod restoring;
 mod view;
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -76,6 +77,7 @@ struct Shared {
     /// For work that a worker's thread leaves to the runtime.
     runtime: Handle,
     metrics: Metrics,
+    users: Mutex<HashMap<Uid, String>>,
     /// Held as long as the daemon is: there is one of its instance.
     _lock: File,
 }
@@ -126,7 +128,7 @@ pub struct Ask {
     /// Whether the asker may have the namespaces of others attached.
     any_owner: bool,
     /// The process at the other end of the lease.
-    holder: Option<i32>,
+    holder: Option<u32>,
     lease: bool,
     plug: bool,
     exclusive: bool,
@@ -138,7 +140,7 @@ const NAME: usize = 255;
 
 impl Ask {
     /// For the namespace whose descriptor came along.
-    pub fn by_descriptor(request: Activate, asker: Uid, pid: i32) -> Self {
+    pub fn by_descriptor(request: Activate, asker: Uid, pid: u32) -> Self {
         let holder = request.lease.then_some(pid);
         Self { any_owner: asker.is_root(), holder, ..Self::of(request, asker) }
     }

@@ -3,9 +3,10 @@
 //! Guarantees: no request waits for a name. An attachment that is on its way out claims none, and
 //! one that went while its name was looked up is not registered.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, PoisonError};
 
-use v6pod_proto::{AttachmentId, storage};
+use v6pod_proto::{AttachmentId, Uid, storage};
 
 use super::{Ledger, Shared};
 use crate::core::attachment::{Attachment, Phase};
@@ -22,24 +23,42 @@ impl Shared {
                 Some(name) => Some(name),
                 None => shared.containers.name(a.owner, &a.container).await.map(|n| n.name),
             };
-            if let Some(name) = name {
-                let user = shared.containers.user_name(a.owner).await;
-                let _held = shared.naming.lock().await;
-                if let Some(registration) = shared.claim(&a.id, &name, user) {
-                    shared.registrar.wish(&registration);
-                }
+            let Some(name) = name else { return };
+            shared.learn_user(a.owner).await;
+            // Claimed and wished for under one lock: a release comes before both or after both.
+            let mut ledger = shared.ledger();
+            if let Some(registration) = shared.claim(&mut ledger, &a.id, &name) {
+                shared.registrar.wish(&registration);
             }
         });
     }
 
-    /// Claims a name for an attachment; gives what the registry is to be told.
-    fn claim(&self, id: &AttachmentId, name: &str, user: Option<String>) -> Option<Registration> {
+    /// Claims anew the names of attachments that an earlier daemon left, in this order, and tells the
+    /// registry who lives: everything else of ours that it has is stale. Before anything is served.
+    pub(super) async fn name_again(self: &Arc<Self>, attachments: Vec<Attachment>) {
+        let owners: HashSet<Uid> = attachments.iter().map(|a| a.owner).collect();
+        for owner in owners {
+            self.learn_user(owner).await;
+        }
         let mut ledger = self.ledger();
+        let mut living = Vec::new();
+        for a in attachments {
+            match &a.name {
+                Some(name) => living.extend(self.claim(&mut ledger, &a.id, name)),
+                None => self.name_in_background(&a),
+            }
+        }
+        self.registrar.reconcile(&living);
+    }
+
+    /// Claims a name for an attachment; gives what the registry is to be told.
+    fn claim(&self, ledger: &mut Ledger, id: &AttachmentId, name: &str) -> Option<Registration> {
         let a = ledger.book.find(id).filter(|a| a.phase != Phase::Releasing)?;
         let news = a.name.as_deref() != Some(name);
         ledger.book.named(id, name);
         let a = ledger.book.find(id).cloned()?;
-        if news &&  let Err(error) = self.records.write(&a)
+        if news
+            && let Err(error) = self.records.write(&a)
         {
             // The name is found again after a restart.
             tracing::warn!(attachment = %id, %error, "cannot add the name to the record");
@@ -54,22 +73,18 @@ impl Shared {
             tracing::info!(attachment = %id, note, "the container's name is not registered");
             return None;
         };
-        Some(registration(&a, label.clone(), name, user))
+        Some(self.registration(&a, label.clone(), name))
     }
 
-    /// Claims anew the names of attachments that an earlier daemon left, the oldest first, and tells
-    /// the registry who lives: everything else of ours that it has is stale.
-    pub(super) async fn name_again(self: &Arc<Self>, attachments: Vec<Attachment>) {
-        let mut living = Vec::new();
-        for a in attachments {
-            let name = match a.name.clone() {
-                Some(name) => Some(name),
-                None => self.containers.name(a.owner, &a.container).await.map(|n| n.name),
-            };
-            let user = self.containers.user_name(a.owner).await;
-            living.extend(name.and_then(|name| self.claim(&a.id, &name, user)));
-        }
-        self.registrar.reconcile(&living);
+    /// Asks for the owner's name, which the registry gets as a tag. Asked anew each time: an account
+    /// can be another person's by now.
+    async fn learn_user(&self, owner: Uid) {
+        let user = self.containers.user_name(owner).await;
+        let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
+        match user {
+            Some(user) => users.insert(owner, user),
+            None => users.remove(&owner),
+        };
     }
 
     /// Takes the attachment's name away and passes it on to whom it is due next.
@@ -82,20 +97,20 @@ impl Shared {
             }
             tracing::info!(attachment = %a.id, from = %promotion.from, to = %promotion.to, "promoted");
             let name = a.name.clone().unwrap_or_default();
-            let user = self.containers.known_user_name(a.owner);
-            self.registrar.wish(&registration(a, promotion.to, &name, user));
+            self.registrar.wish(&self.registration(a, promotion.to, &name));
         }
     }
-}
 
-fn registration(a: &Attachment, label: Label, name: &str, user: Option<String>) -> Registration {
-    Registration {
-        id: a.id.clone(),
-        label,
-        address: a.port.address,
-        owner: a.owner,
-        user,
-        container: a.container.clone(),
-        name: name.to_owned(),
+    fn registration(&self, a: &Attachment, label: Label, name: &str) -> Registration {
+        let users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
+        Registration {
+            id: a.id.clone(),
+            label,
+            address: a.port.address,
+            owner: a.owner,
+            user: users.get(&a.owner).cloned(),
+            container: a.container.clone(),
+            name: name.to_owned(),
+        }
     }
 }

@@ -21,7 +21,7 @@ use super::records::Records;
 use super::{Attachments, Ended, Ledger, Metrics, Shared, ending, making};
 use crate::closer::Closer;
 use crate::config::{self, Config, PrefixSource};
-use crate::container::Containers;
+use crate::container::{Containers, Limits, Places};
 use crate::core::attachment::Attachment;
 use crate::core::book::{Book, Terms};
 use crate::core::name::{Label, Names};
@@ -99,7 +99,8 @@ pub async fn start(config: Config) -> Result<Attachments, StartError> {
         records,
         workers,
         sweeper,
-        containers: Containers::new(),
+        containers: Containers::new(Places::default(), Limits::default()),
+        users: Mutex::default(),
         registrar: registrar(&config),
         ended,
         holds: Holds::default(),
@@ -173,14 +174,19 @@ fn ledger(config: &Config, prefix: Prefix, mtu: u32) -> Ledger {
 }
 
 pub(crate) fn registrar(config: &Config) -> Registrar {
-    let mark = Mark::of_this_host(&config.instance);
+    let host = nix::unistd::gethostname().unwrap_or_default();
+    let mark = Mark::new(&host.to_string_lossy(), config.instance.clone());
     match &config.registry {
         config::Registry::None => Registrar::none(),
         config::Registry::Embedded => {
             Registrar::start(mark, Embedded::default(), system_jitter())
         }
         config::Registry::Consul(consul) => {
-            Registrar::start(mark, Consul::new(consul), system_jitter())
+            Registrar::start(
+                mark.clone(),
+                Consul::new(mark, endpoint(consul), consul.token_file.clone()),
+                system_jitter(),
+            )
         }
     }
 }
@@ -201,7 +207,7 @@ async fn restore(shared: &Arc<Shared>) -> Result<(), StartError> {
         Ok::<_, kernel::Error>(plan.adopt.into_iter().map(|(a, i)| with_holder(a, i)).collect())
     };
     let adopted = shared.workers.run(job).await?;
-    adopt(shared, adopted);
+    adopt(shared, adopted).await;
     Ok(())
 }
 
@@ -256,7 +262,7 @@ fn with_holder(attachment: Attachment, ifindex: u32) -> (Attachment, u32, Option
     (attachment, ifindex, process)
 }
 
-fn adopt(shared: &Arc<Shared>, mut adopted: Vec<(Attachment, u32, Option<Process>)>) {
+async fn adopt(shared: &Arc<Shared>, mut adopted: Vec<(Attachment, u32, Option<Process>)>) {
     // Who bore a name first claims it first.
     adopted.sort_by_key(|(a, _, _)| (a.since, a.id.clone()));
     let mut named = Vec::new();
@@ -275,12 +281,10 @@ fn adopt(shared: &Arc<Shared>, mut adopted: Vec<(Attachment, u32, Option<Process
         }
         named.push(attachment);
     }
-    let count = named.len();
-    let state = Arc::clone(shared);
-    tokio::spawn(async move { state.name_again(named).await });
-    if count > 0 {
-        tracing::info!(count, "took up the attachments of an earlier daemon");
+    if !named.is_empty() {
+        tracing::info!(count = named.len(), "took up the attachments of an earlier daemon");
     }
+    shared.name_again(named).await;
 }
 
 /// Heeds the kernel, for as long as the daemon runs.

@@ -32,7 +32,7 @@ impl NamespaceId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Holder {
     /// Its process id in the host's pid namespace.
-    pub pid: i32,
+    pub pid: u32,
     /// When it was started, in clock ticks since boot (field 22 of `/proc/PID/stat`): tells it from a
     /// later process of the same id.
     pub start_time: u64,
