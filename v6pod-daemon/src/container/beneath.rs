@@ -2,8 +2,8 @@
 //!
 //! Guarantees, for a path below a [`Folder`]: no symbolic link is followed, no mount is crossed,
 //! nothing above the folder is reached (openat2, Linux 5.6). Only regular files that belong to the
-//! folder's owner are opened, and no more than [`LIMIT`] bytes of them are read. A pipe, a device or
-//! a file of somebody else is looked at and never opened, so looking has no effect on it.
+//! folder's owner are opened, and no more than [`LIMIT`] bytes of them are read. A pipe, a device
+//! or a file of somebody else is looked at and never opened, so looking has no effect on it.
 //!
 //! Nothing here can promise to return: a disk may be slow, and a FUSE server may never answer. The
 //! caller runs it where that is bearable ([`super::reader`]).
@@ -73,9 +73,9 @@ pub struct Folder {
 }
 
 impl Folder {
-    /// Opens a directory that belongs to the user. The path is one that root chose (`/run/user/UID`,
-    /// a home from the passwd database); it may lead through links, such as `/home` is on some
-    /// systems.
+    /// Opens a directory that belongs to the user. The path is one that root chose
+    /// (`/run/user/UID`, a home from the passwd database); it may lead through links, such as
+    /// `/home` is on some systems.
     pub fn open(path: &Path, owner: Uid) -> Result<Self, Refused> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS)?;

@@ -1,9 +1,9 @@
 //! Who asks, by id: a container's process and name, from files of runc, crun and podman.
 //!
 //! Guarantees: everything read here was written by the container's owner, who may be hostile. It is
-//! read by the rule of [`beneath`], on the threads of [`reader`], and parsed by pure functions. What
-//! is found is that owner's claim: the process has to be pinned and its namespace's owner asked
-//! before anything is done with it.
+//! read by the rule of [`beneath`], on the threads of [`reader`], and parsed by pure functions.
+//! What is found is that owner's claim: the process has to be pinned and its namespace's owner
+//! asked before anything is done with it.
 
 pub mod beneath;
 pub mod podman;

@@ -20,7 +20,7 @@ pub struct Name {
     pub infra: bool,
 }
 
-/// The storage drivers that rootless podman can use, those in use first. Each has a list of its own.
+/// The storage drivers that rootless podman can use, the usual ones first. Each has its own list.
 const DRIVERS: [&str; 4] = ["overlay", "vfs", "btrfs", "zfs"];
 
 /// One of the user's directories, and the path by which podman's files name it.

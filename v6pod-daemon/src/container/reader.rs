@@ -1,8 +1,8 @@
 //! Where a read may hang without harm.
 //!
 //! Guarantees: at most [`Limits::in_all`] reads are at work, and at most [`Limits::per_owner`] for
-//! one user's files; nobody waits longer than [`Limits::deadline`]. Each read has a thread of its own
-//! and keeps its slot until it ends, however long that takes. The threads are not the async
+//! one user's files; nobody waits longer than [`Limits::deadline`]. Each read has a thread of its
+//! own and keeps its slot until it ends, however long that takes. The threads are not the async
 //! runtime's, whose shutdown would wait for them.
 
 use std::collections::HashMap;
@@ -79,9 +79,11 @@ impl Reader {
         let slots = slots.map_err(|_| Unread::Busy)?;
         let (done, result) = oneshot::channel();
         let work = move || {
-            // An answer that nobody waits for any more is dropped here.
-            let _ = done.send(read());
+            let result = read();
+            // Whoever has the answer finds the slot free.
             drop(slots);
+            // An answer that nobody waits for any more is dropped here.
+            let _ = done.send(result);
         };
         thread::Builder::new().name("read".into()).spawn(work).map_err(Unread::Thread)?;
         match timeout_at(end, result).await {

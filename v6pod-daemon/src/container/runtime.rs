@@ -1,7 +1,8 @@
 //! A container's process, from the state file of runc or crun.
 //!
 //! Guarantees: the parsers are pure, never panic, and take no more from the file than a process id
-//! and a start time. Both are claims of the file's writer until the process was pinned and compared.
+//! and a start time. Both are claims of the file's writer until the process was pinned and
+//! compared.
 
 use std::path::PathBuf;
 
