@@ -58,8 +58,8 @@ impl Client {
     /// Asks for a resource.
     pub async fn get<T: DeserializeOwned>(&self, resource: &str) -> Result<T, ClientError> {
         let connected = UnixStream::connect(&self.path).await;
-        let stream = connected
-            .map_err(|source| ClientError::Away { path: self.path.clone(), source })?;
+        let stream =
+            connected.map_err(|source| ClientError::Away { path: self.path.clone(), source })?;
         match timeout(PATIENCE, exchange(stream, resource)).await {
             Ok(Ok((true, body))) => self.parse(&body),
             Ok(Ok((false, body))) => Err(ClientError::Refused(self.parse(&body)?)),

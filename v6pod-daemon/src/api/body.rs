@@ -53,11 +53,8 @@ mod tests {
     #[test]
     fn the_form_of_2019_and_json_say_the_same() {
         let id = "ab".repeat(32);
-        let form = read(
-            Some("application/x-www-form-urlencoded"),
-            &format!("user=1000&id={id}"),
-        )
-        .unwrap();
+        let form =
+            read(Some("application/x-www-form-urlencoded"), &format!("user=1000&id={id}")).unwrap();
         let json = read(
             Some("application/json; charset=utf-8"),
             &format!(r#"{{"user":1000,"id":"{id}"}}"#),

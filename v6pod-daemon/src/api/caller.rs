@@ -31,7 +31,10 @@ impl Caller {
     /// time of the connection.
     pub(crate) fn of_unix(stream: &UnixStream) -> Option<Self> {
         let peer = stream.peer_cred().ok()?;
-        Some(Self { uid: Uid::new(peer.uid())?, via: Via::Unix { pid: peer.pid()?.try_into().ok()? } })
+        Some(Self {
+            uid: Uid::new(peer.uid())?,
+            via: Via::Unix { pid: peer.pid()?.try_into().ok()? },
+        })
     }
 
     /// Whether the caller may see and end what is others'.

@@ -129,8 +129,7 @@ pub(crate) async fn list(
     Extension(connection): Extension<Connection>,
     filter: Result<Query<Filter>, QueryRejection>,
 ) -> Result<Json<AttachmentList>, Failure> {
-    let Query(filter) =
-        filter.map_err(|error| Failure::new(Code::Malformed, error.body_text()))?;
+    let Query(filter) = filter.map_err(|error| Failure::new(Code::Malformed, error.body_text()))?;
     let mut list = attachments.list(connection.viewer());
     list.retain(|a| filter.owner.is_none_or(|owner| a.owner == owner));
     if let Some(name) = filter.name {

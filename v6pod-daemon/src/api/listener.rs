@@ -24,10 +24,10 @@ use tokio::time::{sleep, timeout};
 use tower::Service as _;
 
 use super::caller::{Caller, Via};
-use crate::closer::Closer;
 use super::handlers::Connection;
 use super::stream::{Inbox, Stream};
 use crate::attachments::{Attachments, Lease};
+use crate::closer::Closer;
 use crate::config::Config;
 
 /// How long a client may take for its request's head.
@@ -89,9 +89,15 @@ impl Listeners {
     }
 
     /// Serves until `stop` says so. Requests at work are finished; leases are left alone.
-    pub async fn serve(self, router: Router, attachments: Attachments, stop: watch::Receiver<bool>) {
+    pub async fn serve(
+        self,
+        router: Router,
+        attachments: Attachments,
+        stop: watch::Receiver<bool>,
+    ) {
         let room = Arc::new(Semaphore::new(CONNECTIONS));
-        let server = Server { router, closer: attachments.closer(), attachments, room: Arc::clone(&room) };
+        let server =
+            Server { router, closer: attachments.closer(), attachments, room: Arc::clone(&room) };
         let mut loops = tokio::task::JoinSet::new();
         loops.spawn(until(stop.clone(), server.clone().accept_unix(self.unix)));
         for listener in self.tcp {

@@ -16,6 +16,7 @@ use v6pod_proto::{AttachmentId, LinkName, Uid};
 
 use super::metrics::Part;
 use super::{Ask, Lease, PATIENCE, Refused, Shared, ending};
+use crate::container::NotFound;
 use crate::core::attachment::{Attachment, Generation, Holder, NamespaceId, Phase};
 use crate::core::book::{Found, Refusal, Wanted};
 use crate::core::step;
@@ -70,10 +71,14 @@ pub(super) async fn activate_by_id(
 ) -> Result<proto::Attachment, Refused> {
     let found = shared.containers.find(ask.asker, &ask.container).await.map_err(|why| {
         tracing::info!(owner = %ask.asker, container = ask.container.short(), %why, "not found");
-        Refused::Unknown
+        match why {
+            NotFound::User(..) | NotFound::Container(..) => Refused::Unknown,
+            NotFound::Unread(_) => Refused::NotReady("the container's files could not be read yet"),
+        }
     })?;
     let job = move |_: &mut Worker| -> Result<(OwnedFd, Process), Refused> {
-        let process = Process::pin(found.pid).map_err(|_| Refused::Unknown)?;
+        let pid = found.pid.unsigned_abs();
+        let process = Process::pin(pid).map_err(|_| Refused::Unknown)?;
         // A process id may be another's by now; then its start time is another one too.
         if found.start_time.is_some_and(|time| time != process.start_time()) {
             return Err(Refused::Unknown);
@@ -190,7 +195,11 @@ fn attempt(
             Found::Nothing => {}
         }
         let wanted = wanted(ask, owner, id, process.as_ref())?;
-        ledger.book.reserve(wanted, Instant::now(), random).map_err(refuse)?.clone()
+        ledger
+            .book
+            .reserve(wanted, Instant::now(), random)
+            .map_err(|refusal| refuse(&refusal))?
+            .clone()
     };
     let (id, generation) = (attachment.id.clone(), attachment.generation);
     let made = make(shared, worker, attachment, &ns, ask.interface.is_some());
@@ -347,12 +356,14 @@ fn not_a_netns(why: NotANetNs) -> Refused {
             Refused::WrongKind("this is the host's own network; a container on it needs no address")
         }
         NotANetNs::Foreign => Refused::NotYours,
-        NotANetNs::NotANamespace | NotANetNs::PathOnly | NotANetNs::OtherKind => Refused::WrongKind("the descriptor is not that of a network namespace"),
+        NotANetNs::NotANamespace | NotANetNs::PathOnly | NotANetNs::OtherKind => {
+            Refused::WrongKind("the descriptor is not that of a network namespace")
+        }
     }
 }
 
-fn refuse(refusal: Refusal<SysError>) -> Refused {
-    match &refusal {
+fn refuse(refusal: &Refusal<SysError>) -> Refused {
+    match refusal {
         Refusal::Quota { .. } => Refused::Quota(refusal.to_string()),
         Refusal::Ports | Refusal::Addresses(_) => Refused::Full(refusal.to_string()),
         Refusal::Random(_) => Refused::Failed(refusal.to_string()),

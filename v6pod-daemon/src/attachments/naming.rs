@@ -57,9 +57,7 @@ impl Shared {
         let news = a.name.as_deref() != Some(name);
         ledger.book.named(id, name);
         let a = ledger.book.find(id).cloned()?;
-        if news
-            && let Err(error) = self.records.write(&a)
-        {
+        if news && let Err(error) = self.records.write(&a) {
             // The name is found again after a restart.
             tracing::warn!(attachment = %id, %error, "cannot add the name to the record");
         }

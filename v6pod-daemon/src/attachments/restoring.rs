@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use nix::unistd::gethostname;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc};
 
@@ -29,7 +30,7 @@ use crate::core::reconcile::{Plan, PortSeen, Seen, reconcile};
 use crate::core::{Links, Prefix};
 use crate::kernel::host::{Forwarding, PrepareError};
 use crate::kernel::observe::Stray;
-use crate::kernel::{self, Event, Events, Host, Observed, Process, Topology, Worker, Workers};
+use crate::kernel::{self, Event, Events, Observed, Process, Topology, Worker, Workers};
 use crate::registry::{Consul, Embedded, Mark, Registrar, system_jitter};
 
 /// How many threads work on requests. Most of an activation is the kernel's, under one lock.
@@ -174,20 +175,16 @@ fn ledger(config: &Config, prefix: Prefix, mtu: u32) -> Ledger {
 }
 
 pub(crate) fn registrar(config: &Config) -> Registrar {
-    let host = nix::unistd::gethostname().unwrap_or_default();
+    let host = gethostname().unwrap_or_default();
     let mark = Mark::new(&host.to_string_lossy(), config.instance.clone());
     match &config.registry {
         config::Registry::None => Registrar::none(),
-        config::Registry::Embedded => {
-            Registrar::start(mark, Embedded::default(), system_jitter())
-        }
-        config::Registry::Consul(consul) => {
-            Registrar::start(
-                mark.clone(),
-                Consul::new(mark, endpoint(consul), consul.token_file.clone()),
-                system_jitter(),
-            )
-        }
+        config::Registry::Embedded => Registrar::start(mark, Embedded::default(), system_jitter()),
+        config::Registry::Consul(consul) => Registrar::start(
+            mark.clone(),
+            Consul::new(mark, consul.address.clone().into(), consul.token_file.clone()),
+            system_jitter(),
+        ),
     }
 }
 
@@ -242,7 +239,11 @@ fn clean(shared: &Shared, worker: &mut Worker, observed: &Observed, plan: &Plan)
         }
     }
     let ports = plan.stray_ports.iter().filter_map(|name| {
-        observed.ports.iter().find(|port| port.name == name.as_str()).map(|p| Stray::Port(p.ifindex))
+        observed
+            .ports
+            .iter()
+            .find(|port| port.name == name.as_str())
+            .map(|p| Stray::Port(p.ifindex))
     });
     let both = |&address: &Ipv6Addr| [Stray::Route(address), Stray::Neighbour(address)];
     for stray in ports.chain(plan.stray_addresses.iter().flat_map(both)) {
@@ -272,7 +273,9 @@ async fn adopt(shared: &Arc<Shared>, mut adopted: Vec<(Attachment, u32, Option<P
             tracing::error!(attachment = %id, "its record contradicts another's; left alone");
             continue;
         }
-        let Some(generation) = shared.ledger().book.find(&id).map(|a| a.generation) else { continue };
+        let Some(generation) = shared.ledger().book.find(&id).map(|a| a.generation) else {
+            continue;
+        };
         let orphaned = attachment.holder.is_some() && process.is_none();
         shared.hold(&id, generation, process, false);
         if orphaned {
@@ -346,8 +349,7 @@ async fn follow_uplink(shared: &Arc<Shared>) {
 async fn repair(shared: &Arc<Shared>) {
     tracing::warn!(bridge = %shared.links.bridge, "the bridge was deleted; making it again");
     let topology = shared.topology.clone();
-    let prepare =
-        move |worker: &mut Worker| kernel::host::prepare(&mut worker.socket, &topology);
+    let prepare = move |worker: &mut Worker| kernel::host::prepare(&mut worker.socket, &topology);
     match shared.workers.run(prepare).await {
         Ok(host) => shared.set_host(host),
         Err(error) => tracing::error!(%error, "cannot make the bridge again"),

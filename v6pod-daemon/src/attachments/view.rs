@@ -3,7 +3,7 @@
 use std::net::Ipv6Addr;
 
 use v6pod_proto as proto;
-use v6pod_proto::{Mode, NameState, NameStatus, PrefixView, RegistryView, State, Uid};
+use v6pod_proto::{Mode, NameState, NameStatus, PrefixView, RegistryView, Uid};
 
 use super::{Attachments, Ledger, Refused, Shared};
 use crate::core::attachment::Attachment;
@@ -49,9 +49,11 @@ impl Attachments {
         let visible: Vec<&Attachment> = ledger.book.shown().filter(|a| viewer.sees(a)).collect();
         let address: Option<Ipv6Addr> = reference.parse().ok();
         let borne = |a: &Attachment| {
-            ledger.names.borne_by(&a.id).iter().any(|claim| {
-                claim.label().is_some_and(|label| label.as_str() == reference)
-            })
+            ledger
+                .names
+                .borne_by(&a.id)
+                .iter()
+                .any(|claim| claim.label().is_some_and(|label| label.as_str() == reference))
         };
         // From the most to the least exact meaning; the first that anything answers to counts.
         let meanings: [&dyn Fn(&Attachment) -> bool; 4] = [

@@ -96,6 +96,14 @@ impl Containers {
     }
 }
 
+impl Containers {
+    /// What the passwd database calls this user, if it knows him and says so in time.
+    pub async fn user_name(&self, uid: Uid) -> Option<String> {
+        let ask = move || User::from_uid(uid.as_raw().into()).ok().flatten().map(|user| user.name);
+        self.reader.run(uid, ask).await.ok().flatten()
+    }
+}
+
 impl Places {
     fn runtime(&self, uid: Uid) -> Result<Place, Refused> {
         let path = self.run_user.join(uid.to_string());

@@ -82,14 +82,13 @@ async fn run(cli: &Cli) -> Result<String, Failure> {
             cli.render(&list, |list| table::list(&list.attachments, table::now()))
         }
         Command::Show { reference } => {
-            let found: Attachment = client.get(&resource(reference)).await.map_err(|error| {
-                match error {
+            let found: Attachment =
+                client.get(&resource(reference)).await.map_err(|error| match error {
                     ClientError::Refused(problem) if problem.status == 404 => {
                         format!("no attachment of yours is {reference:?}").into()
                     }
                     other => Failure::from(other),
-                }
-            })?;
+                })?;
             cli.render(&found, |found| table::one(found, table::now()))
         }
         Command::Status => {
@@ -113,11 +112,7 @@ impl Cli {
         value: &T,
         human: impl FnOnce(&T) -> String,
     ) -> Result<String, Failure> {
-        if self.json {
-            Ok(serde_json::to_string_pretty(value)? + "\n")
-        } else {
-            Ok(human(value))
-        }
+        if self.json { Ok(serde_json::to_string_pretty(value)? + "\n") } else { Ok(human(value)) }
     }
 }
 

@@ -23,7 +23,8 @@ pub(crate) fn list(attachments: &[Attachment], now: u64) -> String {
             age(a.since, now),
         ]
     });
-    columns(std::iter::once(head).chain(rows).collect())
+    let rows: Vec<_> = std::iter::once(head).chain(rows).collect();
+    columns(&rows)
 }
 
 /// `v6podctl show`
@@ -45,7 +46,7 @@ pub(crate) fn one(a: &Attachment, now: u64) -> String {
         ["age".to_owned(), age(a.since, now)],
         ["id".to_owned(), a.id.to_string()],
     ]);
-    columns(rows)
+    columns(&rows)
 }
 
 /// `v6podctl status`
@@ -61,13 +62,19 @@ pub(crate) fn status(s: &Status) -> String {
         ["up for".to_owned(), duration(s.uptime)],
         ["prefix".to_owned(), format!("{} ({})", s.prefix.prefix, s.prefix.source)],
         ["gateway".to_owned(), format!("{} on {}", s.gateway, s.bridge)],
-        ["uplink".to_owned(), s.uplink.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string)],
+        [
+            "uplink".to_owned(),
+            s.uplink.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string),
+        ],
         ["mtu".to_owned(), s.mtu.to_string()],
-        ["attachments".to_owned(), format!("{}, {} with a lease", counts.attachments, counts.leases)],
+        [
+            "attachments".to_owned(),
+            format!("{}, {} with a lease", counts.attachments, counts.leases),
+        ],
         ["since start".to_owned(), format!("{} made, {} released", counts.made, counts.released)],
         ["registry".to_owned(), format!("{registry}; {} pending", s.registry.pending)],
     ];
-    let mut text = columns(rows);
+    let mut text = columns(&rows);
     for off in &s.off {
         let _ = writeln!(text, "off: {}: {}", off.feature, off.meaning);
     }
@@ -78,7 +85,7 @@ pub(crate) fn status(s: &Status) -> String {
 pub(crate) fn capacity(c: &Capacity) -> String {
     let mut rows = vec![["LIMIT", "USED", "MAX"].map(str::to_owned)];
     rows.extend(c.limits.iter().map(|l| [l.name.clone(), l.used.to_string(), l.max.to_string()]));
-    format!("room for {} more; {} ends first\n{}", c.more, c.first_limit, columns(rows))
+    format!("room for {} more; {} ends first\n{}", c.more, c.first_limit, columns(&rows))
 }
 
 /// The label that others find it by, or the engine's name for it, or that there is none.
@@ -120,11 +127,11 @@ fn duration(seconds: u64) -> String {
 }
 
 /// Left-aligned columns, two spaces apart, nothing behind the last.
-fn columns<const N: usize>(rows: Vec<[String; N]>) -> String {
+fn columns<const N: usize>(rows: &[[String; N]]) -> String {
     let width = |column: usize| rows.iter().map(|row| printable(&row[column]).len()).max();
     let widths: [usize; N] = std::array::from_fn(|column| width(column).unwrap_or(0));
     let mut text = String::new();
-    for row in &rows {
+    for row in rows {
         let mut line = String::new();
         for (cell, width) in row.iter().zip(widths) {
             let _ = write!(line, "{:width$}  ", printable(cell));
@@ -146,8 +153,8 @@ mod tests {
 
     #[test]
     fn columns_are_as_wide_as_what_stands_in_them() {
-        let rows = vec![["A", "LONG"], ["wider", "x"]].into_iter();
-        let text = columns(rows.map(|row| row.map(str::to_owned)).collect());
+        let rows = [["A", "LONG"], ["wider", "x"]].map(|row| row.map(str::to_owned));
+        let text = columns(&rows);
         assert_eq!(text, "A      LONG\nwider  x\n");
     }
 

@@ -17,6 +17,7 @@ use hyper::{Method, Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
+use crate::config::Authority;
 use crate::registry::BackendError;
 
 /// The largest answer that is read, in bytes: a list of ten thousand services fits.
@@ -68,6 +69,12 @@ impl FromStr for Endpoint {
             (None, _) => return Err(EndpointError::Malformed),
         };
         Ok(Self { authority: format!("{}:{port}", authority.host()).into() })
+    }
+}
+
+impl From<Authority> for Endpoint {
+    fn from(authority: Authority) -> Self {
+        Self { authority: authority.to_string().into() }
     }
 }
 
@@ -190,6 +197,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::config::Authority;
 
     #[test]
     fn an_endpoint_is_http_and_nothing_more() {
