@@ -125,3 +125,25 @@ impl Consul {
         Process::open(i32::try_from(pid).expect("process ids fit")).expect("it runs")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::require;
+
+    #[test]
+    fn an_agent_answers_and_comes_back_empty() {
+        let _machine = require!(Consul);
+        let host = HostNs::new();
+        let mut consul = Consul::start(&host);
+        consul.register("foreign");
+        assert!(consul.services().contains_key("foreign"));
+        // It is found, by an IPv4 address alone.
+        assert!(consul.aaaa("foreign").is_empty());
+        consul.pause();
+        consul.resume();
+        consul.kill9();
+        consul.start_up();
+        assert!(!consul.services().contains_key("foreign"));
+    }
+}

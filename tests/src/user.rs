@@ -1,6 +1,5 @@
 //! Ordinary users and their rootless podman.
 
-use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::fs::{self, Permissions};
 use std::ops::Range;
@@ -8,6 +7,7 @@ use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -35,7 +35,7 @@ pub struct User {
     netns: PathBuf,
     /// What the user runs but does not own: the shim, the wrapper around it, the shim's stderr.
     tools: TempDir,
-    environment: RefCell<Vec<(String, String)>>,
+    environment: Mutex<Vec<(String, String)>>,
 }
 
 impl User {
@@ -64,7 +64,7 @@ impl User {
             name: account.name,
             netns: host.path(),
             tools: world_readable_dir(),
-            environment: RefCell::default(),
+            environment: Mutex::default(),
         }
     }
 
@@ -135,7 +135,7 @@ impl User {
 
     /// A variable in the environment of this user's commands.
     pub fn set_env(&self, name: &str, value: &str) {
-        let mut environment = self.environment.borrow_mut();
+        let mut environment = self.environment();
         environment.retain(|(known, _)| known != name);
         environment.push((name.to_owned(), value.to_owned()));
     }
@@ -152,8 +152,7 @@ impl User {
         command.arg(format!("XDG_RUNTIME_DIR={}", self.runtime_dir().display()));
         command.args([format!("USER={}", self.name), format!("LOGNAME={}", self.name)]);
         command.arg(format!("PATH={PATH}"));
-        command
-            .args(self.environment.borrow().iter().map(|(name, value)| format!("{name}={value}")));
+        command.args(self.environment().iter().map(|(name, value)| format!("{name}={value}")));
         command.arg(program);
         command
     }
@@ -187,6 +186,10 @@ impl User {
     /// This user's running processes of this name.
     pub fn processes(&self, comm: &str) -> Vec<Process> {
         processes(Some(comm), |uid| self.owns(uid))
+    }
+
+    fn environment(&self) -> MutexGuard<'_, Vec<(String, String)>> {
+        self.environment.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn owns(&self, uid: u32) -> bool {
