@@ -77,8 +77,8 @@ install:
 	install -D -m 0755 $(SHIM) $(libexec)/v6pod-shim
 	ln -sfn v6pod-shim $(libexec)/slirp4netns
 	install -d $(units) $(config) $(dropins)
-	$(relocate) systemd/v6podd.service > $(units)/v6podd.service
-	$(relocate) systemd/10-v6pod.conf > $(dropins)/10-v6pod.conf
+	$(relocate) systemd/v6podd.service | install -m 0644 /dev/stdin $(units)/v6podd.service
+	$(relocate) systemd/10-v6pod.conf | install -m 0644 /dev/stdin $(dropins)/10-v6pod.conf
 	@# What an administrator has written is never overwritten.
 	test -e $(config)/v6pod.toml || install -m 0644 systemd/v6pod.toml $(config)/v6pod.toml
 	test -e $(config)/shim.toml || install -m 0644 systemd/shim.toml $(config)/shim.toml

@@ -106,14 +106,17 @@ impl User {
         if !shim.exists() {
             fs::copy(built("v6pod-shim"), &shim).expect("copying the shim");
             symlink("v6pod-shim", self.shim_as_slirp4netns()).expect("linking the shim");
+            // In place of the machine's own /etc/v6pod/shim.toml.
+            fs::write(tools.join("shim.toml"), "").expect("making a file");
             let stderr = tools.join("stderr");
             fs::write(&stderr, "").expect("making a file");
             fs::set_permissions(stderr, Permissions::from_mode(0o666)).expect("chmod");
         }
         let wrapper = tools.join("wrapper");
         let script = format!(
-            "#!/bin/sh\nV6POD_SOCKET='{}' exec '{}' \"$@\" 2>>'{}'\n",
+            "#!/bin/sh\nexport V6POD_SOCKET='{}' V6POD_SHIM_CONFIG='{}'\nexec '{}' \"$@\" 2>>'{}'\n",
             socket.display(),
+            tools.join("shim.toml").display(),
             self.shim_as_slirp4netns().display(),
             tools.join("stderr").display()
         );
@@ -208,11 +211,14 @@ impl User {
     }
 
     fn write_containers_conf(&self, network_cmd_path: Option<&Path>) {
-        // runc runs under every layout of cgroups, and there may be no pids controller, no journal
-        // and no systemd.
-        let mut text = "[containers]\npids_limit = 0\n\n[engine]\nruntime = \"runc\"\n\
-            cgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n"
-            .to_owned();
+        // crun, podman's default, wants cgroup v2 alone; runc takes the other layouts too.
+        let unified = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+        let runtime = if unified { "crun" } else { "runc" };
+        // There may be no pids controller, no journal and no systemd session.
+        let mut text = format!(
+            "[containers]\npids_limit = 0\n\n[engine]\nruntime = \"{runtime}\"\n\
+             cgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n"
+        );
         if let Some(path) = network_cmd_path {
             text.push_str(&format!("network_cmd_path = \"{}\"\n", path.display()));
         }
