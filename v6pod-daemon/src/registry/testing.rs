@@ -119,7 +119,7 @@ impl Fake {
             Mood::Stuck => std::future::pending().await,
             Mood::Mute => {
                 change(&mut self.state());
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
             Mood::Late(seconds) => {
                 let fake = self.clone();
