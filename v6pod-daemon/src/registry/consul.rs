@@ -152,6 +152,9 @@ fn percent_encode(text: &str) -> String {
 }
 
 #[cfg(test)]
+mod live;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::core::Instance;
