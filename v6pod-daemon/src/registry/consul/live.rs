@@ -85,16 +85,16 @@ impl LiveAgent {
         .await;
     }
 
-    fn endpoint(&self) -> Endpoint {
-        format!("http://[::1]:{}", self.ports[0]).parse().unwrap()
+    fn endpoint(&self) -> Authority {
+        format!("[::1]:{}", self.ports[0]).parse().unwrap()
     }
 
     fn http(&self) -> Agent {
-        Agent::new(self.endpoint(), None)
+        Agent::new(&self.endpoint(), None)
     }
 
     fn backend(&self) -> Consul {
-        Consul::new(mark(), self.endpoint(), None)
+        Consul::new(mark(), &self.endpoint(), None)
     }
 
     fn registrar(&self) -> Registrar {
@@ -271,7 +271,7 @@ async fn reconciling_takes_the_stale_and_touches_nothing_foreign() {
     }
     let other = Mark::new("host", "v6b".parse::<Instance>().unwrap());
     let others = Service::new(&other, &registration(1, "web"));
-    Consul::new(other, agent.endpoint(), None).register(&others).await.unwrap();
+    Consul::new(other, &agent.endpoint(), None).register(&others).await.unwrap();
     agent.plant(serde_json::json!({ "ID": "postgres", "Name": "postgres" })).await;
     // Looks like ours by its id alone.
     let like = format!("v6pod-host-v6pod-{:032x}", 77);
@@ -314,7 +314,7 @@ async fn a_token_is_needed_where_consul_wants_one() {
 
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), format!("{TOKEN}\n")).unwrap();
-    let backend = Consul::new(mark(), agent.endpoint(), Some(file.path().to_owned()));
+    let backend = Consul::new(mark(), &agent.endpoint(), Some(file.path().to_owned()));
     let with = Registrar::start(mark(), backend, system_jitter());
     with.wish(&registration(2, "db"));
     // The ACLs of a new agent come up behind its leader.
