@@ -340,7 +340,8 @@ fn forward(socket: &mut RouteSocket, topology: &Topology, host: &Host) -> Result
         Forwarding::PerInterface => {
             bridge.ensure("force_forwarding", 1)?;
             if let Some(uplink) = &host.uplink {
-                Conf::Link(uplink).ensure("force_forwarding", 1)?;
+                // It may have gone since, or have no IPv6.
+                gone_is_fine(Conf::Link(uplink).ensure("force_forwarding", 1).map(drop))?;
             }
         }
         Forwarding::WholeHost => {
