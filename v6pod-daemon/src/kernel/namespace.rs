@@ -197,8 +197,8 @@ mod tests {
     use super::*;
     use crate::kernel::testing::{Container, Rootless, in_netns, worker};
 
-    fn refused(fd: impl Into<OwnedFd>, home: &Home) -> NotANetNs {
-        NetNs::verify(fd.into(), home).unwrap_err().why
+    fn refused(fd: OwnedFd, home: &Home) -> NotANetNs {
+        NetNs::verify(fd, home).unwrap_err().why
     }
 
     #[test]
@@ -230,7 +230,7 @@ mod tests {
                 ("mount namespace", rootless.ns("mnt"), NotANetNs::OtherKind),
                 ("own", own.into(), NotANetNs::Own),
             ] {
-                assert_eq!(refused(OwnedFd::from(fd), &home), why, "{what}");
+                assert_eq!(refused(fd, &home), why, "{what}");
             }
         });
     }
