@@ -16,7 +16,7 @@ use nix::libc;
 use v6pod_proto::Uid;
 
 use super::error::Error;
-use super::netlink::{Buffers, Socket};
+use super::netlink::Socket;
 
 /// The owner of the peer's socket of an accepted connection: `local` and `peer` as the accepted socket
 /// has them. None if nobody holds that socket.
@@ -26,8 +26,7 @@ pub fn owner_of_peer(local: SocketAddr, peer: SocketAddr) -> Result<Option<Uid>,
     if local.is_ipv4() != peer.is_ipv4() {
         return Ok(None);
     }
-    let mut socket =
-        Socket::<SockDiagMessage>::open(libc::NETLINK_SOCK_DIAG as isize, Buffers::default())?;
+    let mut socket = Socket::<SockDiagMessage>::open(libc::NETLINK_SOCK_DIAG as isize)?;
     let read = |_, payload: &[u8]| InetResponseHeader::parse(payload).ok();
     let doing = "look up the owner of a connection";
     let found = match socket.get(doing, &request(local, peer), read) {

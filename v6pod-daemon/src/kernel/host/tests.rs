@@ -13,7 +13,7 @@ use nix::sys::socket::{
 
 use super::*;
 use crate::kernel::testing::{
-    Bench, Container, eventually, in_netns, port, sh, topology, try_sh, worker,
+    Bench, Container, eventually, in_netns, port, sh, skipped, topology, try_sh, worker,
 };
 
 /// The router's namespace, its link to the calling thread's, and the host's link-local address there.
@@ -137,8 +137,7 @@ fn reaches_outside(forwarding: Forwarding) -> Router {
 fn the_host_keeps_its_router_where_interfaces_forward_one_by_one() {
     in_netns(|| {
         if Forwarding::probe().unwrap() != Forwarding::PerInterface {
-            eprintln!("skipped: this kernel has no force_forwarding");
-            return;
+            return skipped("this kernel has no force_forwarding");
         }
         let _router = reaches_outside(Forwarding::PerInterface);
         assert_eq!(sysctl("all/forwarding"), "0");
