@@ -312,7 +312,7 @@ show <<<"$page"
 [[ $page == Hello* ]] || die "that is not the page"
 
 say "The page, from ${users[1]}'s own container"
-page=$(as "${users[1]}" podman run --rm "$image" wget -qO- -T 10 "http://[$address]/")
+page=$(as "${users[1]}" podman run --rm "$image" wget -qO- "http://[$address]/")
 show <<<"$page"
 [[ $page == Hello* ]] || die "that is not the page"
 
