@@ -104,7 +104,7 @@ failed() {
         tail -n 40 "$work/log" >&2
     fi
     clean_up >&2
-    ((status == 0)) || printf '\n==> demo: FAILED\n' >&2
+    ((status == 0)) || printf '\n==> demo: FAILED in step %d\n' "$step" >&2
     exit "$status"
 }
 
