@@ -7,11 +7,12 @@
 
 use std::net::Ipv6Addr;
 
+use serde::{Deserialize, Serialize};
 use v6pod_proto::{LinkName, Mac};
 
 /// One attachment's kernel objects, by name and address: enough to make them and to take them away
 /// again without having seen them.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Port {
     /// The host's end of the veth pair.
     pub name: LinkName,

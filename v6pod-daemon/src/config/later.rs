@@ -1,0 +1,146 @@
+//! What this version does not have: refused where the file asks for it by name, off where it does
+//! not, and said in both cases.
+
+use v6pod_proto::SwitchedOff;
+
+use super::Registry;
+use super::error::{Mistake, line_of};
+use super::file::{File, HostPolicy, Key, Mode, Nat66, Verdict};
+use super::values::{ConsulUrl, PrefixText, Slice, Text, Who};
+
+const LEAVE: &str = "leave the key out";
+
+/// A key that asks for something that is not there.
+struct Later {
+    key: &'static str,
+    at: usize,
+    what: &'static str,
+    instead: &'static str,
+}
+
+/// The first key, in the text's order, that asks for something that this version does not have.
+pub(super) fn refuse(text: &str, file: &File) -> Result<(), Mistake> {
+    let all = addressing(file).into_iter().chain(policy(file)).chain(names(file));
+    match all.flatten().min_by_key(|later| later.at) {
+        None => Ok(()),
+        Some(Later { key, at, what, instead }) => {
+            Err(Mistake::NotYet { line: line_of(text, at), key, what, instead })
+        }
+    }
+}
+
+/// A key, whether its value is what is in force today, what it asks for otherwise, and what to
+/// write instead.
+fn later<T>(
+    key: &'static str,
+    written: &Key<T>,
+    in_force: impl FnOnce(&T) -> bool,
+    what: &'static str,
+    instead: &'static str,
+) -> Option<Later> {
+    let value = written.as_ref().filter(|value| !in_force(value.get_ref()))?;
+    Some(Later { key, at: value.span().start, what, instead })
+}
+
+fn never<T>(_: &T) -> bool {
+    false
+}
+
+#[rustfmt::skip]
+fn addressing(file: &File) -> [Option<Later>; 8] {
+    let File { addresses, renumber, .. } = file;
+    [
+        later("prefix", &file.prefix, |p| p.0 != PrefixText::File, "prefix from a file",
+            "write the prefix itself, or \"auto\""),
+        later("mode", &file.mode, |m| *m == Mode::Bridge, "routed mode", "write \"bridge\""),
+        later("nat66", &file.nat66, |n| *n == Nat66::Never, "NAT66", "write \"never\""),
+        later("ndp_proxy", &file.ndp_proxy, |on| !on, "NDP proxy",
+            "write false, and have the prefix routed to this host"),
+        later("addresses.per_owner", &addresses.per_owner, |s| s.0 == Slice::None,
+            "slices of owners", "write \"none\""),
+        later("addresses.wished", &addresses.wished, Vec::is_empty, "wishes", "write []"),
+        later("renumber.grace", &renumber.grace, never, "renumbering", LEAVE),
+        later("renumber.settle", &renumber.settle, never, "renumbering", LEAVE),
+    ]
+}
+
+#[rustfmt::skip]
+fn policy(file: &File) -> [Option<Later>; 8] {
+    let File { limits, firewall, .. } = file;
+    let everybody = |users: &Vec<Text<Who>>| users.iter().any(|who| who.0 == Who::Everybody);
+    [
+        later("limits.users", &limits.users, everybody, "choice of users", "write [\"*\"]"),
+        later("limits.operators", &limits.operators, Vec::is_empty, "operators but root",
+            "write []"),
+        later("firewall.ingress", &firewall.ingress, |v| *v == Verdict::Allow, "firewall",
+            "write \"allow\", which is what is in force"),
+        later("firewall.egress", &firewall.egress, |v| *v == Verdict::Allow, "firewall",
+            "write \"allow\", which is what is in force"),
+        later("firewall.openings", &firewall.openings, never, "openings", LEAVE),
+        later("firewall.east_west", &firewall.east_west, never, "firewall", LEAVE),
+        later("firewall.host", &firewall.host, |v| *v == HostPolicy::AsOutside, "firewall",
+            "write \"as-outside\", which is what is in force"),
+        later("firewall.allow", &firewall.allow, never, "openings", LEAVE),
+    ]
+}
+
+#[rustfmt::skip]
+fn names(file: &File) -> [Option<Later>; 11] {
+    let File { registry, dns, .. } = file;
+    let consul = &registry.consul;
+    let http = |url: &Text<ConsulUrl>| matches!(url.0, ConsulUrl::Http(_));
+    [
+        later("registry.name", &registry.name, |t| t.0.is_plain(), "names made of more",
+            "write \"{name}\""),
+        later("registry.consul.address", &consul.address, http, "TLS and no unix socket to Consul",
+            "write an address that begins with http://"),
+        later("registry.consul.datacenter", &consul.datacenter, |d| d.0.is_own(),
+            "other data centre than the agent's", "write \"\""),
+        later("registry.consul.ca_file", &consul.ca_file, |p| p.0.0.is_none(), "TLS to Consul",
+            "write \"\""),
+        later("registry.consul.cert_file", &consul.cert_file, |p| p.0.0.is_none(), "TLS to Consul",
+            "write \"\""),
+        later("registry.consul.key_file", &consul.key_file, |p| p.0.0.is_none(), "TLS to Consul",
+            "write \"\""),
+        later("dns.enabled", &dns.enabled, |on| !on, "DNS server", "write false"),
+        later("dns.zone", &dns.zone, never, "DNS server", LEAVE),
+        later("dns.scope", &dns.scope, never, "DNS server", LEAVE),
+        later("dns.forward", &dns.forward, never, "DNS server", LEAVE),
+        later("dns.containers", &dns.containers, never, "DNS server", LEAVE),
+    ]
+}
+
+/// What is off in every configuration, and what that means.
+const OFF: [(&str, &str); 10] = [
+    (
+        "firewall",
+        "No ruleset is loaded: every port of every container is open to the world, and a container \
+         can send with an address that is not its own.",
+    ),
+    ("openings", "Annotations, labels and published ports open nothing, as nothing is closed."),
+    (
+        "nat66",
+        "A unique local address (RFC 4193) reaches no further than its prefix is routed: nothing \
+         translates it.",
+    ),
+    (
+        "ndp-proxy",
+        "Nobody answers for the containers on the uplink: their prefix has to be routed to this \
+         host.",
+    ),
+    ("routed-mode", "When the bridge has 1023 ports, no further container gets an address."),
+    ("renumbering", "The prefix is read at the start and stays while the daemon runs."),
+    ("wishes", "No container can ask for a certain address, a subnet or a name."),
+    ("owner-slices", "The containers of all owners draw their addresses from one range."),
+    ("operators", "Every user may attach containers, and only root sees those of others."),
+    ("dns", "The daemon answers no DNS: names are found by its API, or in Consul if it has one."),
+];
+
+/// The list for `/api/status` and for the warning at the start.
+pub(super) fn switched_off(registry: &Registry) -> Vec<SwitchedOff> {
+    let nameless = ("registry", "Names go nowhere: a container is found by its address alone.");
+    let registry = (*registry == Registry::None).then_some(nameless);
+    let all = OFF.into_iter().chain(registry);
+    all.map(|(feature, meaning)| SwitchedOff { feature: feature.into(), meaning: meaning.into() })
+        .collect()
+}

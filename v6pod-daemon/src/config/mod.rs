@@ -1,0 +1,210 @@
+//! The configuration file (`/etc/v6pod/v6pod.toml`), read once into typed values.
+//!
+//! Guarantees: every key has a default; an unknown key, a value that a key does not take, and a key
+//! that asks for something that this version does not have are errors that name the line, the key
+//! and what to do. A [`Config`] that exists asks for nothing that is not there.
+
+mod error;
+mod file;
+mod later;
+#[cfg(test)]
+mod tests;
+mod values;
+
+use std::fs;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use toml::Spanned;
+use v6pod_proto::{LinkName, SwitchedOff};
+
+pub use error::{ConfigError, Mistake};
+pub use values::{Authority, Host, Refused};
+
+use crate::core::{Instance, Prefix};
+use file::{File, RegistryKind};
+use values::{ConsulUrl, Label, Loopback, PrefixText, Text};
+
+/// Where the configuration is unless `--config` says otherwise.
+pub const DEFAULT_PATH: &str = "/etc/v6pod/v6pod.toml";
+
+/// What the daemon is to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// What tells this daemon from others of the machine. Names of links, files and directories
+    /// follow from it.
+    pub instance: Instance,
+    /// The range that addresses come from.
+    pub prefix: PrefixSource,
+    /// The MTU of bridge and containers in bytes, 1280 to 65535; none: that of the uplink.
+    pub mtu: Option<u32>,
+    /// The interface towards the rest of the world; none: that of the IPv6 default route.
+    pub uplink: Option<LinkName>,
+    /// How long a released address rests before it may be drawn again.
+    pub quarantine: Duration,
+    /// How many attachments one owner may have.
+    pub per_owner: u32,
+    /// Where names go.
+    pub registry: Registry,
+    /// Names that no container gets, as DNS labels in lower case.
+    pub reserved: Vec<String>,
+    /// The TCP addresses to listen on, all of them loopback; may be empty.
+    pub tcp: Vec<SocketAddr>,
+    /// Another place than `/run/INSTANCE`, for tests. Not in the file.
+    pub run_dir: Option<PathBuf>,
+    /// Another place than `/var/lib/INSTANCE`, for tests. Not in the file.
+    pub state_dir: Option<PathBuf>,
+}
+
+/// Where the host's range comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PrefixSource {
+    /// The file.
+    Static(Prefix),
+    /// A unique local prefix (RFC 4193), generated once for this host and kept.
+    Auto,
+}
+
+/// Where names go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Registry {
+    /// The daemon's own memory.
+    Embedded,
+    /// A Consul agent.
+    Consul(Consul),
+    /// Nowhere.
+    None,
+}
+
+/// How to speak to a Consul agent: HTTP without TLS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Consul {
+    /// The agent.
+    pub address: Authority,
+    /// The file with the token; absolute.
+    pub token_file: Option<PathBuf>,
+}
+
+impl Config {
+    /// Reads the file at `--config`, or at [`DEFAULT_PATH`], where no file means all defaults.
+    pub fn load(chosen: Option<&Path>) -> Result<Self, ConfigError> {
+        let path = chosen.unwrap_or(Path::new(DEFAULT_PATH));
+        match fs::read_to_string(path) {
+            Ok(text) => Self::parse(&text).map_err(|wrong| ConfigError::Wrong(path.into(), wrong)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => match chosen {
+                None => Ok(Self::default()),
+                Some(path) => Err(ConfigError::Missing(path.into())),
+            },
+            Err(error) => Err(ConfigError::Unreadable(path.into(), error)),
+        }
+    }
+
+    /// The configuration that a file's text means.
+    pub fn parse(text: &str) -> Result<Self, Mistake> {
+        let file: File = toml::from_str(text).map_err(|error| Mistake::located(text, &error))?;
+        later::refuse(text, &file)?;
+        let default = Self::default();
+        Ok(Self {
+            prefix: prefix(text, &file)?,
+            instance: file.instance.map_or(default.instance, |v| v.into_inner().0),
+            mtu: file.mtu.and_then(|v| v.into_inner().0),
+            uplink: file.uplink.and_then(|v| v.into_inner().0.0),
+            quarantine: file
+                .addresses
+                .quarantine
+                .map_or(default.quarantine, |v| v.into_inner().0.0),
+            per_owner: file.limits.per_owner.map_or(default.per_owner, Spanned::into_inner),
+            reserved: file.registry.reserved.as_ref().map_or(default.reserved, labels),
+            registry: registry(file.registry),
+            tcp: file.api.tcp.as_ref().map_or(default.tcp, addresses),
+            run_dir: None,
+            state_dir: None,
+        })
+    }
+
+    /// The directory of volatile state: `/run/INSTANCE`.
+    pub fn run_dir(&self) -> PathBuf {
+        let usual = || Path::new("/run").join(self.instance.as_str());
+        self.run_dir.clone().unwrap_or_else(usual)
+    }
+
+    /// The directory of lasting state: `/var/lib/INSTANCE`.
+    pub fn state_dir(&self) -> PathBuf {
+        let usual = || Path::new("/var/lib").join(self.instance.as_str());
+        self.state_dir.clone().unwrap_or_else(usual)
+    }
+
+    /// The unix socket: `INSTANCE.sock` in [`Self::run_dir`].
+    pub fn socket(&self) -> PathBuf {
+        self.run_dir().join(format!("{}.sock", self.instance))
+    }
+
+    /// What this daemon does not do, and what that means for its users.
+    pub fn switched_off(&self) -> Vec<SwitchedOff> {
+        later::switched_off(&self.registry)
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            instance: Instance::default(),
+            prefix: PrefixSource::Auto,
+            mtu: None,
+            uplink: None,
+            quarantine: Duration::from_secs(300),
+            per_owner: 256,
+            registry: Registry::Embedded,
+            reserved: ["consul", "vault", "nomad"].map(str::to_owned).into(),
+            tcp: vec![(Ipv4Addr::LOCALHOST, 6781).into(), (Ipv6Addr::LOCALHOST, 6781).into()],
+            run_dir: None,
+            state_dir: None,
+        }
+    }
+}
+
+fn addresses(written: &Spanned<Vec<Text<Loopback>>>) -> Vec<SocketAddr> {
+    written.get_ref().iter().map(|address| address.0.0).collect()
+}
+
+fn labels(written: &Spanned<Vec<Text<Label>>>) -> Vec<String> {
+    written.get_ref().iter().map(|label| label.0.0.clone()).collect()
+}
+
+/// `prefix` and `subnet` together.
+fn prefix(text: &str, file: &File) -> Result<PrefixSource, Mistake> {
+    let range = match file.prefix.as_ref().map(|prefix| &prefix.get_ref().0) {
+        Some(PrefixText::Range(range)) => Some(*range),
+        _ => None,
+    };
+    match (range, &file.subnet) {
+        (None, None) => Ok(PrefixSource::Auto),
+        (Some(range), None) => Ok(PrefixSource::Static(range)),
+        (Some(range), Some(number)) => range
+            .subnet(*number.get_ref())
+            .map(PrefixSource::Static)
+            .map_err(|error| Mistake::value(text, number.span().start, "subnet", &error)),
+        (None, Some(number)) => {
+            let reason =
+                "there is no prefix to take a subnet of; write prefix, or leave subnet out";
+            Err(Mistake::value(text, number.span().start, "subnet", &reason))
+        }
+    }
+}
+
+/// `registry`; the table of a registry that is not chosen has been checked and means nothing.
+fn registry(written: file::Registry) -> Registry {
+    match written.kind.map(Spanned::into_inner) {
+        None | Some(RegistryKind::Embedded) => Registry::Embedded,
+        Some(RegistryKind::None) => Registry::None,
+        Some(RegistryKind::Consul) => Registry::Consul(Consul {
+            address: match written.consul.address.map(|url| url.into_inner().0) {
+                Some(ConsulUrl::Http(address)) => address,
+                _ => Authority { host: Host::Ip(Ipv6Addr::LOCALHOST.into()), port: 8500 },
+            },
+            token_file: written.consul.token_file.and_then(|path| path.into_inner().0.0),
+        }),
+    }
+}

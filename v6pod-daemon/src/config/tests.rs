@@ -1,0 +1,242 @@
+use super::*;
+
+const SAMPLE: &str = include_str!("../../../systemd/v6pod.toml");
+
+fn mistake(text: &str) -> Mistake {
+    match Config::parse(text) {
+        Ok(config) => panic!("{text:?} was taken: {config:?}"),
+        Err(mistake) => mistake,
+    }
+}
+
+/// Asserts that the text is refused as wrong, not as too early.
+fn refused(text: &str) {
+    let mistake = mistake(text);
+    assert!(matches!(mistake, Mistake::Value { .. }), "{text:?}: {mistake}");
+}
+
+fn not_yet(text: &str) {
+    let mistake = mistake(text);
+    assert!(matches!(mistake, Mistake::NotYet { .. }), "{text:?}: {mistake}");
+}
+
+#[test]
+fn no_file_means_the_defaults() {
+    let config = Config::parse("").unwrap();
+    assert_eq!(config, Config::default());
+    assert_eq!(config.run_dir(), Path::new("/run/v6pod"));
+    assert_eq!(config.socket(), Path::new(v6pod_proto::DEFAULT_SOCKET));
+    assert_eq!(config.state_dir(), Path::new("/var/lib/v6pod"));
+}
+
+#[test]
+fn the_sample_file_is_the_defaults() {
+    assert_eq!(Config::parse(SAMPLE).unwrap(), Config::default());
+}
+
+#[test]
+fn every_line_that_the_sample_comments_out_is_refused_as_not_yet() {
+    let is_key = |line: &str| line.starts_with('#') && !line.starts_with("# ");
+    let mut tried = 0;
+    for (number, line) in SAMPLE.lines().enumerate().filter(|(_, line)| is_key(line)) {
+        // The same key must not stand twice: its line in force makes room.
+        let key = line[1..].split('=').next().unwrap().trim();
+        let table = SAMPLE.lines().take(number).filter(|l| l.starts_with('[')).last();
+        let text = format!("{}\n{}\n", table.unwrap_or(""), &line[1..]);
+        match mistake(&text) {
+            Mistake::NotYet { line: 2, key: named, .. } => assert!(named.ends_with(key), "{named}"),
+            other => panic!("{line:?}: {other}"),
+        }
+        tried += 1;
+    }
+    assert!(tried >= 18, "{tried}");
+}
+
+#[test]
+fn a_file_is_read_into_types() {
+    let config = Config::parse(
+        r#"
+        prefix = "2001:db8:1:2::/64"
+        subnet = 7
+        instance = "other"
+        mtu = 1400
+        uplink = "wan0"
+        addresses.quarantine = "90s"
+        limits.per_owner = 3
+        api.tcp = []
+        [registry]
+        kind = "consul"
+        reserved = ["db"]
+        consul = { address = "http://Consul.example:8501/", token_file = "/etc/v6pod/token" }
+        "#,
+    )
+    .unwrap();
+    assert_eq!(config.prefix, PrefixSource::Static("2001:db8:1:2:7::/80".parse().unwrap()));
+    assert_eq!(config.socket(), Path::new("/run/other/other.sock"));
+    assert_eq!(config.mtu, Some(1400));
+    assert_eq!(config.uplink, Some("wan0".parse().unwrap()));
+    assert_eq!(config.quarantine, Duration::from_secs(90));
+    assert_eq!((config.per_owner, config.tcp.len()), (3, 0));
+    assert_eq!(config.reserved, ["db"]);
+    let Registry::Consul(consul) = config.registry else { panic!("{:?}", config.registry) };
+    assert_eq!(consul.address.to_string(), "consul.example:8501");
+    assert_eq!(consul.token_file, Some("/etc/v6pod/token".into()));
+}
+
+#[test]
+fn an_unknown_key_is_named_with_its_tables_and_line() {
+    let Mistake::UnknownKey { line, key, reason } = mistake("\n[limits]\nper_user = 3\n") else {
+        panic!();
+    };
+    assert_eq!((line, key.as_str()), (3, "limits.per_user"));
+    assert!(reason.contains("per_owner"), "{reason}");
+    for (text, named) in [
+        ("prefx = 1", "prefx"),
+        ("[firewal]", "firewal"),
+        ("registry.consul.adress = \"\"", "registry.consul.adress"),
+        ("[registry]\nconsul = { tokenfile = 1 }", "registry.consul.tokenfile"),
+        ("[[firewall.allow]]\nusers = []\nports = []\nuser = 1", "firewall.allow.user"),
+    ] {
+        match mistake(text) {
+            Mistake::UnknownKey { key, .. } => assert_eq!(key, named),
+            other => panic!("{text:?}: {other}"),
+        }
+    }
+}
+
+#[test]
+fn a_wrong_value_is_named_with_its_key_and_what_would_be_right() {
+    let Mistake::Value { line, key, reason } = mistake("\naddresses.quarantine = \"5x\"") else {
+        panic!();
+    };
+    assert_eq!((line, key.as_str()), (2, "addresses.quarantine"));
+    assert!(reason.contains("5x") && reason.contains("5m"), "{reason}");
+    let text = mistake("limits.users = [\"alice\", \"b b\"]").to_string();
+    assert!(text.starts_with("line 1: limits.users: \"b b\""), "{text}");
+}
+
+#[test]
+fn what_is_not_toml_is_told_by_its_line() {
+    assert!(matches!(mistake("mtu = 1400\nprefix = \n"), Mistake::Syntax { line: 2, .. }));
+    assert!(matches!(mistake("mtu = 1\nmtu = 2"), Mistake::Syntax { line: 2, .. }));
+}
+
+#[test]
+fn wrong_values_are_wrong_before_they_are_too_early() {
+    for text in [
+        "prefix = \"fe80::/64\"",
+        "prefix = \"2001:db8::1/80\"",
+        "prefix = \"file:relative\"",
+        "subnet = 1",
+        "prefix = \"auto\"\nsubnet = 1",
+        "prefix = \"2001:db8::/64\"\nsubnet = 65536",
+        "prefix = \"2001:db8::/64\"\nsubnet = -1",
+        "mode = \"router\"",
+        "instance = \"much-too-long\"",
+        "mtu = 1279",
+        "mtu = 65536",
+        "mtu = -1",
+        "mtu = \"1400\"",
+        "uplink = \"a/b\"",
+        "nat66 = true",
+        "ndp_proxy = \"no\"",
+        "addresses.quarantine = 5",
+        "addresses.quarantine = \"-5m\"",
+        "addresses.quarantine = \"5\"",
+        "addresses.quarantine = \"m\"",
+        "addresses.quarantine = \"5 m\"",
+        "addresses.quarantine = \"366d\"",
+        "addresses.quarantine = \"99999999999999999999s\"",
+        "addresses.quarantine = \"18446744073709551615d\"",
+        "addresses.per_owner = \"96\"",
+        "addresses.per_owner = \"/128\"",
+        "addresses.wished = [\"@\"]",
+        "renumber.grace = \"10\"",
+        "limits.per_owner = -1",
+        "limits.per_owner = 4294967296",
+        "limits.users = [\"a:b\"]",
+        "limits.operators = \"root\"",
+        "firewall.ingress = \"drop\"",
+        "firewall.openings = [\"image\"]",
+        "firewall.east_west = \"allow\"",
+        "firewall.allow = [{ users = [\"*\"], ports = [\"tcp/0\"] }]",
+        "firewall.allow = [{ users = [\"*\"], ports = [\"tcp/9-8\"] }]",
+        "firewall.allow = [{ users = [\"*\"], ports = [\"icmp/1\"] }]",
+        "registry.kind = \"etcd\"",
+        "registry.name = \"{name}.{user}\"",
+        "registry.name = \"web\"",
+        "registry.reserved = [\"Consul\"]",
+        "registry.consul.address = \"[::1]:8500\"",
+        "registry.consul.address = \"http://[::1]\"",
+        "registry.consul.address = \"http://::1:8500\"",
+        "registry.consul.address = \"http://user@host:8500\"",
+        "registry.consul.address = \"http://host:8500/v1\"",
+        "registry.consul.address = \"http://127.0.0:8500\"",
+        "registry.consul.address = \"http://host:+80\"",
+        "registry.consul.address = \"ftp://host:21\"",
+        "registry.consul.token_file = \"token\"",
+        "registry.consul.ca_file = \"/etc/../ca\"",
+        "registry.consul.datacenter = \"a b\"",
+        "dns.zone = \"a..b\"",
+        "dns.scope = \"all\"",
+        "api.tcp = [\"0.0.0.0:6781\"]",
+        "api.tcp = [\"[::ffff:127.0.0.1]:6781\"]",
+        "api.tcp = [\"127.0.0.1:0\"]",
+        "api.tcp = [\"localhost:6781\"]",
+    ] {
+        refused(text);
+    }
+}
+
+#[test]
+fn the_full_design_is_too_early_where_it_is_written() {
+    for text in [
+        "ndp_proxy = true",
+        "addresses.wished = [\"alice\", \"@staff\"]",
+        "limits.users = [\"alice\"]",
+        "limits.users = []",
+        "limits.operators = [\"@wheel\"]",
+        "firewall.egress = \"deny\"",
+        "firewall.openings = []",
+        "firewall.east_west = \"policy\"",
+        "[[firewall.allow]]\nusers = [\"@web\"]\nports = [\"tcp/80\", \"udp/1024-65535\"]",
+        "registry.consul.address = \"https://consul:8501\"",
+        "registry.consul.address = \"unix:///run/consul.sock\"",
+        "registry.consul.datacenter = \"dc1\"",
+        "dns.enabled = true",
+    ] {
+        not_yet(text);
+    }
+}
+
+#[test]
+fn of_several_keys_that_are_too_early_the_first_is_named() {
+    let text = "[dns]\nenabled = true\n[firewall]\ningress = \"deny\"\n";
+    assert!(matches!(mistake(text), Mistake::NotYet { line: 2, key: "dns.enabled", .. }));
+}
+
+#[test]
+fn only_the_default_file_may_be_missing() {
+    let folder = tempfile::tempdir().unwrap();
+    let missing = folder.path().join("missing.toml");
+    let error = Config::load(Some(&missing)).unwrap_err();
+    assert!(matches!(&error, ConfigError::Missing(path) if *path == missing), "{error}");
+    let error = Config::load(Some(folder.path())).unwrap_err();
+    assert!(matches!(error, ConfigError::Unreadable(..)), "{error}");
+    let wrong = folder.path().join("wrong.toml");
+    fs::write(&wrong, "mtu = 1\n").unwrap();
+    let error = Config::load(Some(&wrong)).unwrap_err().to_string();
+    assert!(error.starts_with(wrong.to_str().unwrap()) && error.contains("line 1"), "{error}");
+}
+
+#[test]
+fn what_is_off_is_said_once_each() {
+    let off = Config::default().switched_off();
+    assert!(off.iter().any(|entry| entry.feature == "firewall"));
+    for (at, entry) in off.iter().enumerate() {
+        assert!(entry.meaning.ends_with('.'), "{entry:?}");
+        assert!(off[..at].iter().all(|other| other.feature != entry.feature), "{entry:?}");
+    }
+    let nameless = Config { registry: Registry::None, ..Config::default() };
+    assert_eq!(nameless.switched_off().len(), off.len() + 1);
+}

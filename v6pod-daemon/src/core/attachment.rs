@@ -1,0 +1,122 @@
+//! One container's place on the network.
+
+use serde::{Deserialize, Serialize};
+use v6pod_proto::{AttachmentId, ContainerId, LinkName, State, Uid};
+
+use super::Port;
+
+/// What makes a network namespace that one and no other.
+///
+/// The inode alone is not enough: Linux gives the numbers of namespaces that are gone to new ones at
+/// once. The cookie (SO_NETNS_COOKIE, Linux 5.14) is never given twice between two boots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct NamespaceId {
+    /// The inode on nsfs.
+    pub inode: u64,
+    /// The cookie, where the kernel has one.
+    pub cookie: Option<u64>,
+}
+
+impl NamespaceId {
+    /// Whether both mean one namespace, given that the namespace that the first was taken from still
+    /// exists. That it does is known of every attachment: its port would be gone otherwise.
+    pub fn is(&self, other: &Self) -> bool {
+        match (self.cookie, other.cookie) {
+            (Some(a), Some(b)) => a == b,
+            _ => self.inode == other.inode,
+        }
+    }
+}
+
+/// A process whose end means the end of the attachment: the lease's holder or the container's init.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Holder {
+    /// Its process id in the host's pid namespace.
+    pub pid: u32,
+    /// When it was started, in clock ticks since boot (field 22 of `/proc/PID/stat`): tells it from a
+    /// later process of the same id.
+    pub start_time: u64,
+}
+
+/// Where an attachment is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// Address and record exist; the kernel is being asked.
+    Reserved,
+    /// Port and namespace end exist.
+    Wired,
+    /// The caller has his answer.
+    Serving,
+    /// The end of this generation was seen; unless a new lease takes over, it goes after the grace.
+    Ending,
+    /// It is being taken away. Nobody is shown it any more.
+    Releasing,
+}
+
+impl Phase {
+    /// What a caller sees of it; `None` once it is on its way out.
+    pub const fn shown(self) -> Option<State> {
+        match self {
+            Self::Reserved => Some(State::Reserved),
+            Self::Wired => Some(State::Wired),
+            Self::Serving => Some(State::Serving),
+            Self::Ending => Some(State::Ending),
+            Self::Releasing => None,
+        }
+    }
+}
+
+/// How many times a namespace was plugged: each lease has its own number, and the end of a lease
+/// means nothing to an attachment that has gone on to the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Generation(pub u64);
+
+/// One container's place on the network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attachment {
+    /// The daemon's own id of it.
+    pub id: AttachmentId,
+    /// Whose it is.
+    pub owner: Uid,
+    /// The container, as its owner says.
+    pub container: ContainerId,
+    /// The container's name, once known.
+    pub name: Option<String>,
+    /// The container's network namespace.
+    pub namespace: NamespaceId,
+    /// Its kernel objects.
+    pub port: Port,
+    /// The process that it ends with.
+    pub holder: Option<Holder>,
+    /// Whether a connection holds it.
+    pub lease: bool,
+    /// Seconds since the epoch at which it was made.
+    pub since: u64,
+    /// Which plugging of the namespace this is.
+    pub generation: Generation,
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// The port's index, once made.
+    pub ifindex: Option<u32>,
+}
+
+/// The name of the port of the attachment with this id. Nobody can guess it, so nobody can stand in
+/// its way.
+#[expect(clippy::expect_used, reason = "three letters and twelve hex digits are a link's name")]
+pub fn port_name(id: &AttachmentId) -> LinkName {
+    format!("v6p{}", id.short()).parse().expect("valid by construction")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cookie_decides_and_an_inode_only_without_one() {
+        let id = |inode, cookie| NamespaceId { inode, cookie };
+        assert!(id(1, Some(7)).is(&id(2, Some(7))));
+        assert!(!id(1, Some(7)).is(&id(1, Some(8))));
+        assert!(id(1, None).is(&id(1, Some(8))));
+        assert!(!id(1, None).is(&id(2, None)));
+    }
+}

@@ -1,0 +1,424 @@
+//! All attachments of this host, and the rules of their life.
+//!
+//! Guarantees:
+//! - A namespace has at most one attachment that is not on its way out.
+//! - No two attachments share an address, a port or an Ethernet address.
+//! - What has ended by one generation is never ended by the news of an older one.
+//! - An attachment leaves the book only by [`Book::forget`], after its kernel objects are gone; until
+//!   then its address is taken.
+
+use std::collections::{HashMap, HashSet};
+use std::net::Ipv6Addr;
+use std::time::{Duration, Instant};
+
+use v6pod_proto::{AttachmentId, ContainerId, LinkName, Mac, Uid};
+
+use super::address::Pool;
+use super::attachment::{Attachment, Generation, Holder, NamespaceId, Phase, port_name};
+use super::{Port, Prefix};
+
+/// How many ports a Linux bridge takes (BR_MAX_PORTS is 1024; port 0 is no port).
+pub const BRIDGE_PORTS: usize = 1023;
+
+/// What does not change between attachments.
+#[derive(Debug, Clone)]
+pub struct Terms {
+    /// The range that addresses come from.
+    pub prefix: Prefix,
+    /// In bytes.
+    pub mtu: u32,
+    /// How long a released address rests.
+    pub quarantine: Duration,
+    /// How many attachments one owner may have.
+    pub per_owner: usize,
+}
+
+/// What an attachment is asked for with.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// Whose it will be.
+    pub owner: Uid,
+    /// The container, as its owner says.
+    pub container: ContainerId,
+    /// The container's name, if known.
+    pub name: Option<String>,
+    /// The container's network namespace.
+    pub namespace: NamespaceId,
+    /// The interface's name inside.
+    pub interface: LinkName,
+    /// The process that it ends with.
+    pub holder: Option<Holder>,
+    /// Whether a connection holds it.
+    pub lease: bool,
+    /// Seconds since the epoch.
+    pub since: u64,
+}
+
+/// Why there is no attachment to be had.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal<E> {
+    /// The owner has as many as he may.
+    #[error("{owner} has {limit} attachments and may have no more")]
+    Quota {
+        /// Whose.
+        owner: Uid,
+        /// How many.
+        limit: usize,
+    },
+    /// The bridge takes no more ports.
+    #[error("the bridge has {BRIDGE_PORTS} ports and takes no more")]
+    Ports,
+    /// The prefix has no free address.
+    #[error("{0} has no address left")]
+    Addresses(Prefix),
+    /// The system's generator failed.
+    #[error("no random numbers")]
+    Random(#[source] E),
+}
+
+/// What a lease finds at the namespace it was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    /// Nothing: one can be made.
+    Nothing,
+    /// An attachment that is being made or taken away: wait and ask again.
+    InMotion,
+    /// This attachment.
+    Attached(AttachmentId),
+}
+
+/// All attachments.
+#[derive(Debug)]
+pub struct Book {
+    terms: Terms,
+    pool: Pool,
+    attachments: HashMap<AttachmentId, Attachment>,
+    by_ifindex: HashMap<u32, AttachmentId>,
+    by_inode: HashMap<u64, Vec<AttachmentId>>,
+    macs: HashMap<Mac, AttachmentId>,
+    per_owner: HashMap<Uid, usize>,
+    generation: Generation,
+    made: u64,
+    released: u64,
+}
+
+impl Book {
+    /// An empty book.
+    pub fn new(terms: Terms) -> Self {
+        let pool = Pool::new(terms.prefix, terms.quarantine);
+        Self {
+            terms,
+            pool,
+            attachments: HashMap::new(),
+            by_ifindex: HashMap::new(),
+            by_inode: HashMap::new(),
+            macs: HashMap::new(),
+            per_owner: HashMap::new(),
+            generation: Generation::default(),
+            made: 0,
+            released: 0,
+        }
+    }
+
+    /// What does not change between attachments.
+    pub const fn terms(&self) -> &Terms {
+        &self.terms
+    }
+
+    /// The addresses.
+    pub const fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// How many were made and how many released since the book was opened.
+    pub const fn turnover(&self) -> (u64, u64) {
+        (self.made, self.released)
+    }
+
+    /// All that a caller may be shown, in no order.
+    pub fn shown(&self) -> impl Iterator<Item = &Attachment> {
+        self.attachments.values().filter(|a| a.phase.shown().is_some())
+    }
+
+    /// How many attachments there are, with those that are on their way out.
+    pub fn len(&self) -> usize {
+        self.attachments.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.attachments.is_empty()
+    }
+
+    /// How many this owner has.
+    pub fn of_owner(&self, owner: Uid) -> usize {
+        self.per_owner.get(&owner).copied().unwrap_or(0)
+    }
+
+    /// The attachment with this id, on its way out or not.
+    pub fn find(&self, id: &AttachmentId) -> Option<&Attachment> {
+        self.attachments.get(id)
+    }
+
+    /// The attachment whose port has this index.
+    pub fn by_ifindex(&self, ifindex: u32) -> Option<&Attachment> {
+        self.attachments.get(self.by_ifindex.get(&ifindex)?)
+    }
+
+    /// This owner's attachment of this container, the latest if a restart left two.
+    pub fn of_container(&self, owner: Uid, container: &ContainerId) -> Option<&Attachment> {
+        self.shown()
+            .filter(|a| a.owner == owner && a.container == *container)
+            .max_by_key(|a| (a.generation, a.since))
+    }
+
+    /// What is at this namespace.
+    pub fn at(&self, owner: Uid, namespace: &NamespaceId) -> Found {
+        let Some(ids) = self.by_inode.get(&namespace.inode) else { return Found::Nothing };
+        let here = ids
+            .iter()
+            .filter_map(|id| self.attachments.get(id))
+            .find(|a| a.owner == owner && a.namespace.is(namespace));
+        match here {
+            None => Found::Nothing,
+            Some(a) if matches!(a.phase, Phase::Reserved | Phase::Releasing) => Found::InMotion,
+            Some(a) => Found::Attached(a.id.clone()),
+        }
+    }
+
+    /// Reserves an address and all names for a new attachment. The caller has seen
+    /// [`Found::Nothing`] under the same lock.
+    pub fn reserve<E>(
+        &mut self,
+        wanted: Wanted,
+        now: Instant,
+        mut random: impl FnMut() -> Result<u128, E>,
+    ) -> Result<&Attachment, Refusal<E>> {
+        let limit = self.terms.per_owner;
+        if self.of_owner(wanted.owner) >= limit {
+            return Err(Refusal::Quota { owner: wanted.owner, limit });
+        }
+        if self.attachments.len() >= BRIDGE_PORTS {
+            return Err(Refusal::Ports);
+        }
+        let id = AttachmentId::from_bits(random().map_err(Refusal::Random)?);
+        let mac = self.free_mac(&mut random).map_err(Refusal::Random)?;
+        let address = self
+            .pool
+            .draw(now, random)
+            .map_err(Refusal::Random)?
+            .ok_or(Refusal::Addresses(self.terms.prefix))?;
+        let port = Port {
+            name: port_name(&id),
+            interface: wanted.interface,
+            mac,
+            address,
+            gateway: self.terms.prefix.gateway(),
+            mtu: self.terms.mtu,
+            alias: format!("v6pod {} uid {}", id.short(), wanted.owner),
+        };
+        self.made += 1;
+        let generation = self.next_generation();
+        Ok(self.insert(Attachment {
+            id,
+            owner: wanted.owner,
+            container: wanted.container,
+            name: wanted.name,
+            namespace: wanted.namespace,
+            port,
+            holder: wanted.holder,
+            lease: wanted.lease,
+            since: wanted.since,
+            generation,
+            phase: Phase::Reserved,
+            ifindex: None,
+        }))
+    }
+
+    /// Takes over what a record and the kernel say is there, after a restart. False if its address
+    /// or Ethernet address is another's already: then one of the records lies.
+    pub fn adopt(&mut self, mut attachment: Attachment, ifindex: u32) -> bool {
+        let known = self.attachments.contains_key(&attachment.id)
+            || self.macs.contains_key(&attachment.port.mac)
+            || self.by_ifindex.contains_key(&ifindex);
+        if known || !self.pool.adopt(attachment.port.address) {
+            return false;
+        }
+        attachment.generation = self.next_generation();
+        attachment.phase = Phase::Serving;
+        attachment.ifindex = Some(ifindex);
+        self.by_ifindex.insert(ifindex, attachment.id.clone());
+        self.insert(attachment);
+        true
+    }
+
+    /// The interface inside gets another name than was wanted: that one is taken.
+    pub fn rename_interface(&mut self, id: &AttachmentId, interface: &LinkName) {
+        if let Some(a) = self.attachments.get_mut(id) {
+            a.port.interface = interface.clone();
+        }
+    }
+
+    /// The steps have been run. False if somebody has asked for the end of it meanwhile: then the
+    /// caller undoes the steps.
+    pub fn wired(&mut self, id: &AttachmentId, ifindex: u32) -> bool {
+        let Some(a) = self.attachments.get_mut(id) else { return false };
+        a.ifindex = Some(ifindex);
+        self.by_ifindex.insert(ifindex, id.clone());
+        if a.phase != Phase::Reserved {
+            return false;
+        }
+        a.phase = Phase::Wired;
+        true
+    }
+
+    /// The caller is being answered.
+    pub fn serving(&mut self, id: &AttachmentId) {
+        if let Some(a) = self.attachments.get_mut(id)
+            && a.phase == Phase::Wired
+        {
+            a.phase = Phase::Serving;
+        }
+    }
+
+    /// The container's name has become known.
+    pub fn named(&mut self, id: &AttachmentId, name: &str) {
+        if let Some(a) = self.attachments.get_mut(id) {
+            a.name = Some(name.to_owned());
+        }
+    }
+
+    /// A new start of its container takes an attachment over, address and all (podman 3.2 to 4.9
+    /// restart a container in its old namespace). The old lease's end means nothing from here on.
+    pub fn take_over(
+        &mut self,
+        id: &AttachmentId,
+        holder: Option<Holder>,
+        lease: bool,
+    ) -> Option<&Attachment> {
+        let generation = self.next_generation();
+        let a = self.attachments.get_mut(id)?;
+        a.generation = generation;
+        a.holder = holder;
+        a.lease = lease;
+        a.phase = Phase::Serving;
+        Some(a)
+    }
+
+    /// The lease or the process of this generation has ended. True if that matters: the caller lets
+    /// the grace pass and then asks [`Book::grace_over`].
+    pub fn ended(&mut self, id: &AttachmentId, generation: Generation) -> bool {
+        match self.attachments.get_mut(id) {
+            Some(a)
+                if a.generation == generation
+                    && matches!(a.phase, Phase::Wired | Phase::Serving) =>
+            {
+                a.phase = Phase::Ending;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether this generation, whose end was seen, still is the latest.
+    pub fn grace_over(&self, id: &AttachmentId, generation: Generation) -> bool {
+        self.attachments
+            .get(id)
+            .is_some_and(|a| a.generation == generation && a.phase == Phase::Ending)
+    }
+
+    /// Begins to take an attachment away. `Some` at the first call only, and only for one that is
+    /// whole: what is still being made is marked, and taken away by those who make it.
+    pub fn begin_release(&mut self, id: &AttachmentId) -> Released {
+        let Some(a) = self.attachments.get_mut(id) else { return Released::Nothing };
+        match std::mem::replace(&mut a.phase, Phase::Releasing) {
+            Phase::Releasing => Released::Already,
+            Phase::Reserved => Released::ByItsMaker,
+            Phase::Wired | Phase::Serving | Phase::Ending => Released::Yours(Box::new(a.clone())),
+        }
+    }
+
+    /// The kernel says that the port is gone: its index may be another's soon.
+    pub fn port_gone(&mut self, ifindex: u32) -> Option<AttachmentId> {
+        self.by_ifindex.remove(&ifindex)
+    }
+
+    /// The ports that the book knows and the kernel does not: the news of their end was lost.
+    pub fn ports_missing_from(&self, there: &HashSet<u32>) -> Vec<u32> {
+        self.by_ifindex.keys().copied().filter(|ifindex| !there.contains(ifindex)).collect()
+    }
+
+    /// Ends the attachment: nothing of it is left.
+    pub fn forget(&mut self, id: &AttachmentId, now: Instant) {
+        let Some(a) = self.attachments.remove(id) else { return };
+        self.released += 1;
+        self.pool.release(a.port.address, now);
+        self.macs.remove(&a.port.mac);
+        if let Some(ifindex) = a.ifindex
+            && self.by_ifindex.get(&ifindex) == Some(id)
+        {
+            self.by_ifindex.remove(&ifindex);
+        }
+        remove_from(&mut self.by_inode, a.namespace.inode, id);
+        if let Some(count) = self.per_owner.get_mut(&a.owner) {
+            *count -= 1;
+            if *count == 0 {
+                self.per_owner.remove(&a.owner);
+            }
+        }
+    }
+
+    /// Whether the address is some attachment's.
+    pub fn by_address(&self, address: Ipv6Addr) -> Option<&Attachment> {
+        self.shown().find(|a| a.port.address == address)
+    }
+
+    fn next_generation(&mut self) -> Generation {
+        self.generation.0 += 1;
+        self.generation
+    }
+
+    fn free_mac<E>(&self, random: &mut impl FnMut() -> Result<u128, E>) -> Result<Mac, E> {
+        loop {
+            let [a, b, c, d, e, f, ..] = random()?.to_be_bytes();
+            let mac = Mac::local([a, b, c, d, e, f]);
+            if !self.macs.contains_key(&mac) {
+                return Ok(mac);
+            }
+        }
+    }
+
+    fn insert(&mut self, attachment: Attachment) -> &Attachment {
+        let id = attachment.id.clone();
+        self.macs.insert(attachment.port.mac, id.clone());
+        self.by_inode.entry(attachment.namespace.inode).or_default().push(id.clone());
+        *self.per_owner.entry(attachment.owner).or_default() += 1;
+        self.attachments.entry(id).insert_entry(attachment).into_mut()
+    }
+}
+
+/// What [`Book::begin_release`] found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Released {
+    /// No such attachment.
+    Nothing,
+    /// Somebody is at it.
+    Already,
+    /// It is still being made; its maker will see the mark and undo it.
+    ByItsMaker,
+    /// The caller takes it away now.
+    Yours(Box<Attachment>),
+}
+
+fn remove_from(map: &mut HashMap<u64, Vec<AttachmentId>>, key: u64, id: &AttachmentId) {
+    if let Some(ids) = map.get_mut(&key) {
+        ids.retain(|i| i != id);
+        if ids.is_empty() {
+            map.remove(&key);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "book_tests.rs"]
+mod tests;

@@ -1,0 +1,214 @@
+//! The life of attachments, event by event.
+
+use std::convert::Infallible;
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn book(per_owner: usize) -> Book {
+    Book::new(Terms {
+        prefix: "2001:db8::/116".parse().unwrap(),
+        mtu: 1500,
+        quarantine: Duration::from_secs(300),
+        per_owner,
+    })
+}
+
+fn container(n: u64) -> ContainerId {
+    format!("{n:064x}").parse().unwrap()
+}
+
+fn wanted(owner: u32, n: u64) -> Wanted {
+    Wanted {
+        owner: Uid::new(owner).unwrap(),
+        container: container(n),
+        name: None,
+        namespace: NamespaceId { inode: n, cookie: Some(n) },
+        interface: "eth0".parse().unwrap(),
+        holder: None,
+        lease: true,
+        since: 0,
+    }
+}
+
+fn walk(seed: u64) -> impl FnMut() -> Result<u128, Infallible> {
+    let mut state = u128::from(seed) | 1;
+    move || {
+        state = state.wrapping_mul(0x2360_ED05_1FC6_5DA4_4385_DF64_9FCC_F645).wrapping_add(1);
+        Ok(state.rotate_left(64))
+    }
+}
+
+/// A book with one attachment that serves.
+fn serving() -> (Book, AttachmentId, Generation) {
+    let mut book = book(10);
+    let made = book.reserve(wanted(1000, 1), Instant::now(), walk(1)).unwrap();
+    let (id, generation) = (made.id.clone(), made.generation);
+    assert!(book.wired(&id, 7));
+    book.serving(&id);
+    (book, id, generation)
+}
+
+#[test]
+fn a_new_lease_takes_over_and_the_old_ones_end_means_nothing() {
+    let (mut book, id, old) = serving();
+    let address = book.find(&id).unwrap().port.address;
+    assert!(book.ended(&id, old));
+    let new = book.take_over(&id, None, true).unwrap().generation;
+    assert!(!book.grace_over(&id, old));
+    assert!(!book.ended(&id, old), "an old lease's end came late");
+    assert_eq!(book.find(&id).unwrap().port.address, address);
+    assert!(book.ended(&id, new) && book.grace_over(&id, new));
+}
+
+#[test]
+fn a_namespace_in_motion_is_waited_for() {
+    let mut book = book(10);
+    let want = wanted(1000, 1);
+    let id = book.reserve(want.clone(), Instant::now(), walk(1)).unwrap().id.clone();
+    assert_eq!(book.at(want.owner, &want.namespace), Found::InMotion);
+    book.wired(&id, 3);
+    assert_eq!(book.at(want.owner, &want.namespace), Found::Attached(id.clone()));
+    assert!(matches!(book.begin_release(&id), Released::Yours(_)));
+    assert_eq!(book.at(want.owner, &want.namespace), Found::InMotion);
+    book.forget(&id, Instant::now());
+    assert_eq!(book.at(want.owner, &want.namespace), Found::Nothing);
+}
+
+#[test]
+fn a_release_while_it_is_made_is_left_to_its_maker() {
+    let mut book = book(10);
+    let id = book.reserve(wanted(1000, 1), Instant::now(), walk(1)).unwrap().id.clone();
+    assert_eq!(book.begin_release(&id), Released::ByItsMaker);
+    assert!(!book.wired(&id, 3), "its maker must undo it");
+    assert_eq!(book.begin_release(&id), Released::Already);
+}
+
+#[test]
+fn one_owner_cannot_take_what_is_anothers_share() {
+    let mut book = book(2);
+    let mut random = walk(5);
+    for n in 0..2 {
+        book.reserve(wanted(1000, n), Instant::now(), &mut random).unwrap();
+    }
+    let refused = book.reserve(wanted(1000, 9), Instant::now(), &mut random);
+    assert!(matches!(refused, Err(Refusal::Quota { limit: 2, .. })));
+    assert!(book.reserve(wanted(1001, 9), Instant::now(), &mut random).is_ok());
+}
+
+#[test]
+fn another_owners_claim_on_an_inode_number_finds_nothing() {
+    let (book, _, _) = serving();
+    let other = Uid::new(1001).unwrap();
+    assert_eq!(book.at(other, &NamespaceId { inode: 1, cookie: Some(1) }), Found::Nothing);
+}
+
+#[test]
+fn a_bridge_has_room_for_1023() {
+    let mut book = book(usize::MAX);
+    let mut random = walk(11);
+    for n in 0..1023 {
+        book.reserve(wanted(1000, n), Instant::now(), &mut random).unwrap();
+    }
+    let refused = book.reserve(wanted(1000, 5000), Instant::now(), &mut random).map(|_| ());
+    assert_eq!(refused, Err(Refusal::Ports));
+}
+
+#[derive(Debug, Clone)]
+enum Event {
+    Reserve { owner: u32, namespace: u64 },
+    Wired(prop::sample::Index),
+    Takeover(prop::sample::Index),
+    Ended { which: prop::sample::Index, stale: bool },
+    Release(prop::sample::Index),
+    Forget(prop::sample::Index),
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let which = any::<prop::sample::Index>;
+    prop_oneof![
+        (1000u32..1003, 0u64..12)
+            .prop_map(|(owner, namespace)| Event::Reserve { owner, namespace }),
+        which().prop_map(Event::Wired),
+        which().prop_map(Event::Takeover),
+        (which(), any::<bool>()).prop_map(|(which, stale)| Event::Ended { which, stale }),
+        which().prop_map(Event::Release),
+        which().prop_map(Event::Forget),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn whatever_happens_nothing_is_shared_and_counts_agree(
+        seed: u64,
+        events in proptest::collection::vec(event(), 1..300),
+    ) {
+        let mut book = book(5);
+        let mut random = walk(seed);
+        let now = Instant::now();
+        let mut ids: Vec<AttachmentId> = Vec::new();
+        let mut next_ifindex = 1;
+        for event in events {
+            if ids.is_empty() && !matches!(event, Event::Reserve { .. }) {
+                continue;
+            }
+            match event {
+                Event::Reserve { owner, namespace } => {
+                    let want = wanted(owner, namespace);
+                    if book.at(want.owner, &want.namespace) == Found::Nothing
+                        && let Ok(made) = book.reserve(want, now, &mut random)
+                    {
+                        ids.push(made.id.clone());
+                    }
+                }
+                Event::Wired(which) => {
+                    let id = which.get(&ids);
+                    if book.find(id).unwrap().ifindex.is_none() {
+                        next_ifindex += 1;
+                        book.wired(id, next_ifindex);
+                        book.serving(id);
+                    }
+                }
+                Event::Takeover(which) => {
+                    let id = which.get(&ids);
+                    let a = book.find(id).unwrap();
+                    if book.at(a.owner, &a.namespace) == Found::Attached(id.clone()) {
+                        book.take_over(id, None, true);
+                    }
+                }
+                Event::Ended { which, stale } => {
+                    let id = which.get(&ids);
+                    let generation = book.find(id).unwrap().generation;
+                    let told = Generation(generation.0 - u64::from(stale));
+                    let acted = book.ended(id, told);
+                    prop_assert!(!(stale && acted));
+                }
+                Event::Release(which) => {
+                    book.begin_release(which.get(&ids));
+                }
+                Event::Forget(which) => {
+                    let at = which.index(ids.len());
+                    if book.find(&ids[at]).unwrap().phase == Phase::Releasing {
+                        book.forget(&ids.swap_remove(at), now);
+                    }
+                }
+            }
+            prop_assert_eq!(book.len(), ids.len());
+            prop_assert_eq!(book.pool().taken(), ids.len());
+            let mut addresses: Vec<_> = ids.iter().map(|i| book.find(i).unwrap().port.address).collect();
+            addresses.sort_unstable();
+            addresses.dedup();
+            prop_assert_eq!(addresses.len(), ids.len());
+            let owners: usize = (1000..1003).map(|u| book.of_owner(Uid::new(u).unwrap())).sum();
+            prop_assert_eq!(owners, ids.len());
+            prop_assert!((1000..1003).all(|u| book.of_owner(Uid::new(u).unwrap()) <= 5));
+        }
+        for id in ids {
+            book.begin_release(&id);
+            book.forget(&id, now);
+        }
+        prop_assert!(book.is_empty() && book.pool().taken() == 0);
+        prop_assert!(book.by_inode.is_empty() && book.macs.is_empty() && book.by_ifindex.is_empty());
+    }
+}
