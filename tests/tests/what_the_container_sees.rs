@@ -113,7 +113,7 @@ fn ipv4_is_what_it_was() {
     let _server = outside_web_server(&stage.host, root.path());
     // Addresses, routes, name servers and a page.
     let script = format!(
-        "ip -4 -o addr show dev tap0; ip -4 route; cat /etc/resolv.conf; \
+        "ip -4 -o addr show dev tap0 | cut -d: -f2; ip -4 route; cat /etc/resolv.conf; \
          wget -qO- http://{OUTSIDE_V4}:8000/"
     );
     let with = stage.user().run(&[], &["sh", "-c", &script]).ok().to_owned();
