@@ -81,7 +81,7 @@ stop_daemon() {
 purge() {
     [[ -n $work && -e $work/v6pod.toml ]] || return 0
     "$work/v6podctl" purge --config "$work/v6pod.toml" \
-        --run-dir "$work/run" --state-dir "$work/state"
+        --run-dir "$work/run" --state-dir "$work/state" | show
 }
 
 clean_up() {
