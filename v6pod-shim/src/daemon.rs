@@ -222,11 +222,11 @@ struct Answer {
 }
 
 impl Answer {
-    /// The sentence of an RFC 9457 problem.
+    /// The sentence of an RFC 9457 problem, without its full stop: it becomes part of another.
     fn reason(&self) -> Option<String> {
         let problem: Problem =
             serde_json::from_slice(&self.body).ok().filter(|_| self.is_problem)?;
-        Some(problem.detail)
+        Some(problem.detail.trim_end_matches('.').to_owned())
     }
 }
 
@@ -371,7 +371,7 @@ mod tests {
         let problem = Problem::new(Code::Quota, "You have 256 already.", "r1");
         let body = serde_json::to_vec(&problem).unwrap();
         let mut answer = Answer { status: 429, is_problem: true, body };
-        assert_eq!(answer.reason().as_deref(), Some("You have 256 already."));
+        assert_eq!(answer.reason().as_deref(), Some("You have 256 already"));
         answer.is_problem = false;
         assert_eq!(answer.reason(), None);
         answer = Answer { status: 429, is_problem: true, body: b"{".to_vec() };

@@ -122,13 +122,13 @@ fn whoever_is_refused_starts_without_and_is_told_why() {
     for code in [Code::NotFound, Code::NotYours, Code::Quota, Code::NotReady, Code::Full] {
         let call = Call::new();
         let daemon = Daemon::start(&call.socket(), vec![problem(code, "Not\n\u{1b}[2Jthis time.")]);
-        call.run().assert_continued(&call, "Not  [2Jthis time.");
+        call.run().assert_continued(&call, "Not  [2Jthis time; it starts without");
         daemon.request();
         daemon.ended();
 
         let call = Call::new().env("V6POD_ON_ERROR", "fail");
         let _daemon = Daemon::start(&call.socket(), vec![problem(code, "Not this time.")]);
-        call.run().assert_refused(&call, "Not this time.");
+        call.run().assert_refused(&call, "Not this time; it does not start");
     }
 }
 
@@ -141,7 +141,7 @@ fn what_cannot_be_done_fails_the_start_in_any_case() {
         let call = Call::new().config(&format!("on_error = '{on_error}'"));
         let _daemon =
             Daemon::start(&call.socket(), vec![problem(Code::Impossible, "No such net.")]);
-        call.run().assert_refused(&call, "No such net.");
+        call.run().assert_refused(&call, "No such net; it does not start");
     }
 }
 

@@ -33,9 +33,12 @@ impl Shared {
         });
     }
 
-    /// Claims anew the names of attachments that an earlier daemon left, in this order, and tells the
-    /// registry who lives: everything else of ours that it has is stale. Before anything is served.
-    pub(super) async fn name_again(self: &Arc<Self>, attachments: Vec<Attachment>) {
+    /// Claims anew the names of attachments that an earlier daemon left, and tells the registry who
+    /// lives: everything else of ours that it has is stale. Before anything is served.
+    pub(super) async fn name_again(self: &Arc<Self>, mut attachments: Vec<Attachment>) {
+        // Who bore what he asked for claims first, then who waited for it; the older ones first. So
+        // everyone gets what he had.
+        attachments.sort_by_key(|a| (!bears_its_name(a), a.since, a.id.clone()));
         let owners: HashSet<Uid> = attachments.iter().map(|a| a.owner).collect();
         for owner in owners {
             self.learn_user(owner).await;
@@ -53,25 +56,30 @@ impl Shared {
 
     /// Claims a name for an attachment; gives what the registry is to be told.
     fn claim(&self, ledger: &mut Ledger, id: &AttachmentId, name: &str) -> Option<Registration> {
-        let a = ledger.book.find(id).filter(|a| a.phase != Phase::Releasing)?;
-        let news = a.name.as_deref() != Some(name);
-        ledger.book.named(id, name);
-        let a = ledger.book.find(id).cloned()?;
-        if news && let Err(error) = self.records.write(&a) {
-            // The name is found again after a restart.
-            tracing::warn!(attachment = %id, %error, "cannot add the name to the record");
-        }
+        let living = ledger.book.find(id).filter(|a| a.phase != Phase::Releasing)?;
+        let owner = living.owner;
         // A pod's infra container speaks for the pod, not for a name that podman made up.
         if storage::is_infra(name) {
+            self.remember(ledger, id, name, None);
             return None;
         }
-        let claim = ledger.names.claim(id, a.owner, name);
+        let claim = ledger.names.claim(id, owner, name);
+        self.remember(ledger, id, name, claim.label());
         let Some(label) = claim.label() else {
             let note = claim.note().unwrap_or_default();
             tracing::info!(attachment = %id, note, "the container's name is not registered");
             return None;
         };
-        Some(self.registration(&a, label.clone(), name))
+        Some(self.registration(ledger.book.find(id)?, label.clone(), name))
+    }
+
+    /// Keeps the name and what the attachment bears for it, in memory and on disk.
+    fn remember(&self, ledger: &mut Ledger, id: &AttachmentId, name: &str, label: Option<&Label>) {
+        let Some(changed) = ledger.book.named(id, name, label) else { return };
+        if let Err(error) = self.records.write(changed) {
+            // The name is looked up again after a restart.
+            tracing::warn!(attachment = %id, %error, "cannot add the name to the record");
+        }
     }
 
     /// Asks for the owner's name, which the registry gets as a tag. Asked anew each time: an account
@@ -89,13 +97,14 @@ impl Shared {
     pub(super) fn unname(&self, ledger: &mut Ledger, id: &AttachmentId) {
         self.registrar.withdraw(id);
         for promotion in ledger.names.release(id) {
-            let Some(a) = ledger.book.find(&promotion.attachment) else { continue };
+            let Some(a) = ledger.book.find(&promotion.attachment).cloned() else { continue };
             if a.phase == Phase::Releasing {
                 continue;
             }
             tracing::info!(attachment = %a.id, from = %promotion.from, to = %promotion.to, "promoted");
             let name = a.name.clone().unwrap_or_default();
-            self.registrar.wish(&self.registration(a, promotion.to, &name));
+            self.remember(ledger, &a.id, &name, Some(&promotion.to));
+            self.registrar.wish(&self.registration(&a, promotion.to, &name));
         }
     }
 
@@ -111,4 +120,8 @@ impl Shared {
             name: name.to_owned(),
         }
     }
+}
+
+fn bears_its_name(a: &Attachment) -> bool {
+    a.label.is_some() && a.label == a.name.as_deref().and_then(Label::from_name)
 }

@@ -182,7 +182,7 @@ pub(crate) fn registrar(config: &Config) -> Registrar {
         config::Registry::Embedded => Registrar::start(mark, Embedded::default(), system_jitter()),
         config::Registry::Consul(consul) => Registrar::start(
             mark.clone(),
-            Consul::new(mark, consul.address.clone().into(), consul.token_file.clone()),
+            Consul::new(mark, &consul.address, consul.token_file.clone()),
             system_jitter(),
         ),
     }
@@ -263,9 +263,7 @@ fn with_holder(attachment: Attachment, ifindex: u32) -> (Attachment, u32, Option
     (attachment, ifindex, process)
 }
 
-async fn adopt(shared: &Arc<Shared>, mut adopted: Vec<(Attachment, u32, Option<Process>)>) {
-    // Who bore a name first claims it first.
-    adopted.sort_by_key(|(a, _, _)| (a.since, a.id.clone()));
+async fn adopt(shared: &Arc<Shared>, adopted: Vec<(Attachment, u32, Option<Process>)>) {
     let mut named = Vec::new();
     for (attachment, ifindex, process) in adopted {
         let id = attachment.id.clone();

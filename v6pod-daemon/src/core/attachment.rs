@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use v6pod_proto::{AttachmentId, ContainerId, LinkName, State, Uid};
 
 use super::Port;
+use super::name::Label;
 
 /// What makes a network namespace that one and no other.
 ///
@@ -82,6 +83,8 @@ pub struct Attachment {
     pub container: ContainerId,
     /// The container's name, once known.
     pub name: Option<String>,
+    /// The name that it bears in the registry. Remembered over a restart: who bears a name keeps it.
+    pub label: Option<Label>,
     /// The container's network namespace.
     pub namespace: NamespaceId,
     /// Its kernel objects.

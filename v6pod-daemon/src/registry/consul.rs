@@ -16,9 +16,10 @@ use hyper::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
 
 use super::{Backend, BackendError, Listed, Mark, Service, ServiceId};
+use crate::config::Authority;
 use http::{Agent, Answer};
 
-pub use http::{BODY_MAX, Endpoint, EndpointError};
+pub use http::BODY_MAX;
 
 /// An agent of Consul.
 #[derive(Debug)]
@@ -30,8 +31,8 @@ pub struct Consul {
 impl Consul {
     /// The agent that listens there, asked with the token in the file, if one is given. The file is
     /// read at each request, so that a token can be replaced.
-    pub const fn new(mark: Mark, endpoint: Endpoint, token_file: Option<PathBuf>) -> Self {
-        Self { agent: Agent::new(endpoint, token_file), mark }
+    pub fn new(mark: Mark, agent: &Authority, token_file: Option<PathBuf>) -> Self {
+        Self { agent: Agent::new(agent, token_file), mark }
     }
 }
 
@@ -150,6 +151,9 @@ fn percent_encode(text: &str) -> String {
         out
     })
 }
+
+#[cfg(test)]
+mod live;
 
 #[cfg(test)]
 mod tests {

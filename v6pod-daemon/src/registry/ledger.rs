@@ -272,7 +272,10 @@ impl Ledger {
             Ok(listed) => listed,
             Err(error) => return self.out(now, &error, jitter),
         };
-        self.outage = None;
+        if self.outage.take().is_some() {
+            // A registry that was away may well have forgotten: that is not held against it.
+            self.entries.values_mut().for_each(|entry| entry.losses = 0);
+        }
         self.list.succeeded = Some(begun);
         self.list.due = now + LIST_EVERY.mul_f64(0.75 + jitter / 4.0);
         let listed: BTreeMap<_, _> = listed.into_iter().map(|l| (l.id, l.service)).collect();

@@ -8,7 +8,7 @@
 //! - Every request ends within [`WRITE_TIMEOUT`] or [`LIST_TIMEOUT`], however stuck the registry is,
 //!   and there are never more than a few at once.
 //!
-//! [`ledger`] decides, without clock or I/O; [`registrar`] runs what it decides against a
+//! `ledger` decides, without clock or I/O; [`registrar`] runs what it decides against a
 //! [`Backend`]; [`consul`] and [`embedded`] are the backends.
 //!
 //! [`Registrar::wish`]: Registrar::wish

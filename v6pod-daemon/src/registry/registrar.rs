@@ -272,3 +272,8 @@ fn report(id: &ServiceId, result: &Result<(), BackendError>) {
         }
     }
 }
+
+#[cfg(test)]
+mod proptests;
+#[cfg(test)]
+mod tests;

@@ -4,16 +4,14 @@
 //! time-outs of its own: dropping the future ends all of it.
 
 use std::error::Error;
-use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper::header::{CONNECTION, HOST, HeaderName, HeaderValue};
-use hyper::{Method, Request, StatusCode, Uri};
+use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
@@ -31,63 +29,10 @@ const MESSAGE_MAX: usize = 200;
 
 const TOKEN: HeaderName = HeaderName::from_static("x-consul-token");
 
-/// Where an agent listens: `http://HOST[:PORT]`, an IPv6 address in brackets. Port 8500 unless
-/// given.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Endpoint {
-    /// HOST:PORT.
-    authority: Box<str>,
-}
-
-/// Why a text is not an endpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum EndpointError {
-    /// Not of the form `http://HOST[:PORT]`, or there is more to it.
-    #[error("an agent's address is http://HOST[:PORT], such as http://[::1]:8500")]
-    Malformed,
-    /// `https:` or `unix:`.
-    #[error("only http is there yet")]
-    Scheme,
-}
-
-impl FromStr for Endpoint {
-    type Err = EndpointError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text.starts_with("https:") || text.starts_with("unix:") {
-            return Err(EndpointError::Scheme);
-        }
-        let uri: Uri = text.parse().map_err(|_| EndpointError::Malformed)?;
-        let bare = uri.path() == "/" && uri.query().is_none();
-        let authority = uri.authority().filter(|a| bare && !a.as_str().contains('@'));
-        let authority = authority.filter(|_| uri.scheme_str() == Some("http"));
-        let authority = authority.ok_or(EndpointError::Malformed)?;
-        let port = match (authority.port(), authority.as_str().ends_with(':')) {
-            (Some(port), _) => port.as_u16(),
-            (None, false) if authority.as_str().ends_with(authority.host()) => 8500,
-            // A port that is no number, or empty.
-            (None, _) => return Err(EndpointError::Malformed),
-        };
-        Ok(Self { authority: format!("{}:{port}", authority.host()).into() })
-    }
-}
-
-impl From<Authority> for Endpoint {
-    fn from(authority: Authority) -> Self {
-        Self { authority: authority.to_string().into() }
-    }
-}
-
-impl fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}", self.authority)
-    }
-}
-
 /// An agent to be asked.
 #[derive(Debug)]
 pub(super) struct Agent {
-    endpoint: Endpoint,
+    authority: Box<str>,
     token_file: Option<PathBuf>,
 }
 
@@ -98,8 +43,8 @@ pub(super) struct Answer {
 }
 
 impl Agent {
-    pub(super) const fn new(endpoint: Endpoint, token_file: Option<PathBuf>) -> Self {
-        Self { endpoint, token_file }
+    pub(super) fn new(authority: &Authority, token_file: Option<PathBuf>) -> Self {
+        Self { authority: authority.to_string().into(), token_file }
     }
 
     /// Makes one request. An answer of whatever status is a success here.
@@ -110,7 +55,7 @@ impl Agent {
         body: Vec<u8>,
     ) -> Result<Answer, BackendError> {
         let request = self.request(method, path, body).await?;
-        let stream = TcpStream::connect(&*self.endpoint.authority).await.map_err(unreachable)?;
+        let stream = TcpStream::connect(&*self.authority).await.map_err(unreachable)?;
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(unreachable)?;
         let exchange = async move {
@@ -134,7 +79,7 @@ impl Agent {
         let mut request = Request::builder()
             .method(method)
             .uri(path)
-            .header(HOST, &*self.endpoint.authority)
+            .header(HOST, &*self.authority)
             .header(CONNECTION, "close");
         if let Some(file) = &self.token_file {
             request = request.header(TOKEN, token(file.clone()).await?);
@@ -197,37 +142,11 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::config::Authority;
-
-    #[test]
-    fn an_endpoint_is_http_and_nothing_more() {
-        let parsed = |text: &str| text.parse::<Endpoint>().map(|e| e.to_string());
-        assert_eq!(parsed("http://[::1]:8500").as_deref(), Ok("http://[::1]:8500"));
-        assert_eq!(parsed("http://[2001:db8::1]/").as_deref(), Ok("http://[2001:db8::1]:8500"));
-        assert_eq!(parsed("http://localhost:85").as_deref(), Ok("http://localhost:85"));
-        for wrong in [
-            "",
-            "[::1]:8500",
-            "http://",
-            "http://u:p@h:1",
-            "http://h/x",
-            "http://h?x",
-            "http://h:",
-            "http://h:x",
-            "http://h:99999",
-            "http://::1:8500",
-            "ftp://h",
-        ] {
-            assert_eq!(parsed(wrong), Err(EndpointError::Malformed), "{wrong:?}");
-        }
-        assert_eq!(parsed("https://[::1]:8501"), Err(EndpointError::Scheme));
-        assert_eq!(parsed("unix:///run/consul.sock"), Err(EndpointError::Scheme));
-    }
 
     /// Answers one request with these bytes; the request's bytes come back.
-    async fn serve(answer: Vec<u8>) -> (Endpoint, tokio::task::JoinHandle<String>) {
+    async fn serve(answer: Vec<u8>) -> (Authority, tokio::task::JoinHandle<String>) {
         let listener = TcpListener::bind("[::1]:0").await.unwrap();
-        let endpoint = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let endpoint = listener.local_addr().unwrap().to_string().parse().unwrap();
         let served = tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
             let mut request = vec![0; 4096];
@@ -246,7 +165,7 @@ mod tests {
         writeln!(file, "  s3cret ").unwrap();
         let answer = b"HTTP/1.1 403 Forbidden\r\ncontent-length: 9\r\n\r\nPerm\x1bed \n".to_vec();
         let (endpoint, served) = serve(answer).await;
-        let agent = Agent::new(endpoint.clone(), Some(file.path().to_owned()));
+        let agent = Agent::new(&endpoint, Some(file.path().to_owned()));
         let request = agent.request(Method::GET, "/x", Vec::new()).await.unwrap();
         assert!(!format!("{agent:?} {request:?}").contains("s3cret"));
 
@@ -278,25 +197,24 @@ mod tests {
         let mut answer = b"HTTP/1.1 200 OK\r\n\r\n".to_vec();
         answer.resize(answer.len() + BODY_MAX + 1, b'x');
         let (endpoint, _served) = serve(answer).await;
-        let answer = Agent::new(endpoint, None).call(Method::GET, "/", Vec::new()).await;
+        let answer = Agent::new(&endpoint, None).call(Method::GET, "/", Vec::new()).await;
         assert!(matches!(answer, Err(BackendError::Garbled(_))));
     }
 
     #[tokio::test]
     async fn nobody_there_and_nonsense_are_told_apart_from_answers() {
         let listener = TcpListener::bind("[::1]:0").await.unwrap();
-        let endpoint: Endpoint =
-            format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let endpoint: Authority = listener.local_addr().unwrap().to_string().parse().unwrap();
         drop(listener);
-        let call = Agent::new(endpoint, None).call(Method::GET, "/", Vec::new()).await;
+        let call = Agent::new(&endpoint, None).call(Method::GET, "/", Vec::new()).await;
         assert!(matches!(call, Err(BackendError::Unreachable(_))));
 
         let (endpoint, _served) = serve(b"220 mail.example ESMTP\r\n".to_vec()).await;
-        let call = Agent::new(endpoint, None).call(Method::GET, "/", Vec::new()).await;
+        let call = Agent::new(&endpoint, None).call(Method::GET, "/", Vec::new()).await;
         assert!(matches!(call, Err(BackendError::Unreachable(_))));
 
         let (endpoint, _served) = serve(b"HTTP/1.1 500 no\r\n\r\nNo cluster leader".to_vec()).await;
-        let call = Agent::new(endpoint, None).call(Method::GET, "/", Vec::new()).await.unwrap();
+        let call = Agent::new(&endpoint, None).call(Method::GET, "/", Vec::new()).await.unwrap();
         assert!(matches!(call.success(), Err(BackendError::Busy { status: 500, .. })));
     }
 }
