@@ -13,7 +13,7 @@ use nix::fcntl::{Flock, FlockArg};
 
 use crate::Consul;
 
-const LOCK: &str = "/tmp/v6pod-tests.lock";
+const LOCK: &str = "/run/v6pod-tests.lock";
 
 /// Device nodes that a rootless container's programs open as their user. On ordinary machines they
 /// are 0666; on some they are root's alone.
