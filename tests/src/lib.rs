@@ -1,1 +1,89 @@
-//! Harness.
+//! The harness under v6pod's black-box tests: real namespaces, real users, real podman, the daemon
+//! and the shim as they were built.
+//!
+//! ```text
+//!   ┌─ outside (network namespace) ──────────┐
+//!   │  out0  2001:db8:ffff::1  198.51.100.1  │
+//!   └───┬────────────────────────────────────┘
+//!   ┌───┴─ host (network namespace) ─────────────────────────┐
+//!   │  up0   2001:db8:ffff::2  198.51.100.2                  │
+//!   │  v6podd ── unix socket ── shim ← podman, as user v6tN  │
+//!   │  v6t0 (bridge) ── port ─┐   slirp4netns ─┐             │
+//!   └─────────────────────────┼────────────────┼─────────────┘
+//!                   ┌─ container ──────────────┴──┐
+//!                   │  eth0 (IPv6)   tap0 (IPv4)  │
+//!                   └─────────────────────────────┘
+//! ```
+//!
+//! What this crate guarantees:
+//! - Whatever a test makes has an owner that takes it away when it is dropped, also when the test
+//!   panics: [`HostNs`], [`Daemon`], [`User`], [`Consul`], [`OwnedNs`], [`Background`].
+//! - No packet leaves the namespaces that a test made, except over the unix socket.
+//! - A test that cannot run here says so (`SKIPPED name: reason`), and fails instead when
+//!   `V6POD_TEST_REQUIRE=all` is set.
+//! - No test passes or fails by how long something took, but everything has a deadline: a command
+//!   that hangs is killed and the test fails.
+//!
+//! A failure in here is the failure of the test that called: functions panic with what they were
+//! about to do and what happened instead.
+#![allow(clippy::expect_used, reason = "a harness fails its test, there is no one to return to")]
+
+mod command;
+mod consul;
+mod daemon;
+mod footprint;
+mod host;
+mod http;
+mod machine;
+mod namespace;
+mod process;
+mod stage;
+mod user;
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+pub use command::{Background, Finished, run, run_within};
+pub use consul::Consul;
+pub use daemon::{Config, Daemon, built};
+pub use footprint::Footprint;
+pub use host::{HostNs, OUTSIDE_V4, OUTSIDE_V6, PREFIX};
+pub use http::{Body, Caller, Response, decode_chunked};
+pub use machine::{Machine, Need};
+pub use namespace::{OwnedNs, random_container_id};
+pub use process::{Process, processes};
+pub use stage::{Stage, Watch};
+pub use user::{Container, IMAGE, User};
+
+/// How long a state may take to come about before a test gives up on it. Generous: it is no
+/// measurement, only the end of waiting.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Asks again and again until there is an answer, or panics after `limit` with what was awaited.
+#[track_caller]
+pub fn eventually<T>(limit: Duration, awaited: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + limit;
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "not within {limit:?}: {awaited}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Leaves the test, with a visible reason, unless the machine has what the test needs; otherwise
+/// gives the [`Machine`], which the test keeps as long as it runs.
+///
+/// `let _machine = require!(Podman, Consul);`
+#[macro_export]
+macro_rules! require {
+    ($($need:ident),+ $(,)?) => {{
+        fn here() {}
+        let name = ::std::any::type_name_of_val(&here).trim_end_matches("::here");
+        match $crate::Machine::ready(name, &[$($crate::Need::$need),+]) {
+            Some(machine) => machine,
+            None => return,
+        }
+    }};
+}

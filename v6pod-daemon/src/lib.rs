@@ -6,14 +6,20 @@
 //! - [`registry`]: where names go.
 //! - [`attachments`]: the thin middle: turns requests into steps, runs them and undoes them.
 //! - [`api`]: HTTP: listeners, who is calling, routes, errors.
+//! - [`client`]: the API from the other end, for v6podctl.
+//! - [`closer`]: closes what callers sent, where that harms nobody.
+//! - [`purge`]: takes all away.
 //! - [`config`]: the configuration file.
 //!
 //! Imports run one way: `api` → `attachments` → the others; `core` imports none of them.
 
 pub mod api;
 pub mod attachments;
+pub mod client;
+pub mod closer;
 pub mod config;
 pub mod container;
 pub mod core;
 pub mod kernel;
+pub mod purge;
 pub mod registry;

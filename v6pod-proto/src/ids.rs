@@ -20,6 +20,7 @@ impl std::error::Error for ParseIdError {}
 
 /// A user id as the initial user namespace sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(transparent)]
 pub struct Uid(u32);
 
@@ -130,12 +131,14 @@ macro_rules! hex_id {
 /// A container's id as podman gives it: 64 lower-case hex digits. From a caller it is a claim,
 /// worth something only among that caller's own containers.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(value_type = String, pattern = "^[0-9a-f]{64}$"))]
 pub struct ContainerId(Box<str>);
 
 hex_id!(ContainerId, 64, "a container id is 64 lower-case hex digits");
 
 /// The daemon's own id of an attachment: 32 lower-case hex digits, drawn at random.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(value_type = String, pattern = "^[0-9a-f]{32}$"))]
 pub struct AttachmentId(Box<str>);
 
 hex_id!(AttachmentId, 32, "an attachment's id is 32 lower-case hex digits");
@@ -151,6 +154,7 @@ impl AttachmentId {
 /// `.` nor `..`, no `/`, `:` or white space. Restricted further to printable ASCII without `%`,
 /// which the kernel would take for a template.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(value_type = String, max_length = 15))]
 pub struct LinkName(Box<str>);
 
 impl LinkName {
@@ -186,6 +190,7 @@ serde_as_text!(LinkName);
 
 /// A unicast Ethernet address.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(value_type = String))]
 pub struct Mac([u8; 6]);
 
 impl Mac {

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// What went wrong, as a program may branch on it. Never renamed once released.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Code {
     /// 400: the request is not what the API takes.
@@ -81,6 +82,7 @@ impl Code {
 /// The body of every error answer (`application/problem+json`). It never bears a path or anything
 /// of another owner.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Problem {
     /// A URI that names the kind of problem; `urn:v6pod:problem:CODE`.
     #[serde(rename = "type")]

@@ -14,6 +14,7 @@ const fn yes() -> bool {
 /// (SCM_RIGHTS) the container is the one in that namespace and `id` is a claim; without, `user` and
 /// `id` say which running container is meant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Activate {
     /// The container.
@@ -55,6 +56,7 @@ impl Activate {
 
 /// `POST /api/deactivate`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Deactivate {
     /// The container.
@@ -66,6 +68,7 @@ pub struct Deactivate {
 
 /// The answer to [`Deactivate`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Deactivated {
     /// Whether there was anything to take away.
     pub removed: bool,
@@ -73,6 +76,7 @@ pub struct Deactivated {
 
 /// How packets reach a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// By an isolated port of the host's bridge.
@@ -83,6 +87,7 @@ pub enum Mode {
 
 /// Where an attachment is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     /// Address and record exist.
@@ -97,6 +102,7 @@ pub enum State {
 
 /// One container's place on the network, as a caller sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Attachment {
     /// The daemon's id of it.
     pub id: AttachmentId,
@@ -107,10 +113,12 @@ pub struct Attachment {
     /// Whose it is.
     pub owner: Uid,
     /// Its address.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = "ipv6"))]
     pub address: Ipv6Addr,
     /// The address's prefix length inside the container: always 128.
     pub prefix_length: u8,
     /// What the default route inside points to.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = "ipv6"))]
     pub gateway: Ipv6Addr,
     /// The interface inside.
     pub interface: LinkName,
@@ -132,6 +140,7 @@ pub struct Attachment {
 
 /// What became of a name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct NameStatus {
     /// The DNS label, as registered.
     pub name: String,
@@ -144,6 +153,7 @@ pub struct NameStatus {
 
 /// What became of a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum NameState {
     /// The registry has it.
@@ -156,6 +166,7 @@ pub enum NameState {
 
 /// `GET /api/attachments`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct AttachmentList {
     /// Those that the caller may see, by owner, then name, then id.
     pub attachments: Vec<Attachment>,
@@ -163,6 +174,7 @@ pub struct AttachmentList {
 
 /// `GET /api/status`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Status {
     /// The daemon's version.
     pub version: String,
@@ -175,6 +187,7 @@ pub struct Status {
     /// How packets reach containers.
     pub mode: Mode,
     /// What containers' default routes point to.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = "ipv6"))]
     pub gateway: Ipv6Addr,
     /// The bridge.
     pub bridge: LinkName,
@@ -194,6 +207,7 @@ pub struct Status {
 
 /// `GET /api/prefix`, and a part of [`Status`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct PrefixView {
     /// In CIDR notation.
     pub prefix: String,
@@ -205,6 +219,7 @@ pub struct PrefixView {
 
 /// Counts in [`Status`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Counts {
     /// All attachments.
     pub attachments: u64,
@@ -220,6 +235,7 @@ pub struct Counts {
 
 /// The registry in [`Status`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct RegistryView {
     /// `embedded`, `consul` or `none`.
     pub kind: String,
@@ -234,6 +250,7 @@ pub struct RegistryView {
 
 /// Something that this daemon does not do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SwitchedOff {
     /// What.
     pub feature: String,
@@ -243,6 +260,7 @@ pub struct SwitchedOff {
 
 /// `GET /api/capacity`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Capacity {
     /// How many more attachments the caller can have.
     pub more: u64,
@@ -254,6 +272,7 @@ pub struct Capacity {
 
 /// One limit in [`Capacity`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct CapLimit {
     /// `addresses`, `bridge-ports`, `per-owner`.
     pub name: String,

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use v6pod_proto::{AttachmentId, ContainerId, Uid};
 
+use crate::core::Label;
 use crate::core::Port;
 use crate::core::attachment::{Attachment, Generation, Holder, NamespaceId, Phase};
 
@@ -30,6 +31,7 @@ struct Record {
     owner: Uid,
     container: ContainerId,
     name: Option<String>,
+    label: Option<Label>,
     namespace: NamespaceId,
     port: Port,
     holder: Option<Holder>,
@@ -45,6 +47,7 @@ impl Record {
             owner: a.owner,
             container: a.container.clone(),
             name: a.name.clone(),
+            label: a.label.clone(),
             namespace: a.namespace,
             port: a.port.clone(),
             holder: a.holder,
@@ -60,6 +63,7 @@ impl Record {
             owner: self.owner,
             container: self.container,
             name: self.name,
+            label: self.label,
             namespace: self.namespace,
             port: self.port,
             holder: self.holder,
@@ -183,6 +187,7 @@ mod tests {
             owner: Uid::new(1000).unwrap(),
             container: "ab".repeat(32).parse().unwrap(),
             name: Some("web".into()),
+            label: Some("web-u1000".parse().unwrap()),
             namespace: NamespaceId { inode: 4_026_531_840, cookie: Some(9) },
             port: Port {
                 name: "v6p000".parse().unwrap(),
@@ -209,7 +214,7 @@ mod tests {
         let a = attachment();
         records.write(&a).unwrap();
         records.write(&a).unwrap();
-        assert_eq!(records.load().unwrap().0, [a.clone()]);
+        assert_eq!(records.load().unwrap().0, std::slice::from_ref(&a));
         records.remove(&a.id).unwrap();
         records.remove(&a.id).unwrap();
         assert!(records.load().unwrap().0.is_empty());

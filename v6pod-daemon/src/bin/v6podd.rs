@@ -1,2 +1,151 @@
-//! v6podd.
-fn main() {}
+//! v6podd: gives each rootless podman container a routable IPv6 address.
+
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use sd_notify::NotifyState;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tracing_subscriber::EnvFilter;
+use v6pod_daemon::api::{Listeners, router};
+use v6pod_daemon::attachments;
+use v6pod_daemon::config::Config;
+use v6pod_daemon::kernel::privileges;
+
+/// EX_CONFIG of sysexits.h: starting again will not help. The unit does not.
+const BAD_CONFIGURATION: u8 = 78;
+
+/// Gives each rootless podman container a routable IPv6 address, a default route and a name.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    /// The configuration; /etc/v6pod/v6pod.toml if it is there, else the defaults.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Check the configuration, say what is wrong with it, and end.
+    #[arg(long)]
+    check: bool,
+    /// Where volatile state goes, instead of /run/INSTANCE.
+    #[arg(long, value_name = "DIR", hide = true)]
+    run_dir: Option<PathBuf>,
+    /// Where lasting state goes, instead of /var/lib/INSTANCE.
+    #[arg(long, value_name = "DIR", hide = true)]
+    state_dir: Option<PathBuf>,
+}
+
+type Failure = Box<dyn std::error::Error>;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let config = match Config::load(cli.config.as_deref()) {
+        Ok(mut config) => {
+            config.run_dir = cli.run_dir.or(config.run_dir);
+            config.state_dir = cli.state_dir.or(config.state_dir);
+            config
+        }
+        Err(error) => {
+            eprintln!("v6podd: {error}");
+            return ExitCode::from(BAD_CONFIGURATION);
+        }
+    };
+    if cli.check {
+        eprintln!("v6podd: the configuration is sound");
+        return ExitCode::SUCCESS;
+    }
+    log_to_stderr();
+    match run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Logs go to standard error: systemd's journal, or a terminal. `V6POD_LOG=debug` says more.
+fn log_to_stderr() {
+    let filter = EnvFilter::builder()
+        .with_default_directive(tracing::Level::INFO.into())
+        .with_env_var("V6POD_LOG")
+        .from_env_lossy();
+    let terminal = std::io::stderr().is_terminal();
+    let log = tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(filter)
+        .with_target(false)
+        .with_ansi(terminal);
+    // journald stamps the time itself.
+    if std::env::var_os("JOURNAL_STREAM").is_some() {
+        log.without_time().init();
+    } else {
+        log.init();
+    }
+}
+
+fn run(config: Config) -> Result<(), Failure> {
+    // Before there are threads: capabilities are each thread's own.
+    privileges::keep_only_needed()?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let done = runtime.block_on(serve(config));
+    // A thread that hangs in a hostile file's read must not keep the daemon from stopping.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    done
+}
+
+async fn serve(config: Config) -> Result<(), Failure> {
+    for off in config.switched_off() {
+        tracing::warn!("off: {}: {}", off.feature, off.meaning);
+    }
+    // Signals first: one that comes during the start must not kill half-way.
+    let (mut terminate, mut interrupt) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let attachments = attachments::start(config.clone()).await?;
+    let listeners = Listeners::bind(&config).await?;
+    let status = attachments.status();
+    tracing::info!(
+        prefix = %status.prefix.prefix, bridge = %status.bridge,
+        attachments = status.counts.attachments,
+        "v6podd {} serves at {}", status.version, config.socket().display()
+    );
+    let _ = sd_notify::notify(&[NotifyState::Ready]);
+    tokio::spawn(keep_watchdog_fed());
+
+    let (stop, stopped) = watch::channel(false);
+    let served = listeners.serve(router(attachments.clone()), attachments, stopped);
+    tokio::pin!(served);
+    tokio::select! {
+        () = &mut served => return Err("the listeners have ended".into()),
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    let _ = sd_notify::notify(&[NotifyState::Stopping]);
+    tracing::info!("stopping; what serves stays in place");
+    let _ = stop.send(true);
+    served.await;
+    Ok(())
+}
+
+/// Tells systemd twice per its period that the runtime turns.
+async fn keep_watchdog_fed() {
+    let Some(period) = sd_notify::watchdog_enabled() else { return };
+    let mut ticks = tokio::time::interval(period / 2);
+    loop {
+        ticks.tick().await;
+        let _ = sd_notify::notify(&[NotifyState::Watchdog]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+}

@@ -1,1 +1,128 @@
-//! container.
+//! Who asks, by id: a container's process and name, from files of runc, crun and podman.
+//!
+//! Guarantees: everything read here was written by the container's owner, who may be hostile. It is
+//! read by the rule of [`beneath`], on the threads of [`reader`], and parsed by pure functions.
+//! What is found is that owner's claim: the process has to be pinned and its namespace's owner
+//! asked before anything is done with it.
+
+pub mod beneath;
+pub mod podman;
+pub mod reader;
+pub mod runtime;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use nix::unistd::User;
+use tracing::debug;
+use v6pod_proto::{ContainerId, Uid};
+
+use beneath::{Folder, Refused};
+pub use podman::Name;
+use podman::Place;
+pub use reader::Limits;
+use reader::{Reader, Unread};
+use runtime::Unusable;
+pub use runtime::{Found, Runtime};
+
+/// Where users' files are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Places {
+    /// The directory of the users' runtime directories, whose names are their uids.
+    pub run_user: PathBuf,
+    /// The home directory of every user, for tests; none: what the passwd database says.
+    pub home: Option<PathBuf>,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self { run_user: "/run/user".into(), home: None }
+    }
+}
+
+/// Why there is no process. All of these are the same 404 to a caller, but for
+/// [`NotFound::Unread`], which is about the daemon and not about the container.
+#[derive(Debug, thiserror::Error)]
+pub enum NotFound {
+    /// The user has no runtime directory that can be used: he does not exist, or is not logged in.
+    #[error("no runtime directory of user {0}")]
+    User(Uid, #[source] Refused),
+    /// No runtime has a usable state file of this container.
+    #[error("no state file of container {0}")]
+    Container(ContainerId, #[source] Unusable),
+    /// Nothing was read, or not in time.
+    #[error(transparent)]
+    Unread(#[from] Unread),
+}
+
+/// Finds users' containers.
+#[derive(Debug)]
+pub struct Containers {
+    places: Arc<Places>,
+    reader: Reader,
+}
+
+impl Containers {
+    /// Finds containers in these places.
+    pub fn new(places: Places, limits: Limits) -> Self {
+        Self { places: Arc::new(places), reader: Reader::new(limits) }
+    }
+
+    /// The process of a running container of this user.
+    pub async fn find(&self, uid: Uid, id: &ContainerId) -> Result<Found, NotFound> {
+        let (places, id) = (Arc::clone(&self.places), id.clone());
+        let work = move || {
+            let folder = places.runtime(uid).map_err(|error| NotFound::User(uid, error))?;
+            runtime::find(&folder.folder, &id).map_err(|error| NotFound::Container(id, error))
+        };
+        self.reader.run(uid, work).await?
+    }
+
+    /// The name of a container of this user, running or not. None if there is no file that says it,
+    /// or not in time: a name never holds anything up.
+    pub async fn name(&self, uid: Uid, id: &ContainerId) -> Option<Name> {
+        let (places, id) = (Arc::clone(&self.places), id.clone());
+        let work = move || {
+            let (runtime, home) = (places.runtime(uid), places.home(uid));
+            podman::name(&podman::Places { runtime: runtime.ok(), home }, &id)
+        };
+        match self.reader.run(uid, work).await {
+            Ok(name) => name,
+            Err(error) => {
+                debug!(%uid, %error, "a container's name was not read");
+                None
+            }
+        }
+    }
+}
+
+impl Containers {
+    /// What the passwd database calls this user, if it knows him and says so in time.
+    pub async fn user_name(&self, uid: Uid) -> Option<String> {
+        let ask = move || User::from_uid(uid.as_raw().into()).ok().flatten().map(|user| user.name);
+        self.reader.run(uid, ask).await.ok().flatten()
+    }
+}
+
+impl Places {
+    fn runtime(&self, uid: Uid) -> Result<Place, Refused> {
+        let path = self.run_user.join(uid.to_string());
+        Ok(Place { folder: Folder::open(&path, uid)?, path })
+    }
+
+    /// Asks the passwd database, which may block (NSS): only on the reader's threads.
+    fn home(&self, uid: Uid) -> Option<Place> {
+        let known = || User::from_uid(uid.as_raw().into()).ok().flatten().map(|user| user.dir);
+        let path = self.home.clone().or_else(known)?;
+        match Folder::open(&path, uid) {
+            Ok(folder) => Some(Place { folder, path }),
+            Err(error) => {
+                debug!(%uid, %error, "a home directory is not used");
+                None
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use v6pod_proto::{AttachmentId, ContainerId, LinkName, State, Uid};
 
 use super::Port;
+use super::name::Label;
 
 /// What makes a network namespace that one and no other.
 ///
@@ -32,7 +33,7 @@ impl NamespaceId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Holder {
     /// Its process id in the host's pid namespace.
-    pub pid: i32,
+    pub pid: u32,
     /// When it was started, in clock ticks since boot (field 22 of `/proc/PID/stat`): tells it from a
     /// later process of the same id.
     pub start_time: u64,
@@ -82,6 +83,8 @@ pub struct Attachment {
     pub container: ContainerId,
     /// The container's name, once known.
     pub name: Option<String>,
+    /// The name that it bears in the registry. Remembered over a restart: who bears a name keeps it.
+    pub label: Option<Label>,
     /// The container's network namespace.
     pub namespace: NamespaceId,
     /// Its kernel objects.

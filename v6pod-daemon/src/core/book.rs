@@ -7,7 +7,7 @@
 //! - An attachment leaves the book only by [`Book::forget`], after its kernel objects are gone; until
 //!   then its address is taken.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,7 @@ use v6pod_proto::{AttachmentId, ContainerId, LinkName, Mac, Uid};
 
 use super::address::Pool;
 use super::attachment::{Attachment, Generation, Holder, NamespaceId, Phase, port_name};
+use super::name::Label;
 use super::{Port, Prefix};
 
 /// How many ports a Linux bridge takes (BR_MAX_PORTS is 1024; port 0 is no port).
@@ -224,6 +225,7 @@ impl Book {
             owner: wanted.owner,
             container: wanted.container,
             name: wanted.name,
+            label: None,
             namespace: wanted.namespace,
             port,
             holder: wanted.holder,
@@ -281,11 +283,20 @@ impl Book {
         }
     }
 
-    /// The container's name has become known.
-    pub fn named(&mut self, id: &AttachmentId, name: &str) {
-        if let Some(a) = self.attachments.get_mut(id) {
-            a.name = Some(name.to_owned());
+    /// The container's name has become known, and what it bears for it. `Some` if that is news.
+    pub fn named(
+        &mut self,
+        id: &AttachmentId,
+        name: &str,
+        label: Option<&Label>,
+    ) -> Option<&Attachment> {
+        let a = self.attachments.get_mut(id)?;
+        if a.name.as_deref() == Some(name) && a.label.as_ref() == label {
+            return None;
         }
+        a.name = Some(name.to_owned());
+        a.label = label.cloned();
+        Some(a)
     }
 
     /// A new start of its container takes an attachment over, address and all (podman 3.2 to 4.9
@@ -341,6 +352,11 @@ impl Book {
     /// The kernel says that the port is gone: its index may be another's soon.
     pub fn port_gone(&mut self, ifindex: u32) -> Option<AttachmentId> {
         self.by_ifindex.remove(&ifindex)
+    }
+
+    /// The ports that the book knows and the kernel does not: the news of their end was lost.
+    pub fn ports_missing_from(&self, there: &HashSet<u32>) -> Vec<u32> {
+        self.by_ifindex.keys().copied().filter(|ifindex| !there.contains(ifindex)).collect()
     }
 
     /// Ends the attachment: nothing of it is left.

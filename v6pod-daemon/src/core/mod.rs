@@ -6,10 +6,12 @@ pub mod address;
 pub mod attachment;
 pub mod book;
 pub mod links;
+pub mod name;
 pub mod prefix;
 pub mod reconcile;
 pub mod step;
 
 pub use links::{Instance, Links};
+pub use name::{Claim, Label, Names};
 pub use prefix::Prefix;
 pub use step::{Port, Step};

@@ -82,6 +82,7 @@ mod tests {
             owner: Uid::ROOT,
             container: "ab".repeat(32).parse().unwrap(),
             name: None,
+            label: None,
             namespace: NamespaceId { inode: n.into(), cookie: None },
             port: Port {
                 name: format!("p{n}").parse().unwrap(),

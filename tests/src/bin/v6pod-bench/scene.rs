@@ -17,7 +17,7 @@ use crate::Result;
 use crate::program::run;
 
 /// Whoever holds this has the machine's users and podman to himself: the tests do too.
-const TURN: &str = "/tmp/v6pod-tests.lock";
+const TURN: &str = "/run/v6pod-tests.lock";
 
 /// This process's own network namespace in the host's part. Everything started from here is in it,
 /// and it ends with the last of them.

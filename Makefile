@@ -1,0 +1,94 @@
+# One word per job. `make help` names them.
+
+PREFIX  ?= /usr/local
+DESTDIR ?=
+
+# The Rust that rustup installs, also where sudo or a service left it out.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+CARGO := cargo
+RELEASE := target/release
+SHIM := target/shim/v6pod-shim
+# Mapped anew at every start of a container, so it has to stay small.
+SHIM_LIMIT := 500000
+
+sbin    := $(DESTDIR)$(PREFIX)/sbin
+bin     := $(DESTDIR)$(PREFIX)/bin
+libexec := $(DESTDIR)$(PREFIX)/libexec/v6pod
+units   := $(DESTDIR)$(PREFIX)/lib/systemd/system
+config  := $(DESTDIR)/etc/v6pod
+dropins := $(DESTDIR)/etc/containers/containers.conf.d
+
+# The files under systemd/ name the places of a package; what is installed names its own.
+relocate := sed -E 's,/usr/(local/)?(sbin/v6podd|bin/v6podctl|libexec/v6pod),$(PREFIX)/\2,g'
+
+.PHONY: help deps build test demo lint bench install uninstall clean
+
+help:
+	@echo 'make deps       install what building and testing need (Debian, as root)'
+	@echo 'make build      build the daemon, its CLI and the shim'
+	@echo 'make demo       a web server in a rootless container, reached over IPv6, by its name'
+	@echo 'make test       all tests that this machine can run'
+	@echo 'make lint       format, clippy, licences, the shim'\''s size'
+	@echo 'make bench      what an attachment costs, beside other ways to the same end'
+	@echo 'make install    to DESTDIR and PREFIX ($(PREFIX))'
+	@echo 'make uninstall  undo that; configuration and state stay'
+	@echo 'make clean      remove what was built'
+
+deps:
+	@tests/setup/deps.sh
+
+build:
+	@echo '==> build: v6podd and v6podctl (a few minutes the first time)'
+	$(CARGO) build --locked --release -p v6pod-daemon --bins
+	@echo '==> build: v6pod-shim'
+	$(CARGO) build --locked --profile shim -p v6pod-shim
+
+test: deps
+	@tests/run.sh
+
+demo: deps build
+	@tests/demo.sh
+
+lint:
+	@echo '==> lint: format'
+	$(CARGO) fmt --all --check
+	@echo '==> lint: clippy'
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	@echo '==> lint: licences, bans, sources'
+	@command -v cargo-deny >/dev/null || { \
+		echo '==> lint: building cargo-deny (once, some minutes)'; \
+		$(CARGO) install --locked cargo-deny; }
+	$(CARGO) deny --locked check licenses bans sources
+	@echo "==> lint: the shim's size"
+	$(CARGO) build --locked --profile shim -p v6pod-shim
+	@size=$$(stat -c %s $(SHIM)); echo "$$size bytes of $(SHIM_LIMIT)"; \
+		test $$size -le $(SHIM_LIMIT)
+
+bench: deps build
+	@echo '==> bench: interleaved runs (some minutes)'
+	$(CARGO) run --locked --release -p v6pod-tests --bin v6pod-bench
+
+# Does not build: `make build` as yourself, then this as root.
+install:
+	@test -x $(RELEASE)/v6podd -a -x $(SHIM) || { echo 'first: make build' >&2; exit 1; }
+	install -D -m 0755 $(RELEASE)/v6podd $(sbin)/v6podd
+	install -D -m 0755 $(RELEASE)/v6podctl $(bin)/v6podctl
+	install -D -m 0755 $(SHIM) $(libexec)/v6pod-shim
+	ln -sfn v6pod-shim $(libexec)/slirp4netns
+	install -d $(units) $(config) $(dropins)
+	$(relocate) systemd/v6podd.service | install -m 0644 /dev/stdin $(units)/v6podd.service
+	$(relocate) systemd/10-v6pod.conf | install -m 0644 /dev/stdin $(dropins)/10-v6pod.conf
+	@# What an administrator has written is never overwritten.
+	test -e $(config)/v6pod.toml || install -m 0644 systemd/v6pod.toml $(config)/v6pod.toml
+	test -e $(config)/shim.toml || install -m 0644 systemd/shim.toml $(config)/shim.toml
+	@echo '==> install: now systemctl daemon-reload && systemctl enable --now v6podd'
+
+uninstall:
+	rm -f $(sbin)/v6podd $(bin)/v6podctl $(units)/v6podd.service $(dropins)/10-v6pod.conf
+	rm -f $(libexec)/slirp4netns $(libexec)/v6pod-shim
+	-rmdir $(libexec)
+	@echo '==> uninstall: $(config), /run/v6pod and /var/lib/v6pod stay'
+
+clean:
+	$(CARGO) clean

@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# make test: everything that this machine can run, and at the end what it could not, and why.
+# Words given go to the black-box tests, as `cargo test` takes them: tests/run.sh --test by_id
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+say() { echo "==> test: $*"; }
+
+# Rootless containers open these as their user. Where they are root's alone, they are opened for the
+# time of the tests.
+declare -A modes=()
+skipped=$(mktemp)
+finish() {
+    for device in "${!modes[@]}"; do chmod "${modes[$device]}" "$device"; done
+    rm -f "$skipped"
+}
+trap finish EXIT
+if ((EUID == 0)); then
+    for device in /dev/net/tun /dev/fuse; do
+        [[ -e $device ]] || continue
+        mode=$(stat -c %a "$device")
+        [[ $mode == 666 ]] && continue
+        say "opening $device for the time of the tests"
+        modes[$device]=$mode
+        chmod 666 "$device"
+    done
+fi
+export V6POD_TEST_SKIPPED=$skipped
+
+say "building"
+cargo build --locked --workspace --bins
+failed=0
+if (($# == 0)); then
+    say "the crates' own tests"
+    cargo test --locked --workspace --exclude v6pod-tests --no-fail-fast || failed=1
+fi
+say "black-box tests, one at a time (a few minutes)"
+# They share users and podman, so they would only wait for each other.
+cargo test --locked -p v6pod-tests --no-fail-fast "$@" -- --test-threads=1 || failed=1
+
+if [[ -s $skipped ]]; then
+    say "skipped:"
+    sort -u "$skipped"
+else
+    say "nothing was skipped"
+fi
+((failed == 0)) || { say "FAILED"; exit 1; }
+say "passed"

@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Installs what building, testing and the demo need and this machine has not. Nothing is done, and
+# nothing downloaded, where all of it is there. Not as root, it says what is missing and how to get
+# it, and fails.
+set -euo pipefail
+
+# The one list.
+packages=(
+    # To build.
+    gcc libc6-dev
+    # Rootless podman with all its networks.
+    podman conmon runc crun slirp4netns passt uidmap fuse-overlayfs catatonit
+    netavark aardvark-dns containernetworking-plugins iptables nftables
+    # The tests' and the demo's own.
+    busybox-static curl dnsutils iproute2 iputils-ping jq procps tcpdump util-linux
+    # To fetch Consul.
+    ca-certificates debian-archive-keyring
+)
+cache=/var/cache/v6pod-tests
+here=$(cd "$(dirname "$0")" && pwd)
+
+say() { echo "==> deps: $*"; }
+fail() { echo "==> deps: $*" >&2; exit 1; }
+
+command -v cargo >/dev/null ||
+    fail "Rust is missing: https://rustup.rs, or apt-get install rustup && rustup default stable"
+command -v dpkg-query >/dev/null ||
+    fail "this is no Debian: install what Debian calls: ${packages[*]}"
+
+missing=()
+for package in "${packages[@]}"; do
+    status=$(dpkg-query -W -f '${db:Status-Abbrev}' "$package" 2>/dev/null || true)
+    [[ $status == ii* ]] || missing+=("$package")
+done
+consul=
+[[ -x $cache/consul || ! -f $here/consul.sh ]] || consul=wanted
+
+if ((${#missing[@]} == 0)) && [[ -z $consul ]]; then
+    say "all there"
+    exit 0
+fi
+if ((EUID != 0)); then
+    ((${#missing[@]} == 0)) || fail "missing: as root, apt-get install --no-install-recommends ${missing[*]}"
+    fail "Consul is missing: as root, $here/consul.sh $cache"
+fi
+
+export DEBIAN_FRONTEND=noninteractive
+say "reading the lists of packages"
+apt-get update -q
+if ((${#missing[@]} > 0)); then
+    say "installing ${missing[*]}"
+    apt-get install -q -y --no-install-recommends "${missing[@]}"
+fi
+if [[ -n $consul ]]; then
+    say "fetching Consul for the tests"
+    sh "$here/consul.sh" "$cache"
+fi
+say "done"

@@ -1,0 +1,239 @@
+//! v6podd under test.
+
+use std::env;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tempfile::TempDir;
+use v6pod_proto::{Attachment, AttachmentList, Status};
+
+use crate::command::Background;
+use crate::user::world_readable_dir;
+use crate::{Body, Caller, Finished, Footprint, HostNs, PREFIX, Process, eventually, run};
+
+const INSTANCE: &str = "v6t";
+
+/// How long the daemon may take from its start to its first answer.
+const READY: Duration = Duration::from_secs(10);
+
+/// A program of this workspace, as it was built beside the running test (`cargo build --workspace
+/// --bins`), or in the directory that `V6POD_BIN_DIR` names.
+#[track_caller]
+pub fn built(program: &str) -> PathBuf {
+    let dir = env::var_os("V6POD_BIN_DIR").map(PathBuf::from).unwrap_or_else(|| {
+        // target/PROFILE/deps/TEST-HASH
+        let me = env::current_exe().expect("the test's own path");
+        me.ancestors().nth(2).expect("a test lies in target/PROFILE/deps").to_owned()
+    });
+    let file = dir.join(program);
+    assert!(file.is_file(), "{} is not built: cargo build --workspace --bins", file.display());
+    file
+}
+
+/// The daemon's configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The key `prefix`.
+    pub prefix: String,
+    /// Whether names go to the Consul at `http://[::1]:8500`, or to the embedded registry.
+    pub consul: bool,
+    /// More top-level keys, before any table.
+    pub keys: String,
+    /// More tables.
+    pub tables: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let (keys, tables) = (String::new(), String::new());
+        Self { prefix: PREFIX.to_owned(), consul: false, keys, tables }
+    }
+}
+
+impl Config {
+    fn text(&self) -> String {
+        let Self { prefix, consul, keys, tables } = self;
+        let kind = if *consul { "consul" } else { "embedded" };
+        format!(
+            "instance = \"{INSTANCE}\"\nprefix = \"{prefix}\"\n{keys}\n\
+             [registry]\nkind = \"{kind}\"\n{tables}\n"
+        )
+    }
+}
+
+/// A daemon in a host's network, with files of its own. It is killed when the value is dropped;
+/// what it made in the kernel goes with the host's namespace.
+#[derive(Debug)]
+pub struct Daemon {
+    dir: TempDir,
+    netns: PathBuf,
+    process: Option<Background>,
+}
+
+impl Daemon {
+    /// Starts it with its defaults and waits until it answers.
+    #[track_caller]
+    pub fn start(host: &HostNs) -> Self {
+        Self::configured(host, &Config::default())
+    }
+
+    /// Starts it and waits until it answers.
+    #[track_caller]
+    pub fn configured(host: &HostNs, config: &Config) -> Self {
+        let dir = world_readable_dir();
+        fs::write(dir.path().join("v6pod.toml"), config.text()).expect("writing a file");
+        let mut daemon = Self { dir, netns: host.path(), process: None };
+        daemon.restart();
+        daemon
+    }
+
+    /// Starts it again, after [`Daemon::kill9`] or [`Daemon::stop`], on the same files.
+    #[track_caller]
+    pub fn restart(&mut self) {
+        assert!(self.process.is_none(), "it still runs");
+        let log = File::options().append(true).create(true).open(self.log_file());
+        let log = log.expect("opening the log");
+        let mut command = self.command(&built("v6podd"));
+        command.args(self.overrides()).env("RUST_LOG", "debug").stdin(Stdio::null());
+        command.stdout(log.try_clone().expect("duplicating a descriptor")).stderr(log);
+        let mut process = Background::start(&mut command);
+        eventually(READY, "v6podd answers", || {
+            assert!(!process.has_ended(), "v6podd ended at once:\n{}", self.log());
+            let health = self.root().try_call("GET", "/healthz", Body::None, None);
+            health.is_ok_and(|(response, _)| response.status == 200).then_some(())
+        });
+        self.process = Some(process);
+    }
+
+    /// Ends it as a crash would.
+    pub fn kill9(&mut self) {
+        self.process.take().expect("it runs").kill();
+    }
+
+    /// Ends it as an operator would.
+    #[track_caller]
+    pub fn stop(&mut self) {
+        let mut process = self.process.take().expect("it runs");
+        self.pinned(&process).signal(Signal::TERM);
+        process.wait_within(READY);
+    }
+
+    /// Stops its every thread (SIGSTOP) until [`Daemon::resume`].
+    pub fn pause(&self) {
+        self.pinned(self.process.as_ref().expect("it runs")).signal(Signal::STOP);
+    }
+
+    /// Undoes [`Daemon::pause`].
+    pub fn resume(&self) {
+        self.pinned(self.process.as_ref().expect("it runs")).signal(Signal::CONT);
+    }
+
+    /// How many descriptors it has open.
+    pub fn descriptors(&self) -> usize {
+        let pid = self.process.as_ref().expect("it runs").pid();
+        fs::read_dir(format!("/proc/{pid}/fd")).expect("reading its descriptors").count()
+    }
+
+    /// Its unix socket.
+    pub fn socket(&self) -> PathBuf {
+        self.dir.path().join(format!("run/{INSTANCE}.sock"))
+    }
+
+    /// Where it keeps its volatile state.
+    pub fn run_dir(&self) -> PathBuf {
+        self.dir.path().join("run")
+    }
+
+    /// Its bridge.
+    pub fn bridge(&self) -> String {
+        format!("{INSTANCE}0")
+    }
+
+    /// Whoever has this uid, at the unix socket.
+    pub fn as_user(&self, uid: u32) -> Caller {
+        Caller::new(&self.socket(), uid)
+    }
+
+    /// root, at the unix socket.
+    pub fn root(&self) -> Caller {
+        self.as_user(0)
+    }
+
+    /// All attachments.
+    #[track_caller]
+    pub fn attachments(&self) -> Vec<Attachment> {
+        self.root().get("/api/attachments").ok::<AttachmentList>().attachments
+    }
+
+    /// The only attachment, once there is exactly one.
+    #[track_caller]
+    pub fn the_attachment(&self) -> Attachment {
+        eventually(crate::PATIENCE, "exactly one attachment", || {
+            let mut all = self.attachments();
+            all.pop().filter(|_| all.is_empty())
+        })
+    }
+
+    /// `GET /api/status`.
+    #[track_caller]
+    pub fn status(&self) -> Status {
+        self.root().get("/api/status").ok()
+    }
+
+    /// Runs v6podctl as root, in the host's network.
+    #[track_caller]
+    pub fn ctl(&self, args: &[&str]) -> Finished {
+        let mut command = self.command(&built("v6podctl"));
+        run(command.arg("--socket").arg(self.socket()).args(args))
+    }
+
+    /// Runs `v6podctl purge` on this daemon's files.
+    #[track_caller]
+    pub fn purge(&self) -> Finished {
+        run(self.command(&built("v6podctl")).arg("purge").args(self.overrides()))
+    }
+
+    /// What there is of containers at this moment: in the kernel, on disk, in the registry.
+    #[track_caller]
+    pub fn footprint(&self) -> Footprint {
+        Footprint::of(self)
+    }
+
+    /// A command in the daemon's network.
+    pub(crate) fn command(&self, program: &Path) -> std::process::Command {
+        let mut command = std::process::Command::new("nsenter");
+        command.arg(format!("--net={}", self.netns.display())).arg("--").arg(program);
+        command
+    }
+
+    /// All that it has logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_file()).unwrap_or_default()
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.dir.path().join("log")
+    }
+
+    fn overrides(&self) -> [String; 6] {
+        let path = |name: &str| self.dir.path().join(name).display().to_string();
+        let [config, run, state] = [path("v6pod.toml"), path("run"), path("state")];
+        ["--config".into(), config, "--run-dir".into(), run, "--state-dir".into(), state]
+    }
+
+    fn pinned(&self, process: &Background) -> Process {
+        let pid = i32::try_from(process.pid()).expect("process ids fit");
+        Process::open(pid).unwrap_or_else(|| panic!("v6podd has ended:\n{}", self.log()))
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- log of v6podd\n{}", self.log());
+        }
+    }
+}

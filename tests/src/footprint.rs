@@ -1,0 +1,106 @@
+//! What containers leave in the world, as a set that can be compared before and after.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::{Daemon, PATIENCE, eventually, run};
+
+/// Every trace that an attachment may have: links, IPv6 routes, permanent neighbours and bridge
+/// entries of the host's namespace, records on disk, attachments and names of the API. One line of
+/// text each, so that a difference can be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Footprint(BTreeSet<String>);
+
+impl Footprint {
+    #[track_caller]
+    pub(crate) fn of(daemon: &Daemon) -> Self {
+        let mut lines = BTreeSet::new();
+        for link in list(daemon, "ip", &["link", "show"]) {
+            lines.insert(format!("link {} {}", text(&link, "ifname"), text(&link, "master")));
+        }
+        for route in list(daemon, "ip", &["-6", "route", "show", "table", "all"]) {
+            let [dst, dev, kind] = ["dst", "dev", "type"].map(|key| text(&route, key));
+            // The kernel makes these itself, some only once a first port is up.
+            if kind != "multicast" && kind != "anycast" {
+                lines.insert(format!("route {kind} {dst} {dev}"));
+            }
+        }
+        for neighbour in list(daemon, "ip", &["-6", "neigh", "show", "nud", "permanent"]) {
+            let [dst, dev] = ["dst", "dev"].map(|key| text(&neighbour, key));
+            lines.insert(format!("neighbour {dst} {dev}"));
+        }
+        for entry in list(daemon, "bridge", &["fdb", "show", "br", &daemon.bridge()]) {
+            let [mac, dev] = ["mac", "ifname"].map(|key| text(&entry, key));
+            if dev != daemon.bridge() {
+                lines.insert(format!("fdb {mac} {dev}"));
+            }
+        }
+        for record in files_in(&daemon.run_dir().join("attachments")) {
+            lines.insert(format!("record {record}"));
+        }
+        for attachment in daemon.attachments() {
+            lines.insert(format!("attachment {} {}", attachment.id, attachment.address));
+            lines.extend(attachment.names.iter().map(|name| format!("name {}", name.name)));
+        }
+        Self(lines)
+    }
+
+    /// Waits until the daemon's footprint is this one, or panics with the difference.
+    #[track_caller]
+    pub fn comes_back(&self, daemon: &Daemon) {
+        let mut now = self.clone();
+        let back = eventually_or_none(|| {
+            now = Self::of(daemon);
+            (now == *self).then_some(())
+        });
+        assert!(back.is_some(), "after the end, against before:\n{}", self.difference(&now));
+    }
+
+    /// Whether any line contains this text.
+    pub fn mentions(&self, what: &str) -> bool {
+        self.0.iter().any(|line| line.contains(what))
+    }
+
+    fn difference(&self, now: &Self) -> String {
+        let more = now.0.difference(&self.0).map(|line| format!("  + {line}\n"));
+        let less = self.0.difference(&now.0).map(|line| format!("  - {line}\n"));
+        more.chain(less).collect()
+    }
+}
+
+impl fmt::Display for Footprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|line| writeln!(f, "  {line}"))
+    }
+}
+
+fn eventually_or_none(mut ask: impl FnMut() -> Option<()>) -> Option<()> {
+    let deadline = std::time::Instant::now() + PATIENCE;
+    eventually(PATIENCE * 2, "unreachable: the closure gives up before", || match ask() {
+        Some(()) => Some(Some(())),
+        None if std::time::Instant::now() >= deadline => Some(None),
+        None => None,
+    })
+}
+
+#[track_caller]
+fn list(daemon: &Daemon, program: &str, words: &[&str]) -> Vec<Value> {
+    let finished = run(daemon.command(Path::new(program)).arg("-json").args(words));
+    match finished.ok() {
+        "" => Vec::new(),
+        json => serde_json::from_str(json).unwrap_or_else(|e| panic!("{e}: {finished}")),
+    }
+}
+
+fn text(entry: &Value, key: &str) -> String {
+    entry.get(key).and_then(Value::as_str).unwrap_or("-").to_owned()
+}
+
+fn files_in(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}

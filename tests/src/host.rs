@@ -1,0 +1,152 @@
+//! A network namespace that plays a host.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::{Finished, run};
+
+/// The range that containers get addresses of, routed to the host by the outside.
+pub const PREFIX: &str = "2001:db8:1:2:3::/80";
+/// The outside's IPv6 address.
+pub const OUTSIDE_V6: &str = "2001:db8:ffff::1";
+/// The outside's IPv4 address.
+pub const OUTSIDE_V4: &str = "198.51.100.1";
+
+/// A network namespace in place of a host, and another one in place of the rest of the world.
+///
+/// ```text
+///   outside: out0 2001:db8:ffff::1/64, 198.51.100.1/24
+///      │     route 2001:db8:1:2:3::/80 via 2001:db8:ffff::2
+///   host:    up0  2001:db8:ffff::2/64, 198.51.100.2/24, default routes by the outside
+/// ```
+#[derive(Debug)]
+pub struct HostNs {
+    host: NetNs,
+    outside: NetNs,
+}
+
+impl HostNs {
+    /// A host with its uplink up.
+    pub fn new() -> Self {
+        let (host, outside) = (NetNs::new("host"), NetNs::new("out"));
+        let veth = ["link", "add", "up0", "netns", &host.0, "type", "veth", "peer", "name", "out0"];
+        ip(&[&veth[..], &["netns", &outside.0]].concat()).ok();
+        // Until duplicate address detection is done with its link-local address, an interface cannot
+        // resolve neighbours for what it forwards: a test's first packets would be lost.
+        host.without_dad("up0");
+        outside.without_dad("out0");
+        for line in [
+            "addr add 2001:db8:ffff::2/64 dev up0 nodad",
+            "addr add 198.51.100.2/24 dev up0",
+            "link set up0 up",
+            "-6 route add default via 2001:db8:ffff::1",
+            "route add default via 198.51.100.1",
+        ] {
+            host.ip(line).ok();
+        }
+        for line in [
+            "addr add 2001:db8:ffff::1/64 dev out0 nodad",
+            "addr add 198.51.100.1/24 dev out0",
+            "link set out0 up",
+            "-6 route add 2001:db8:1:2:3::/80 via 2001:db8:ffff::2",
+        ] {
+            outside.ip(line).ok();
+        }
+        Self { host, outside }
+    }
+
+    /// A command that runs in the host's network, and in every other respect as the test does.
+    pub fn command(&self, program: impl AsRef<Path>) -> Command {
+        self.host.command(program.as_ref())
+    }
+
+    /// A command that runs in the outside's network.
+    pub fn outside(&self, program: impl AsRef<Path>) -> Command {
+        self.outside.command(program.as_ref())
+    }
+
+    /// Runs `ip` with these words in the host's network.
+    #[track_caller]
+    pub fn ip(&self, words: &str) -> Finished {
+        self.host.ip(words)
+    }
+
+    /// The file that is the host's network namespace.
+    pub fn path(&self) -> PathBuf {
+        self.host.path()
+    }
+}
+
+impl Default for HostNs {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A named network namespace with its loopback up. The name goes on drop; the namespace itself
+/// with its last process.
+#[derive(Debug)]
+struct NetNs(String);
+
+impl NetNs {
+    fn new(role: &str) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("v6t-{}-{number}-{role}", std::process::id());
+        ip(&["netns", "add", &name]).ok();
+        let namespace = Self(name);
+        namespace.ip("link set lo up").ok();
+        namespace
+    }
+
+    fn path(&self) -> PathBuf {
+        Path::new("/run/netns").join(&self.0)
+    }
+
+    fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net={}", self.path().display())).arg("--").arg(program);
+        command
+    }
+
+    #[track_caller]
+    fn without_dad(&self, interface: &str) {
+        let script = format!("echo 0 > /proc/sys/net/ipv6/conf/{interface}/accept_dad");
+        run(self.command(Path::new("sh")).args(["-c", &script])).ok();
+    }
+
+    #[track_caller]
+    fn ip(&self, words: &str) -> Finished {
+        ip(&[&["-n", self.0.as_str()][..], &words.split(' ').collect::<Vec<_>>()].concat())
+    }
+}
+
+impl Drop for NetNs {
+    fn drop(&mut self) {
+        ip(&["netns", "del", &self.0]);
+    }
+}
+
+#[track_caller]
+fn ip(words: &[&str]) -> Finished {
+    run(Command::new("ip").args(words))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::require;
+
+    #[test]
+    fn host_and_outside_reach_each_other_and_leave_no_name_behind() {
+        let _machine = require!(Root);
+        let host = HostNs::new();
+        let path = host.path();
+        run(host.command("ping").args(["-c", "1", "-W", "10", OUTSIDE_V6])).ok();
+        run(host.outside("ping").args(["-c", "1", "-W", "10", "198.51.100.2"])).ok();
+        assert!(path.exists());
+        drop(host);
+        assert!(!path.exists());
+    }
+}

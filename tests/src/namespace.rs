@@ -1,0 +1,81 @@
+//! Network namespaces that a user owns, without podman around them.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::net::Ipv6Addr;
+use std::process::{Command, Stdio};
+
+use v6pod_proto::ContainerId;
+
+use crate::command::Background;
+use crate::{Finished, PATIENCE, User, eventually, run};
+
+/// A network namespace in a user namespace of an ordinary user, as a container's is, and a process
+/// that keeps both.
+#[derive(Debug)]
+pub struct OwnedNs {
+    holder: Background,
+    uid: u32,
+}
+
+impl OwnedNs {
+    /// A new namespace of this user.
+    #[track_caller]
+    pub fn new(user: &User) -> Self {
+        let mut command = user.command("unshare");
+        command.args(["--user", "--map-root-user", "--net", "sleep", "1000"]);
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        let holder = Background::start(&mut command);
+        let comm = format!("/proc/{}/comm", holder.pid());
+        // By then it has made both namespaces and written the map.
+        eventually(PATIENCE, "unshare becomes sleep", || {
+            fs::read_to_string(&comm).is_ok_and(|name| name.trim_end() == "sleep").then_some(())
+        });
+        Self { holder, uid: user.uid() }
+    }
+
+    /// The owner.
+    pub fn uid(&self) -> u32 {
+        self.uid
+    }
+
+    /// A descriptor of the network namespace. Keeping it keeps the namespace.
+    pub fn network(&self) -> File {
+        self.open("net")
+    }
+
+    /// A descriptor of the user namespace.
+    pub fn user_namespace(&self) -> File {
+        self.open("user")
+    }
+
+    /// The global IPv6 addresses on `eth0` inside.
+    #[track_caller]
+    pub fn addresses(&self) -> Vec<Ipv6Addr> {
+        let words = ["-6", "-o", "addr", "show", "dev", "eth0", "scope", "global"];
+        let finished = self.run("ip", &words);
+        // Without the interface there is no address, and ip says so.
+        let addresses = finished.stdout.split_whitespace().filter_map(|word| word.split_once('/'));
+        addresses.filter_map(|(address, _)| address.parse().ok()).collect()
+    }
+
+    /// Runs a program in the network namespace.
+    #[track_caller]
+    pub fn run(&self, program: &str, args: &[&str]) -> Finished {
+        let net = format!("--net=/proc/{}/ns/net", self.holder.pid());
+        run(Command::new("nsenter").arg(net).arg("--").arg(program).args(args))
+    }
+
+    fn open(&self, kind: &str) -> File {
+        File::open(format!("/proc/{}/ns/{kind}", self.holder.pid())).expect("opening a namespace")
+    }
+}
+
+/// A container id that nobody else has.
+pub fn random_container_id() -> ContainerId {
+    let mut bytes = [0; 32];
+    let random = File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
+    random.expect("reading random bytes");
+    let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    digits.parse().expect("64 hex digits")
+}

@@ -1,0 +1,374 @@
+//! Ordinary users and their rootless podman.
+
+use std::ffi::OsStr;
+use std::fs::{self, Permissions};
+use std::ops::Range;
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::command::run_within;
+use crate::daemon::built;
+use crate::{Finished, HostNs, PATIENCE, Process, eventually, processes, run};
+
+/// The image that every user has: busybox and nothing else.
+pub const IMAGE: &str = "localhost/v6test";
+
+/// The deadline of a podman command.
+const LIMIT: Duration = Duration::from_secs(60);
+
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// An ordinary user with subordinate ids, a home, a runtime directory and podman set up, who works
+/// in a host's network. All of it goes when the value is dropped: containers, processes, account.
+#[derive(Debug)]
+pub struct User {
+    name: String,
+    uid: u32,
+    gid: u32,
+    subordinate: Range<u32>,
+    netns: PathBuf,
+    /// What the user runs but does not own: the shim, the wrapper around it, the shim's stderr.
+    tools: TempDir,
+    environment: Mutex<Vec<(String, String)>>,
+}
+
+impl User {
+    /// The user `v6tNUMBER` in this host's network, with [`IMAGE`] and podman as it comes: without
+    /// v6pod, until [`User::use_shim`].
+    #[track_caller]
+    pub fn create(number: u8, host: &HostNs) -> Self {
+        let name = format!("v6t{number}");
+        // One that a killed run left behind.
+        if let Some(account) = account(&name) {
+            drop(Self::from_account(account, host));
+        }
+        run(Command::new("useradd").args(["--create-home", "--shell", "/bin/sh", &name])).ok();
+        let user = Self::from_account(account(&name).expect("useradd makes an account"), host);
+        user.make_directories();
+        user.use_plain();
+        user.import_image();
+        user
+    }
+
+    fn from_account(account: nix::unistd::User, host: &HostNs) -> Self {
+        Self {
+            uid: account.uid.as_raw(),
+            gid: account.gid.as_raw(),
+            subordinate: subordinate_ids(&account.name),
+            name: account.name,
+            netns: host.path(),
+            tools: world_readable_dir(),
+            environment: Mutex::default(),
+        }
+    }
+
+    /// The account's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The account's number.
+    pub fn uid(&self) -> u32 {
+        self.uid
+    }
+
+    /// The account's home.
+    pub fn home(&self) -> PathBuf {
+        Path::new("/home").join(&self.name)
+    }
+
+    /// `/run/user/UID`.
+    pub fn runtime_dir(&self) -> PathBuf {
+        Path::new("/run/user").join(self.uid.to_string())
+    }
+
+    /// From here on podman runs the real slirp4netns, as if v6pod were not installed.
+    pub fn use_plain(&self) {
+        self.write_containers_conf(None);
+    }
+
+    /// From here on podman runs the shim in place of slirp4netns, and the shim asks the daemon that
+    /// listens, or does not, at `socket`.
+    ///
+    /// A script stands in between: it alone reaches the shim with `V6POD_SOCKET` also where podman
+    /// 4.3.1 restarts a container by itself and keeps little of the environment. The shim's stderr,
+    /// which podman shows only when a start fails, goes to [`User::shim_stderr`].
+    #[track_caller]
+    pub fn use_shim(&self, socket: &Path) {
+        let tools = self.tools.path();
+        let shim = tools.join("v6pod-shim");
+        if !shim.exists() {
+            fs::copy(built("v6pod-shim"), &shim).expect("copying the shim");
+            symlink("v6pod-shim", self.shim_as_slirp4netns()).expect("linking the shim");
+            // In place of the machine's own /etc/v6pod/shim.toml.
+            fs::write(tools.join("shim.toml"), "").expect("making a file");
+            let stderr = tools.join("stderr");
+            fs::write(&stderr, "").expect("making a file");
+            fs::set_permissions(stderr, Permissions::from_mode(0o666)).expect("chmod");
+        }
+        let wrapper = tools.join("wrapper");
+        let script = format!(
+            "#!/bin/sh\nexport V6POD_SOCKET='{}' V6POD_SHIM_CONFIG='{}'\nexec '{}' \"$@\" 2>>'{}'\n",
+            socket.display(),
+            tools.join("shim.toml").display(),
+            self.shim_as_slirp4netns().display(),
+            tools.join("stderr").display()
+        );
+        fs::write(&wrapper, script).expect("writing the wrapper");
+        fs::set_permissions(&wrapper, Permissions::from_mode(0o755)).expect("chmod");
+        self.write_containers_conf(Some(&wrapper));
+    }
+
+    /// The shim under the name by which it plays slirp4netns. It is there after
+    /// [`User::use_shim`].
+    pub fn shim_as_slirp4netns(&self) -> PathBuf {
+        self.tools.path().join("slirp4netns")
+    }
+
+    /// All that the shim, and slirp4netns after it, complained about.
+    pub fn shim_stderr(&self) -> String {
+        fs::read_to_string(self.tools.path().join("stderr")).unwrap_or_default()
+    }
+
+    /// A variable in the environment of this user's commands.
+    pub fn set_env(&self, name: &str, value: &str) {
+        let mut environment = self.environment();
+        environment.retain(|(known, _)| known != name);
+        environment.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// A command that runs as this user, in the host's network, from his home, with a login's
+    /// environment.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new("nsenter");
+        command.current_dir(self.home());
+        command.arg(format!("--net={}", self.netns.display())).args(["--", "setpriv"]);
+        let (uid, gid) = (self.uid.to_string(), self.gid.to_string());
+        command.args(["--reuid", &uid, "--regid", &gid, "--init-groups", "--", "env", "-i"]);
+        command.arg(format!("HOME={}", self.home().display()));
+        command.arg(format!("XDG_RUNTIME_DIR={}", self.runtime_dir().display()));
+        command.args([format!("USER={}", self.name), format!("LOGNAME={}", self.name)]);
+        command.arg(format!("PATH={PATH}"));
+        command.args(self.environment().iter().map(|(name, value)| format!("{name}={value}")));
+        command.arg(program);
+        command
+    }
+
+    /// Runs podman.
+    #[track_caller]
+    pub fn podman(&self, args: &[&str]) -> Finished {
+        run_within(LIMIT, self.command("podman").args(args))
+    }
+
+    /// `podman run --rm` of a command in [`IMAGE`], with these options.
+    #[track_caller]
+    pub fn run(&self, options: &[&str], command: &[&str]) -> Finished {
+        self.podman(&[&["run", "--rm"], options, &[IMAGE], command].concat())
+    }
+
+    /// `podman run --detach` of a command in [`IMAGE`].
+    #[track_caller]
+    pub fn start(&self, name: &str, options: &[&str], command: &[&str]) -> Container<'_> {
+        let words = [&["run", "--detach", "--name", name], options, &[IMAGE], command].concat();
+        let id = self.podman(&words).ok().lines().last().unwrap_or_default().to_owned();
+        Container { user: self, id }
+    }
+
+    /// A container that sleeps until somebody ends it.
+    #[track_caller]
+    pub fn sleeper(&self, name: &str) -> Container<'_> {
+        self.start(name, &[], &["sleep", "1000"])
+    }
+
+    /// This user's running processes of this name.
+    pub fn processes(&self, comm: &str) -> Vec<Process> {
+        processes(Some(comm), |uid| self.owns(uid))
+    }
+
+    fn environment(&self) -> MutexGuard<'_, Vec<(String, String)>> {
+        self.environment.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn owns(&self, uid: u32) -> bool {
+        uid == self.uid || self.subordinate.contains(&uid)
+    }
+
+    fn make_directories(&self) {
+        let config = self.home().join(".config/containers");
+        let runtime = self.runtime_dir();
+        fs::create_dir_all(&config).expect("making a directory");
+        fs::create_dir_all(&runtime).expect("making a directory");
+        fs::set_permissions(&runtime, Permissions::from_mode(0o700)).expect("chmod");
+        for dir in [&config, &self.home().join(".config"), &runtime] {
+            chown(dir, Some(self.uid), Some(self.gid)).expect("chown");
+        }
+    }
+
+    fn write_containers_conf(&self, network_cmd_path: Option<&Path>) {
+        // crun, podman's default, wants cgroup v2 alone; runc takes the other layouts too.
+        let unified = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+        let runtime = if unified { "crun" } else { "runc" };
+        // There may be no pids controller, no journal and no systemd session.
+        let mut text = format!(
+            "[containers]\npids_limit = 0\n\n[engine]\nruntime = \"{runtime}\"\n\
+             cgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n"
+        );
+        if let Some(path) = network_cmd_path {
+            text.push_str(&format!("network_cmd_path = \"{}\"\n", path.display()));
+        }
+        let file = self.home().join(".config/containers/containers.conf");
+        fs::write(file, text).expect("writing containers.conf");
+    }
+
+    #[track_caller]
+    fn import_image(&self) {
+        let root = world_readable_dir();
+        let bin = root.path().join("bin");
+        fs::create_dir(&bin).expect("making a directory");
+        let busybox = crate::machine::on_path("busybox").expect("busybox was asked for");
+        fs::copy(busybox, bin.join("busybox")).expect("copying busybox");
+        for applet in run(Command::new("busybox").arg("--list")).ok().lines() {
+            // One applet is called busybox itself.
+            let _ = symlink("busybox", bin.join(applet));
+        }
+        let archive = self.tools.path().join("image.tar");
+        run(Command::new("tar").arg("-C").arg(root.path()).arg("-cf").arg(&archive).arg(".")).ok();
+        let archive = archive.display().to_string();
+        self.podman(&["import", "--change", "ENV PATH=/bin", &archive, IMAGE]).ok();
+        fs::remove_file(archive).expect("removing the image's archive");
+    }
+
+    /// Takes all of the user away. What fails here may have been gone before, except the account.
+    fn remove(&self) {
+        if self.runtime_dir().exists() {
+            // Podman's own way first: it also unmounts.
+            let script = "podman pod rm -fa -t 0; podman rm -fa -t 0";
+            run(self.command("sh").args(["-c", script]));
+        }
+        eventually(PATIENCE, "the end of the user's processes", || {
+            let left = processes(None, |uid| self.owns(uid));
+            left.iter().for_each(Process::kill);
+            left.is_empty().then_some(())
+        });
+        let _ = fs::remove_dir_all(self.runtime_dir());
+        run(Command::new("userdel").args(["--remove", "--force", &self.name]));
+        assert!(account(&self.name).is_none(), "{} is still there", self.name);
+    }
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- stderr of {}'s shim\n{}", self.name, self.shim_stderr());
+            // A second panic would abort the process, and nothing else would be taken away.
+            let _ = catch_unwind(AssertUnwindSafe(|| self.remove()));
+        } else {
+            self.remove();
+        }
+    }
+}
+
+/// A container, by its user and id. It ends at the latest with its user.
+#[derive(Debug)]
+pub struct Container<'a> {
+    user: &'a User,
+    /// 64 hex digits.
+    pub id: String,
+}
+
+impl Container<'_> {
+    /// Runs a command in it.
+    #[track_caller]
+    pub fn exec(&self, command: &[&str]) -> Finished {
+        self.user.podman(&[&["exec", &self.id], command].concat())
+    }
+
+    /// What `podman inspect` says for this Go template.
+    #[track_caller]
+    pub fn inspect(&self, format: &str) -> String {
+        self.user.podman(&["inspect", "--format", format, &self.id]).ok().to_owned()
+    }
+
+    /// Its init process.
+    #[track_caller]
+    pub fn init(&self) -> Process {
+        self.process("{{.State.Pid}}")
+    }
+
+    /// Its conmon.
+    #[track_caller]
+    pub fn conmon(&self) -> Process {
+        self.process("{{.State.ConmonPid}}")
+    }
+
+    /// Its slirp4netns: the one that was given this container's namespace.
+    #[track_caller]
+    pub fn slirp4netns(&self) -> Process {
+        let netns = self.inspect("{{.NetworkSettings.SandboxKey}}");
+        let mut all = self.user.processes("slirp4netns").into_iter();
+        all.find(|process| process.cmdline().contains(&netns))
+            .unwrap_or_else(|| panic!("no slirp4netns of {}", self.id))
+    }
+
+    /// Removes it, running or not.
+    #[track_caller]
+    pub fn remove(&self) {
+        self.user.podman(&["rm", "-f", "-t", "0", &self.id]).ok();
+    }
+
+    #[track_caller]
+    fn process(&self, format: &str) -> Process {
+        let pid = self.inspect(format).parse().expect("podman gives a number");
+        Process::open(pid).unwrap_or_else(|| panic!("{} does not run", self.id))
+    }
+}
+
+/// A temporary directory that every user can look into.
+pub(crate) fn world_readable_dir() -> TempDir {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix("v6t-").permissions(Permissions::from_mode(0o755));
+    builder.tempdir().expect("a temporary directory")
+}
+
+fn account(name: &str) -> Option<nix::unistd::User> {
+    nix::unistd::User::from_name(name).expect("reading the list of accounts")
+}
+
+fn subordinate_ids(name: &str) -> Range<u32> {
+    let list = fs::read_to_string("/etc/subuid").unwrap_or_default();
+    let range = list.lines().find_map(|line| {
+        let (start, count) = line.strip_prefix(name)?.strip_prefix(':')?.split_once(':')?;
+        let start: u32 = start.parse().ok()?;
+        Some(start..start.checked_add(count.parse().ok()?)?)
+    });
+    range.unwrap_or(0..0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::require;
+
+    #[test]
+    fn a_user_runs_podman_and_leaves_nothing() {
+        let _machine = require!(Podman);
+        let host = HostNs::new();
+        let user = User::create(1, &host);
+        let seen = user.run(&[], &["cat", "/proc/net/if_inet6"]);
+        assert!(seen.ok().contains("tap0"), "{seen}");
+        let container = user.sleeper("one");
+        assert!(container.init().is_alive() && container.conmon().is_alive());
+        let slirp4netns = container.slirp4netns();
+        assert!(slirp4netns.is_alive());
+        let (home, runtime, uid) = (user.home(), user.runtime_dir(), user.uid());
+        drop(user);
+        assert!(!slirp4netns.is_alive() && !home.exists() && !runtime.exists());
+        assert!(processes(None, |other| other == uid).is_empty());
+    }
+}

@@ -1,0 +1,132 @@
+//! Issue 2, line 4: names in a real Consul.
+//!
+//! ```text
+//!   host ── v6podd ─── http://[::1]:8500 ── consul agent (its own server)
+//!     │                dns  [::1]:8600  ──┘
+//!     └── v6t0 ── port ── eth0 ┌ container(s) of v6t1 ┐
+//! ```
+
+use std::net::Ipv6Addr;
+use std::time::Duration;
+
+use v6pod_proto::NameState;
+use v6pod_tests::{Config, Consul, HostNs, Stage, eventually, require};
+
+/// The contract: a name is gone this long after its container's end.
+const GONE: Duration = Duration::from_secs(2);
+/// The contract: names are right this long after Consul is back.
+const RIGHT_AGAIN: Duration = Duration::from_secs(10);
+
+fn stage(host: HostNs) -> Stage {
+    Stage::on(host, &Config { consul: true, ..Config::default() }, 1)
+}
+
+#[track_caller]
+fn answers(consul: &Consul, name: &str, wanted: &[Ipv6Addr], limit: Duration) {
+    let awaited = format!("{name}.service.consul is {wanted:?}");
+    eventually(limit, &awaited, || (consul.aaaa(name) == wanted).then_some(()));
+}
+
+#[test]
+fn a_name_answers_while_its_container_lives() {
+    let _machine = require!(Podman, Consul);
+    let host = HostNs::new();
+    let consul = Consul::start(&host);
+    let stage = stage(host);
+    for (name, kill) in [("removed", false), ("killed", true)] {
+        let container = stage.user().sleeper(name);
+        let address = stage.daemon.the_attachment().address;
+        answers(&consul, name, &[address], RIGHT_AGAIN);
+        if kill {
+            container.conmon().kill();
+        } else {
+            container.remove();
+        }
+        answers(&consul, name, &[], GONE);
+    }
+}
+
+#[test]
+fn a_name_becomes_a_dns_label() {
+    let _machine = require!(Podman, Consul);
+    let host = HostNs::new();
+    let consul = Consul::start(&host);
+    let stage = stage(host);
+    stage.user().sleeper("My_Web.1");
+    let attachment = stage.daemon.the_attachment();
+    answers(&consul, "my-web-1", &[attachment.address], RIGHT_AGAIN);
+    assert_eq!(stage.daemon.the_attachment().names[0].name, "my-web-1");
+}
+
+#[test]
+fn consul_away_before_a_start_holds_nothing_up() {
+    let _machine = require!(Podman, Consul);
+    let host = HostNs::new();
+    let mut consul = Consul::stopped(&host);
+    let stage = stage(host);
+    let alive = stage.user().sleeper("alive");
+    let address = stage.daemon.the_attachment().address;
+    stage.user().sleeper("ended").remove();
+    // The container runs, its attachment serves, and only the name is still on its way.
+    assert!(alive.init().is_alive());
+    let names = stage.daemon.the_attachment().names;
+    assert_eq!(names.first().map(|name| name.state), Some(NameState::Pending), "{names:?}");
+    consul.start_up();
+    answers(&consul, "alive", &[address], RIGHT_AGAIN);
+    answers(&consul, "ended", &[], RIGHT_AGAIN);
+}
+
+#[test]
+fn consul_lost_with_all_its_state_gets_the_names_back() {
+    let _machine = require!(Podman, Consul);
+    let host = HostNs::new();
+    let mut consul = Consul::start(&host);
+    let stage = stage(host);
+    stage.user().sleeper("alive");
+    let alive = stage.daemon.the_attachment().address;
+    let ending = stage.user().sleeper("ending");
+    answers(&consul, "alive", &[alive], RIGHT_AGAIN);
+    consul.kill9();
+    ending.remove();
+    consul.start_up();
+    answers(&consul, "alive", &[alive], RIGHT_AGAIN);
+    answers(&consul, "ending", &[], RIGHT_AGAIN);
+}
+
+#[test]
+fn a_consul_that_hangs_holds_nothing_up() {
+    let _machine = require!(Podman, Consul);
+    let host = HostNs::new();
+    let consul = Consul::start(&host);
+    let stage = stage(host);
+    let ending = stage.user().sleeper("ending");
+    let ended = stage.daemon.the_attachment().address;
+    answers(&consul, "ending", &[ended], RIGHT_AGAIN);
+    // It accepts connections and never answers.
+    consul.pause();
+    stage.user().sleeper("begun");
+    ending.remove();
+    let address = stage.daemon.the_attachment().address;
+    assert_ne!(address, ended);
+    consul.resume();
+    answers(&consul, "begun", &[address], RIGHT_AGAIN);
+    answers(&consul, "ending", &[], RIGHT_AGAIN);
+}
+
+#[test]
+fn what_is_stale_goes_and_what_is_not_ours_stays() {
+    let _machine = require!(Podman, Consul);
+    let host = HostNs::new();
+    let consul = Consul::start(&host);
+    consul.register("foreign");
+    let mut stage = stage(host);
+    let ending = stage.users[0].sleeper("ending");
+    let address = stage.daemon.the_attachment().address;
+    answers(&consul, "ending", &[address], RIGHT_AGAIN);
+    // It ends while nobody is there to deregister it.
+    stage.daemon.kill9();
+    ending.remove();
+    stage.daemon.restart();
+    answers(&consul, "ending", &[], RIGHT_AGAIN);
+    assert!(consul.services().contains_key("foreign"));
+}

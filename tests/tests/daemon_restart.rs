@@ -1,0 +1,164 @@
+//! Issue 2, line 5: v6podd dies and comes back, and running containers notice nothing.
+//!
+//! ```text
+//!   host ── v6podd (killed, started again) ── v6t0
+//!     ├── port ── eth0 ┌ c0 ┐ ──ping──▶ c1
+//!     ├── port ── eth0 ┌ c1 ┐ ──ping──▶ c2
+//!     ┆
+//!     └── port ── eth0 ┌ c19 ┐ ──ping──▶ c0      all of v6t1
+//! ```
+#![allow(clippy::expect_used, reason = "a test")]
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use v6pod_proto::{Attachment, AttachmentId};
+use v6pod_tests::{Background, Container, PATIENCE, Stage, eventually, require};
+
+const CONTAINERS: usize = 20;
+
+/// Fifty a second for six seconds, from a container's namespace, its summary in a file.
+struct Ping {
+    process: Background,
+    summary: std::path::PathBuf,
+}
+
+impl Ping {
+    fn start(container: &Container<'_>, target: &Attachment, dir: &Path) -> Self {
+        let summary = dir.join(&container.id);
+        let out = File::create(&summary).expect("making a file");
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/proc/{}/ns/net", container.init().pid()));
+        command.args(["--", "ping", "-q", "-i", "0.02", "-c", "300"]);
+        command.arg(target.address.to_string());
+        command.stdin(Stdio::null()).stdout(out).stderr(Stdio::null());
+        Self { process: Background::start(&mut command), summary }
+    }
+
+    #[track_caller]
+    fn lost_nothing(mut self) {
+        self.process.wait_within(Duration::from_secs(60));
+        let summary = fs::read_to_string(&self.summary).expect("reading a file");
+        assert!(summary.contains("300 received, 0% packet loss"), "{summary}");
+    }
+}
+
+fn sorted(mut all: Vec<Attachment>) -> Vec<Attachment> {
+    all.sort_by(|a, b| a.id.cmp(&b.id));
+    all
+}
+
+#[track_caller]
+fn is_gone(stage: &Stage, id: &AttachmentId) {
+    eventually(PATIENCE, "the attachment is gone", || {
+        stage.daemon.attachments().iter().all(|attachment| attachment.id != *id).then_some(())
+    });
+}
+
+fn attachment_of(all: &[Attachment], container: &Container<'_>) -> Attachment {
+    let found = all.iter().find(|attachment| attachment.container.as_str() == container.id);
+    found.expect("every container has an attachment").clone()
+}
+
+#[test]
+fn no_packet_is_lost_and_the_books_are_the_same() {
+    let _machine = require!(Podman);
+    let mut stage = Stage::with_users(1);
+    let before = stage.daemon.footprint();
+    let user = &stage.users[0];
+    let names = (0..CONTAINERS).map(|number| format!("c{number}"));
+    let containers: Vec<_> = names.map(|name| user.sleeper(&name)).collect();
+    let listed = sorted(stage.daemon.attachments());
+    assert_eq!(listed.len(), CONTAINERS);
+
+    let dir = tempfile::tempdir().expect("a directory");
+    let next = |number: usize| &containers[(number + 1) % CONTAINERS];
+    let pings: Vec<_> = (0..CONTAINERS)
+        .map(|number| {
+            let target = attachment_of(&listed, next(number));
+            Ping::start(&containers[number], &target, dir.path())
+        })
+        .collect();
+    stage.daemon.kill9();
+    stage.daemon.restart();
+    let again = sorted(stage.daemon.attachments());
+    pings.into_iter().for_each(Ping::lost_nothing);
+
+    // Who held a lease then is watched by other means now; all else is the same.
+    let same = |attachment: &Attachment| Attachment { lease: false, ..attachment.clone() };
+    assert_eq!(
+        again.iter().map(same).collect::<Vec<_>>(),
+        listed.iter().map(same).collect::<Vec<_>>()
+    );
+    drop(containers);
+    user.podman(&["rm", "-f", "-a", "-t", "0"]).ok();
+    before.comes_back(&stage.daemon);
+}
+
+#[test]
+fn who_ended_meanwhile_is_gone_and_who_ends_later_is_noticed() {
+    let _machine = require!(Podman);
+    let mut stage = Stage::with_users(1);
+    let before = stage.daemon.footprint();
+    let user = &stage.users[0];
+    let [stays, meanwhile, later] = ["stays", "meanwhile", "later"].map(|name| user.sleeper(name));
+    let listed = stage.daemon.attachments();
+    let of = |container| attachment_of(&listed, container).id;
+    let (meanwhile_id, later_id) = (of(&meanwhile), of(&later));
+
+    stage.daemon.kill9();
+    meanwhile.remove();
+    stage.daemon.restart();
+    is_gone(&stage, &meanwhile_id);
+    assert_eq!(stage.daemon.attachments().len(), 2);
+
+    // The lease is lost with the old daemon, and yet its holder's end is seen.
+    later.slirp4netns().kill();
+    is_gone(&stage, &later_id);
+    stays.conmon().kill();
+    eventually(PATIENCE, "the last attachment is gone", || {
+        stage.daemon.attachments().is_empty().then_some(())
+    });
+    before.comes_back(&stage.daemon);
+}
+
+#[test]
+fn stopped_in_peace_it_leaves_what_serves() {
+    let _machine = require!(Podman);
+    let mut stage = Stage::with_users(1);
+    let before = stage.daemon.footprint();
+    let container = stage.users[0].sleeper("c");
+    let attachment = stage.daemon.the_attachment();
+    let ping = ["-c", "3", "-i", "0.1", "-W", "5", &attachment.address.to_string()];
+    stage.daemon.stop();
+    v6pod_tests::run(stage.host.outside("ping").args(ping)).ok();
+    stage.daemon.restart();
+    assert_eq!(stage.daemon.the_attachment().address, attachment.address);
+    container.remove();
+    before.comes_back(&stage.daemon);
+}
+
+#[test]
+fn a_new_start_in_an_adopted_namespace_is_no_second_attachment() {
+    let _machine = require!(Podman);
+    let mut stage = Stage::with_users(1);
+    let before = stage.daemon.footprint();
+    let script = "sleep 3; exit 1";
+    let options = ["--restart=on-failure:1"];
+    let container = stage.users[0].start("c", &options, &["sh", "-c", script]);
+    stage.daemon.the_attachment();
+    stage.daemon.kill9();
+    stage.daemon.restart();
+    let watch = stage.watch();
+    eventually(PATIENCE, "the second run", || {
+        (container.inspect("{{.RestartCount}}") == "1").then_some(())
+    });
+    stage.daemon.the_attachment();
+    eventually(PATIENCE, "the end of the second run", || {
+        (container.inspect("{{.State.Status}}") == "exited").then_some(())
+    });
+    assert_eq!(watch.most(), 1);
+    before.comes_back(&stage.daemon);
+}

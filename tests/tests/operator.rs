@@ -1,0 +1,114 @@
+//! What an operator, and a user, sees by v6podctl, and how all of it is taken away.
+//!
+//! ```text
+//!   host ── v6podd ── unix socket ◀── v6podctl
+//!     └── v6t0 ── port ── eth0 ┌ web (v6t1), db (v6t2) ┐
+//! ```
+
+use std::process::Command;
+
+use serde_json::Value;
+use v6pod_tests::{Config, Daemon, HostNs, Stage, User, built, require, run};
+
+fn ctl_as(user: &User, daemon: &Daemon, args: &[&str]) -> Value {
+    // The program under test, where an ordinary user can run it.
+    let program = user.home().join("v6podctl");
+    if !program.exists() {
+        run(Command::new("cp").arg(built("v6podctl")).arg(&program)).ok();
+    }
+    let mut command = user.command(program);
+    command.arg("--socket").arg(daemon.socket()).arg("--json").args(args);
+    serde_json::from_str(run(&mut command).ok()).unwrap_or_else(|e| panic!("{e}"))
+}
+
+#[test]
+fn address_and_name_are_where_a_person_looks_first() {
+    let _machine = require!(Podman);
+    let stage = Stage::with_users(1);
+    stage.user().sleeper("web");
+    let attachment = stage.daemon.the_attachment();
+    let (address, short) = (attachment.address.to_string(), &attachment.container.as_str()[..12]);
+    let table = stage.daemon.ctl(&["ls"]);
+    let row = table.ok().lines().nth(1).unwrap_or_default();
+    assert!(row.contains("web") && row.contains(&address), "{table}");
+    for reference in ["web", &address, short, attachment.id.as_str()] {
+        let shown = stage.daemon.ctl(&["show", reference]);
+        assert!(shown.ok().contains(&address), "show {reference}: {shown}");
+        let json = stage.daemon.ctl(&["--json", "show", reference]);
+        let shown: v6pod_proto::Attachment =
+            serde_json::from_str(json.ok()).unwrap_or_else(|e| panic!("{e}: {json}"));
+        assert_eq!(shown, attachment);
+    }
+    let nothing = stage.daemon.ctl(&["show", "nothing"]);
+    assert!(!nothing.fails().is_empty(), "{nothing}");
+    let capacity: v6pod_proto::Capacity =
+        serde_json::from_str(stage.daemon.ctl(&["--json", "capacity"]).ok())
+            .unwrap_or_else(|e| panic!("{e}"));
+    let first = capacity.limits.iter().find(|limit| limit.name == capacity.first_limit);
+    assert!(first.is_some_and(|limit| limit.used == 1 && limit.max > 1), "{capacity:?}");
+}
+
+#[test]
+fn a_user_sees_his_own_and_root_sees_all() {
+    let _machine = require!(Podman);
+    let stage = Stage::with_users(2);
+    stage.users[0].sleeper("web");
+    stage.users[1].sleeper("db");
+    assert_eq!(stage.daemon.attachments().len(), 2);
+    for (user, name) in stage.users.iter().zip(["web", "db"]) {
+        let list = ctl_as(user, &stage.daemon, &["ls"]);
+        let list = list.get("attachments").unwrap_or(&list);
+        let names: Vec<_> = list.as_array().into_iter().flatten().map(|a| &a["name"]).collect();
+        assert_eq!(names, [name], "{list}");
+    }
+}
+
+#[test]
+fn status_says_what_is_off() {
+    let _machine = require!(Root);
+    let host = HostNs::new();
+    let daemon = Daemon::start(&host);
+    let status = daemon.status();
+    assert_eq!((status.instance.as_str(), status.counts.attachments), ("v6t", 0));
+    assert!(!status.prefix.ula && status.prefix.prefix == v6pod_tests::PREFIX, "{status:?}");
+    assert_eq!(status.uplink.map(|uplink| uplink.to_string()).as_deref(), Some("up0"));
+    // There are no rulesets yet, and that is said where an operator looks, and at every start.
+    assert!(status.off.iter().any(|off| off.feature.contains("firewall")), "{:?}", status.off);
+    assert!(daemon.log().contains("firewall"), "{}", daemon.log());
+}
+
+#[test]
+fn a_prefix_of_ones_own_is_made_once_and_kept() {
+    let _machine = require!(Root);
+    let host = HostNs::new();
+    let config = Config { prefix: "auto".to_owned(), ..Config::default() };
+    let mut daemon = Daemon::configured(&host, &config);
+    let first = daemon.status().prefix;
+    assert!(first.ula && first.prefix.starts_with("fd") && first.prefix.ends_with("/80"));
+    daemon.stop();
+    daemon.restart();
+    assert_eq!(daemon.status().prefix, first);
+}
+
+#[test]
+fn purge_takes_all_away() {
+    let _machine = require!(Podman);
+    let host = HostNs::new();
+    let links = |host: &HostNs| host.ip("-o link show").ok().lines().count();
+    let routes = |host: &HostNs| host.ip("-6 route show table all").ok().to_owned();
+    let (links_before, routes_before) = (links(&host), routes(&host));
+    let mut stage = Stage::on(host, &Config::default(), 1);
+    let container = stage.users[0].sleeper("c");
+    stage.daemon.the_attachment();
+    stage.daemon.kill9();
+    stage.daemon.purge().ok();
+    assert_eq!(links(&stage.host), links_before);
+    assert_eq!(routes(&stage.host), routes_before);
+    let left = std::fs::read_dir(stage.daemon.run_dir().join("attachments"));
+    assert_eq!(left.into_iter().flatten().count(), 0);
+    // A purge of nothing is no error, and the container only lost its address.
+    stage.daemon.purge().ok();
+    assert!(container.init().is_alive());
+    stage.daemon.restart();
+    assert!(stage.daemon.attachments().is_empty());
+}

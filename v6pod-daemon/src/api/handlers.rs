@@ -1,0 +1,220 @@
+//! What each call does.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::{Extension, Path, Query, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use v6pod_proto::{
+    Activate, Attachment, AttachmentList, Capacity, Code, Deactivate, Deactivated, PrefixView,
+    Status, Uid,
+};
+
+use super::caller::{Caller, Via};
+use super::problem::Failure;
+use super::stream::{Inbox, Received, take};
+use super::{body, metrics};
+use crate::attachments::{Ask, Attachments, Lease, Refused, Viewer};
+
+/// What a request knows of its connection.
+#[derive(Debug, Clone)]
+pub(crate) struct Connection {
+    pub(crate) caller: Caller,
+    pub(crate) inbox: Inbox,
+    /// The lease that this request has made of its connection.
+    pub(crate) lease: Arc<Mutex<Option<Lease>>>,
+}
+
+impl Connection {
+    fn viewer(&self) -> Viewer {
+        if self.caller.sees_all() { Viewer::All } else { Viewer::Owner(self.caller.uid) }
+    }
+}
+
+type Body = Result<Bytes, BytesRejection>;
+
+/// `POST /api/activate`
+#[cfg_attr(test, utoipa::path(post, path = "/api/activate", request_body(content((Activate = "application/json"), (Activate = "application/x-www-form-urlencoded"))), responses((status = 200, description = "The attachment, made, completed or found", body = Attachment), (status = 400, description = "Malformed", body = v6pod_proto::Problem, content_type = "application/problem+json"), (status = 403, description = "A descriptor that is not yours", body = v6pod_proto::Problem, content_type = "application/problem+json"), (status = 404, description = "Unknown, or another's", body = v6pod_proto::Problem, content_type = "application/problem+json"), (status = 409, description = "Something stands in the way", body = v6pod_proto::Problem, content_type = "application/problem+json"), (status = 413, description = "Too large", body = v6pod_proto::Problem, content_type = "application/problem+json"), (status = 415, description = "Neither JSON nor a form", body = v6pod_proto::Problem, content_type = "application/problem+json"), (status = 422, description = "Understood and impossible", body = v6pod_proto::Problem, content_type = "application/problem+json"), (status = 429, description = "Quota", body = v6pod_proto::Problem, content_type = "application/problem+json"), (status = 500, description = "The kernel or the disk failed", body = v6pod_proto::Problem, content_type = "application/problem+json"), (status = 503, description = "Try again", body = v6pod_proto::Problem, content_type = "application/problem+json"), (status = 507, description = "No address or port left", body = v6pod_proto::Problem, content_type = "application/problem+json"))))]
+pub(crate) async fn activate(
+    State(attachments): State<Attachments>,
+    Extension(connection): Extension<Connection>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Attachment>, Failure> {
+    let request: Activate = read(&headers, body)?;
+    match take(&connection.inbox) {
+        Received::One(fd) => by_descriptor(&attachments, &connection, request, fd).await,
+        Received::Nothing => by_id(&attachments, &connection.caller, request).await,
+        Received::Wrong => {
+            Err(Failure::new(Code::Malformed, "send one descriptor, with the request's first byte"))
+        }
+    }
+}
+
+async fn by_descriptor(
+    attachments: &Attachments,
+    connection: &Connection,
+    request: Activate,
+    fd: std::os::fd::OwnedFd,
+) -> Result<Json<Attachment>, Failure> {
+    let Via::Unix { pid } = connection.caller.via else {
+        return Err(Failure::new(Code::Malformed, "a descriptor comes over the unix socket"));
+    };
+    if request.user.is_some() {
+        return Err(Failure::new(
+            Code::Malformed,
+            "leave out `user`: the descriptor tells whose the namespace is",
+        ));
+    }
+    let ask = Ask::by_descriptor(request, connection.caller.uid, pid);
+    let (view, lease) = attachments.activate_descriptor(ask, fd).await?;
+    *connection.lease.lock().unwrap_or_else(PoisonError::into_inner) = lease;
+    Ok(Json(view))
+}
+
+async fn by_id(
+    attachments: &Attachments,
+    caller: &Caller,
+    request: Activate,
+) -> Result<Json<Attachment>, Failure> {
+    let Some(owner) = request.user else {
+        return Err(Failure::new(
+            Code::Malformed,
+            "say whose container it is with `user`, or send its network namespace's descriptor",
+        ));
+    };
+    if request.lease {
+        return Err(Failure::new(Code::Malformed, "a lease wants the namespace's descriptor"));
+    }
+    if !caller.may(owner) {
+        return Err(Failure::not_found());
+    }
+    Ok(Json(attachments.activate_by_id(Ask::by_id(request, owner, caller.sees_all())).await?))
+}
+
+/// `POST /api/deactivate`
+#[cfg_attr(test, utoipa::path(post, path = "/api/deactivate", request_body(content((Deactivate = "application/json"), (Deactivate = "application/x-www-form-urlencoded"))), responses((status = 200, description = "Whether anything was removed", body = Deactivated), (status = 400, description = "Malformed", body = v6pod_proto::Problem, content_type = "application/problem+json"))))]
+pub(crate) async fn deactivate(
+    State(attachments): State<Attachments>,
+    Extension(connection): Extension<Connection>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Deactivated>, Failure> {
+    let request: Deactivate = read(&headers, body)?;
+    let owner = request.user.unwrap_or(connection.caller.uid);
+    // Another's is answered like one that is not there: nothing was removed.
+    let removed = connection.caller.may(owner) && attachments.deactivate(owner, &request.id);
+    Ok(Json(Deactivated { removed }))
+}
+
+/// The query of `GET /api/attachments`.
+#[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(utoipa::IntoParams))]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Filter {
+    /// Whose.
+    owner: Option<Uid>,
+    /// The engine's name, or one that it is registered by.
+    name: Option<String>,
+}
+
+/// `GET /api/attachments`
+#[cfg_attr(test, utoipa::path(get, path = "/api/attachments", params(Filter), responses((status = 200, description = "What the caller may see", body = AttachmentList), (status = 400, description = "Malformed", body = v6pod_proto::Problem, content_type = "application/problem+json"))))]
+pub(crate) async fn list(
+    State(attachments): State<Attachments>,
+    Extension(connection): Extension<Connection>,
+    filter: Result<Query<Filter>, QueryRejection>,
+) -> Result<Json<AttachmentList>, Failure> {
+    let Query(filter) = filter.map_err(|error| Failure::new(Code::Malformed, error.body_text()))?;
+    let mut list = attachments.list(connection.viewer());
+    list.retain(|a| filter.owner.is_none_or(|owner| a.owner == owner));
+    if let Some(name) = filter.name {
+        let borne = |a: &Attachment| a.names.iter().any(|n| n.name == name);
+        list.retain(|a| a.name.as_deref() == Some(&name) || borne(a));
+    }
+    Ok(Json(AttachmentList { attachments: list }))
+}
+
+/// `GET /api/attachments/{reference}`
+#[cfg_attr(test, utoipa::path(get, path = "/api/attachments/{reference}", params(("reference" = String, Path, description = "Id, prefix of an id, name or address")), responses((status = 200, description = "The attachment", body = Attachment), (status = 404, description = "Unknown, or another's", body = v6pod_proto::Problem, content_type = "application/problem+json"), (status = 409, description = "It means several", body = v6pod_proto::Problem, content_type = "application/problem+json"))))]
+pub(crate) async fn show(
+    State(attachments): State<Attachments>,
+    Extension(connection): Extension<Connection>,
+    Path(reference): Path<String>,
+) -> Result<Json<Attachment>, Failure> {
+    Ok(Json(attachments.find(connection.viewer(), &reference)?))
+}
+
+/// `GET /api/status`
+#[cfg_attr(test, utoipa::path(get, path = "/api/status", responses((status = 200, description = "The daemon's state", body = Status))))]
+pub(crate) async fn status(State(attachments): State<Attachments>) -> Json<Status> {
+    Json(attachments.status())
+}
+
+/// `GET /api/capacity`
+#[cfg_attr(test, utoipa::path(get, path = "/api/capacity", responses((status = 200, description = "How many more fit", body = Capacity))))]
+pub(crate) async fn capacity(
+    State(attachments): State<Attachments>,
+    Extension(connection): Extension<Connection>,
+) -> Json<Capacity> {
+    Json(attachments.capacity(connection.caller.uid))
+}
+
+/// `GET /api/prefix`
+#[cfg_attr(test, utoipa::path(get, path = "/api/prefix", responses((status = 200, description = "The prefix", body = PrefixView))))]
+pub(crate) async fn prefix(State(attachments): State<Attachments>) -> Json<PrefixView> {
+    Json(attachments.status().prefix)
+}
+
+/// `GET /healthz`
+#[cfg_attr(test, utoipa::path(get, path = "/healthz", responses((status = 200, description = "Alive", body = String, content_type = "text/plain"))))]
+pub(crate) async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+/// `GET /metrics`
+#[cfg_attr(test, utoipa::path(get, path = "/metrics", responses((status = 200, description = "OpenMetrics", body = String, content_type = "application/openmetrics-text"))))]
+pub(crate) async fn metrics(State(attachments): State<Attachments>) -> Response {
+    let kind = HeaderValue::from_static(metrics::CONTENT_TYPE);
+    ([(header::CONTENT_TYPE, kind)], metrics::text(&attachments)).into_response()
+}
+
+/// `GET /api/openapi.json`
+#[cfg_attr(test, utoipa::path(get, path = "/api/openapi.json", responses((status = 200, description = "This document", body = serde_json::Value))))]
+pub(crate) async fn openapi() -> Response {
+    let kind = HeaderValue::from_static("application/json");
+    ([(header::CONTENT_TYPE, kind)], super::routes::OPENAPI).into_response()
+}
+
+fn read<T: serde::de::DeserializeOwned>(headers: &HeaderMap, body: Body) -> Result<T, Failure> {
+    let bytes = body.map_err(|rejection| {
+        if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+            let most = body::LIMIT;
+            Failure::new(Code::TooLarge, format!("a request has at most {most} bytes"))
+        } else {
+            Failure::new(Code::Malformed, "the request's body broke off")
+        }
+    })?;
+    body::parse(headers, &bytes)
+}
+
+impl From<Refused> for Failure {
+    fn from(refused: Refused) -> Self {
+        let code = match &refused {
+            Refused::Unknown => return Self::not_found(),
+            Refused::NotYours => Code::NotYours,
+            Refused::WrongKind(_) => Code::Impossible,
+            Refused::Taken(_) => Code::Conflict,
+            Refused::Ambiguous(_) => Code::Ambiguous,
+            Refused::Quota(_) => Code::Quota,
+            Refused::Full(_) => Code::Full,
+            Refused::NotReady(_) => Code::NotReady,
+            Refused::Failed(_) => Code::Internal,
+        };
+        Self::new(code, refused.to_string())
+    }
+}

@@ -1,0 +1,228 @@
+//! The sockets, and what one connection goes through.
+//!
+//! Guarantees: a connection that says nothing, or says it slowly, is closed after [`HEADERS`] and
+//! [`REQUEST`]; there are at most [`CONNECTIONS`] at once. A connection that has become a lease
+//! counts against neither.
+
+use std::fs::{self, Permissions};
+use std::future::Future;
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::{sleep, timeout};
+use tower::Service as _;
+
+use super::caller::{Caller, Via};
+use super::handlers::Connection;
+use super::stream::{Inbox, Stream};
+use crate::attachments::{Attachments, Lease};
+use crate::closer::Closer;
+use crate::config::Config;
+
+/// How long a client may take for its request's head.
+const HEADERS: Duration = Duration::from_secs(5);
+
+/// How long a whole request may take. The shim gives up after five seconds.
+const REQUEST: Duration = Duration::from_secs(10);
+
+/// How many connections there may be that are not leases.
+const CONNECTIONS: usize = 1024;
+
+/// How long the accept loops pause when the system has no descriptor left.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// The most bytes of a request's head.
+const HEAD: usize = 16 * 1024;
+
+/// Why a listener cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// The unix socket.
+    #[error("cannot listen on {path}: {source}")]
+    Unix {
+        /// Where.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// A TCP address.
+    #[error("cannot listen on {address}: {source}; change `tcp` in [api]")]
+    Tcp {
+        /// Where.
+        address: std::net::SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Both listeners, bound.
+#[derive(Debug)]
+pub struct Listeners {
+    unix: UnixListener,
+    tcp: Vec<TcpListener>,
+}
+
+impl Listeners {
+    /// Binds the unix socket and the TCP addresses. The caller holds the instance's lock, so a
+    /// socket file that is there was left by a daemon that is not.
+    pub async fn bind(config: &Config) -> Result<Self, ListenError> {
+        let path = config.socket();
+        let unix = bind_unix(&path)
+            .map_err(|source| ListenError::Unix { path: path.display().to_string(), source })?;
+        let mut tcp = Vec::new();
+        for &address in &config.tcp {
+            let bound = TcpListener::bind(address).await;
+            tcp.push(bound.map_err(|source| ListenError::Tcp { address, source })?);
+        }
+        Ok(Self { unix, tcp })
+    }
+
+    /// Serves until `stop` says so. Requests at work are finished; leases are left alone.
+    pub async fn serve(
+        self,
+        router: Router,
+        attachments: Attachments,
+        stop: watch::Receiver<bool>,
+    ) {
+        let room = Arc::new(Semaphore::new(CONNECTIONS));
+        let server =
+            Server { router, closer: attachments.closer(), attachments, room: Arc::clone(&room) };
+        let mut loops = tokio::task::JoinSet::new();
+        loops.spawn(until(stop.clone(), server.clone().accept_unix(self.unix)));
+        for listener in self.tcp {
+            loops.spawn(until(stop.clone(), server.clone().accept_tcp(listener)));
+        }
+        while loops.join_next().await.is_some() {}
+        // All permits are back when the last request has been answered.
+        let _ = timeout(REQUEST, room.acquire_many(CONNECTIONS as u32)).await;
+    }
+}
+
+async fn until(mut stop: watch::Receiver<bool>, work: impl Future<Output = ()>) {
+    tokio::select! {
+        () = work => {}
+        _ = stop.wait_for(|stop| *stop) => {}
+    }
+}
+
+fn bind_unix(path: &Path) -> io::Result<UnixListener> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    // Anybody may ask; the kernel tells who he is.
+    fs::set_permissions(path, Permissions::from_mode(0o666))?;
+    Ok(listener)
+}
+
+#[derive(Clone)]
+struct Server {
+    router: Router,
+    attachments: Attachments,
+    closer: Closer,
+    room: Arc<Semaphore>,
+}
+
+impl Server {
+    async fn accept_unix(self, listener: UnixListener) {
+        loop {
+            let permit = self.permit().await;
+            match listener.accept().await {
+                Ok((stream, _)) => drop(tokio::spawn(self.clone().serve_unix(stream, permit))),
+                Err(error) => self.pause(&error).await,
+            }
+        }
+    }
+
+    async fn accept_tcp(self, listener: TcpListener) {
+        loop {
+            let permit = self.permit().await;
+            match listener.accept().await {
+                Ok((stream, _)) => drop(tokio::spawn(self.clone().serve_tcp(stream, permit))),
+                Err(error) => self.pause(&error).await,
+            }
+        }
+    }
+
+    async fn permit(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.room).acquire_owned().await.ok()
+    }
+
+    async fn pause(&self, error: &io::Error) {
+        tracing::warn!(%error, "cannot accept a connection");
+        sleep(PAUSE).await;
+    }
+
+    async fn serve_unix(self, stream: UnixStream, permit: Option<OwnedSemaphorePermit>) {
+        let Some(caller) = Caller::of_unix(&stream) else { return };
+        let (io, inbox) = Stream::new(stream, self.closer.clone());
+        let (connection, lease) = connection(caller, inbox);
+        let Some(io) = self.one_request(io, connection).await else { return };
+        drop(permit);
+        let lease = lease.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(mut lease) = lease {
+            tokio::select! {
+                () = io.hung_up() => {}
+                () = lease.over() => {}
+            }
+        }
+    }
+
+    async fn serve_tcp(self, stream: TcpStream, _permit: Option<OwnedSemaphorePermit>) {
+        let (Ok(local), Ok(peer)) = (stream.local_addr(), stream.peer_addr()) else { return };
+        let Some(uid) = self.attachments.owner_of_peer(local, peer).await else {
+            tracing::info!(%peer, "closed a connection whose other end has no owner");
+            return;
+        };
+        let (connection, _) = connection(Caller { uid, via: Via::Tcp }, Inbox::default());
+        let _ = self.one_request(TokioIo::new(stream), connection).await;
+    }
+
+    /// Serves the one request of a connection and gives the connection back; `None` if it broke.
+    async fn one_request<I>(&self, io: I, connection: Connection) -> Option<I>
+    where
+        I: hyper::rt::Read + hyper::rt::Write + Unpin,
+    {
+        let service = service_fn(|mut request: hyper::Request<Incoming>| {
+            request.extensions_mut().insert(connection.clone());
+            self.router.clone().call(request.map(Body::new))
+        });
+        let served = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADERS)
+            .max_buf_size(HEAD)
+            .keep_alive(false)
+            .serve_connection(io, service)
+            .without_shutdown();
+        match timeout(REQUEST, served).await {
+            Ok(Ok(parts)) => Some(parts.io),
+            Ok(Err(error)) => {
+                tracing::debug!(uid = %connection.caller.uid, %error, "a connection broke");
+                None
+            }
+            Err(_) => {
+                tracing::info!(uid = %connection.caller.uid, "a request took too long");
+                None
+            }
+        }
+    }
+}
+
+type LeaseSlot = Arc<Mutex<Option<Lease>>>;
+
+fn connection(caller: Caller, inbox: Inbox) -> (Connection, LeaseSlot) {
+    let lease = LeaseSlot::default();
+    (Connection { caller, inbox, lease: Arc::clone(&lease) }, lease)
+}

@@ -1,0 +1,385 @@
+//! How attachments are made.
+//!
+//! One job on a worker's thread does all that can block: it asks whose namespace this is, reserves,
+//! records, runs the steps. Two requests for one namespace meet in the book: the second waits until
+//! the first has come to rest, and then finds its attachment.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use rand::TryRng as _;
+use rand::rngs::{SysError, SysRng};
+use tokio::time::timeout_at;
+use v6pod_proto as proto;
+use v6pod_proto::{AttachmentId, LinkName, Uid};
+
+use super::metrics::Part;
+use super::{Ask, Lease, PATIENCE, Refused, Shared, ending};
+use crate::container::NotFound;
+use crate::core::attachment::{Attachment, Generation, Holder, NamespaceId, Phase};
+use crate::core::book::{Found, Refusal, Wanted};
+use crate::core::step;
+use crate::kernel::wire::Wire;
+use crate::kernel::{self, NetNs, NotANetNs, Process, Worker};
+
+/// The interface's name inside, unless the caller wants another or it is taken.
+const INTERFACE: &str = "eth0";
+
+/// The name if that one is taken: pasta and netavark bring an eth0 of their own.
+const SECOND_INTERFACE: &str = "v6eth0";
+
+/// A namespace on its way through the questions.
+enum Namespace {
+    /// As it came.
+    Given(OwnedFd),
+    /// Known to be a network namespace, and whose.
+    Known(NetNs),
+}
+
+/// What one attempt came to.
+enum Attempt {
+    /// The attachment, made or found, and what the asker's hold on it is.
+    Attached(AttachmentId, Hold),
+    /// Somebody is at work on this namespace.
+    InMotion(NetNs),
+}
+
+/// What becomes of the asker's hold.
+enum Hold {
+    /// This generation is his.
+    Mine(Generation, Option<Process>),
+    /// It is another start's, or another container's of the same pod.
+    Others,
+}
+
+/// [`super::Attachments::activate_descriptor`].
+pub(super) async fn activate(
+    shared: &Arc<Shared>,
+    ask: Ask,
+    fd: OwnedFd,
+) -> Result<(proto::Attachment, Option<Lease>), Refused> {
+    let process = ask.holder;
+    let pin = move || process.and_then(|pid| Process::pin(pid).ok());
+    run(shared, ask, Namespace::Given(fd), pin).await
+}
+
+/// [`super::Attachments::activate_by_id`].
+pub(super) async fn activate_by_id(
+    shared: &Arc<Shared>,
+    mut ask: Ask,
+) -> Result<proto::Attachment, Refused> {
+    let found = shared.containers.find(ask.asker, &ask.container).await.map_err(|why| {
+        tracing::info!(owner = %ask.asker, container = ask.container.short(), %why, "not found");
+        match why {
+            NotFound::User(..) | NotFound::Container(..) => Refused::Unknown,
+            NotFound::Unread(_) => Refused::NotReady("the container's files could not be read yet"),
+        }
+    })?;
+    let job = move |_: &mut Worker| -> Result<(OwnedFd, Process), Refused> {
+        let pid = found.pid.unsigned_abs();
+        let process = Process::pin(pid).map_err(|_| Refused::Unknown)?;
+        // A process id may be another's by now; then its start time is another one too.
+        if found.start_time.is_some_and(|time| time != process.start_time()) {
+            return Err(Refused::Unknown);
+        }
+        let namespace = process.net_ns().map_err(|_| Refused::Unknown)?;
+        Ok((namespace, process))
+    };
+    let (namespace, process) = shared.workers.run(job).await?;
+    if ask.name.is_none() {
+        ask.name = shared.containers.name(ask.asker, &ask.container).await.map(|name| name.name);
+    }
+    let asked = run(shared, ask, Namespace::Given(namespace), move || Some(process)).await;
+    match asked {
+        // Here the descriptor is ours: whose namespace it is must not be told to one who guesses.
+        Err(Refused::NotYours) => Err(Refused::Unknown),
+        other => other.map(|(view, _)| view),
+    }
+}
+
+async fn run(
+    shared: &Arc<Shared>,
+    ask: Ask,
+    mut namespace: Namespace,
+    pin: impl FnOnce() -> Option<Process> + Send + 'static,
+) -> Result<(proto::Attachment, Option<Lease>), Refused> {
+    let (began, lease) = (Instant::now(), ask.lease);
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let mut pin: Option<Box<dyn FnOnce() -> Option<Process> + Send>> = Some(Box::new(pin));
+    let mut process = None;
+    loop {
+        let rested = shared.rested.notified();
+        let (state, ask, first) = (Arc::clone(shared), ask.clone(), pin.take());
+        let job = move |worker: &mut Worker| {
+            let process: Option<Process> = first.map_or(process, |pin| pin());
+            attempt(&state, worker, &ask, namespace, process)
+        };
+        let worked = shared.workers.run(job).await;
+        match worked.inspect_err(|refused| shared.metrics.refused(refused.word()))? {
+            (Attempt::Attached(id, hold), _) => return finish(shared, &id, hold, lease, began),
+            (Attempt::InMotion(known), kept) => {
+                (namespace, process) = (Namespace::Known(known), kept);
+                timeout_at(deadline, rested)
+                    .await
+                    .map_err(|_| Refused::NotReady("another request is at this namespace"))?;
+            }
+        }
+    }
+}
+
+/// Back on the runtime: the answer, and what goes on behind it.
+fn finish(
+    shared: &Arc<Shared>,
+    id: &AttachmentId,
+    hold: Hold,
+    lease: bool,
+    began: Instant,
+) -> Result<(proto::Attachment, Option<Lease>), Refused> {
+    const GONE: Refused = Refused::NotReady("the attachment ended while it was made");
+    let mut ledger = shared.ledger();
+    let fresh = ledger.book.find(id).is_some_and(|a| a.phase == Phase::Wired);
+    ledger.book.serving(id);
+    let attachment = ledger.book.find(id).cloned().ok_or(GONE)?;
+    let view = shared.view(&ledger, &attachment).ok_or(GONE)?;
+    let lease = match hold {
+        Hold::Mine(generation, process) if generation == attachment.generation => {
+            shared.hold(id, generation, process, lease)
+        }
+        _ => None,
+    };
+    drop(ledger);
+    if fresh {
+        shared.metrics.made();
+        shared.metrics.took(Part::Total, began.elapsed());
+        tracing::info!(
+            attachment = %id, owner = %attachment.owner, container = attachment.container.short(),
+            address = %attachment.port.address, "attached"
+        );
+        shared.name_in_background(&attachment);
+    }
+    Ok((view, lease))
+}
+
+type Attempted = Result<(Attempt, Option<Process>), Refused>;
+
+/// On a worker's thread: all of an activation that asks the kernel.
+fn attempt(
+    shared: &Arc<Shared>,
+    worker: &mut Worker,
+    ask: &Ask,
+    namespace: Namespace,
+    process: Option<Process>,
+) -> Attempted {
+    let began = Instant::now();
+    let ns = match namespace {
+        Namespace::Given(fd) => NetNs::verify(fd, worker.home()).map_err(|refused| {
+            shared.closer.close(refused.descriptor);
+            not_a_netns(refused.why)
+        })?,
+        Namespace::Known(ns) => ns,
+    };
+    let owner = whose(&ns, ask)?;
+    let identity = worker.identify(&ns)?;
+    let id = NamespaceId { inode: identity.inode, cookie: identity.cookie };
+    shared.metrics.took(Part::Check, began.elapsed());
+
+    let attachment = {
+        let mut ledger = shared.ledger();
+        match ledger.book.at(owner, &id) {
+            Found::InMotion => return Ok((Attempt::InMotion(ns), process)),
+            Found::Attached(found) => {
+                return existing(shared, &mut ledger, ask, &found, process);
+            }
+            Found::Nothing if !ask.plug => return Err(Refused::Unknown),
+            Found::Nothing => {}
+        }
+        let wanted = wanted(ask, owner, id, process.as_ref())?;
+        ledger
+            .book
+            .reserve(wanted, Instant::now(), random)
+            .map_err(|refusal| refuse(&refusal))?
+            .clone()
+    };
+    let (id, generation) = (attachment.id.clone(), attachment.generation);
+    let made = make(shared, worker, attachment, &ns, ask.interface.is_some());
+    shared.rested.notify_waiters();
+    made?;
+    Ok((Attempt::Attached(id, Hold::Mine(generation, process)), None))
+}
+
+/// The owner of the attachment that is asked for, if the asker may ask for it.
+fn whose(ns: &NetNs, ask: &Ask) -> Result<Uid, Refused> {
+    let owner = ns.owner();
+    let own = owner == ask.asker && !ns.in_initial_userns();
+    if own || ask.any_owner { Ok(owner) } else { Err(Refused::NotYours) }
+}
+
+fn wanted(
+    ask: &Ask,
+    owner: Uid,
+    namespace: NamespaceId,
+    process: Option<&Process>,
+) -> Result<Wanted, Refused> {
+    let interface = match &ask.interface {
+        Some(name) => name.clone(),
+        None => link(INTERFACE)?,
+    };
+    Ok(Wanted {
+        owner,
+        container: ask.container.clone(),
+        name: ask.name.clone(),
+        namespace,
+        interface,
+        holder: process.map(holder),
+        lease: ask.lease,
+        since: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs()),
+    })
+}
+
+/// What a request gets where an attachment already is.
+fn existing(
+    shared: &Arc<Shared>,
+    ledger: &mut super::Ledger,
+    ask: &Ask,
+    id: &AttachmentId,
+    process: Option<Process>,
+) -> Attempted {
+    if ask.exclusive {
+        return Err(Refused::Taken("this network namespace is attached already"));
+    }
+    let ending = ledger.book.find(id).is_some_and(|a| a.phase == Phase::Ending);
+    let own = ledger.book.find(id).is_some_and(|a| a.container == ask.container);
+    if !own || !ask.plug || !(ask.lease || ending) {
+        return Ok((Attempt::Attached(id.clone(), Hold::Others), None));
+    }
+    let held_by = process.as_ref().map(holder);
+    let Some(taken) = ledger.book.take_over(id, held_by, ask.lease) else {
+        return Err(Refused::NotReady("the attachment has just ended"));
+    };
+    shared.metrics.taken_over();
+    if let Err(error) = shared.records.write(taken) {
+        // The old record names the old holder: after a restart the lease's end is not seen by it,
+        // but by the port's.
+        tracing::warn!(attachment = %id, %error, "cannot renew the record");
+    }
+    Ok((Attempt::Attached(id.clone(), Hold::Mine(taken.generation, process)), None))
+}
+
+/// Records the attachment and runs its steps. If any of it fails, nothing is left.
+fn make(
+    shared: &Arc<Shared>,
+    worker: &mut Worker,
+    mut attachment: Attachment,
+    ns: &NetNs,
+    interface_is_a_wish: bool,
+) -> Result<(), Refused> {
+    let made = record(shared, &attachment).and_then(|()| {
+        let began = Instant::now();
+        let mut wired = wire(shared, worker, &attachment, ns);
+        if wired.as_ref().is_err_and(|error| error.name_taken().is_some()) && !interface_is_a_wish {
+            attachment.port.interface = link(SECOND_INTERFACE)?;
+            shared.ledger().book.rename_interface(&attachment.id, &attachment.port.interface);
+            record(shared, &attachment)?;
+            wired = wire(shared, worker, &attachment, ns);
+        }
+        shared.metrics.took(Part::Wire, began.elapsed());
+        wired.map_err(|error| {
+            tracing::warn!(attachment = %attachment.id, %error, "could not attach");
+            error.into()
+        })
+    });
+    let abandoned = match made {
+        Ok(ifindex) if shared.ledger().book.wired(&attachment.id, ifindex) => return Ok(()),
+        Ok(_) => Refused::NotReady("the attachment was ended while it was made"),
+        Err(refused) => refused,
+    };
+    // Marks it as on its way out, if nobody has yet.
+    let _ = shared.ledger().book.begin_release(&attachment.id);
+    match ending::undo(shared, worker, &attachment) {
+        Ok(()) => shared.forget(&attachment),
+        Err(ending::Undone(errors)) => {
+            tracing::warn!(
+                attachment = %attachment.id, errors = %ending::join(&errors),
+                "could not undo an attachment that failed; trying again"
+            );
+            let shared = Arc::clone(shared);
+            shared.runtime.clone().spawn(async move { shared.take_away(attachment).await });
+        }
+    }
+    Err(abandoned)
+}
+
+fn record(shared: &Shared, attachment: &Attachment) -> Result<(), Refused> {
+    let began = Instant::now();
+    let written = shared.records.write(attachment);
+    shared.metrics.took(Part::Record, began.elapsed());
+    written.map_err(|error| {
+        tracing::error!(attachment = %attachment.id, %error, "cannot write a record");
+        Refused::Failed("the daemon cannot write its record; its log says why".to_owned())
+    })
+}
+
+/// Runs all steps; at the first that fails, the error. Gives the port's index.
+fn wire(
+    shared: &Shared,
+    worker: &mut Worker,
+    attachment: &Attachment,
+    ns: &NetNs,
+) -> Result<u32, kernel::Error> {
+    let host = shared.host();
+    let mut wire = Wire::new(worker, &host, &attachment.port, ns);
+    for step in step::attach() {
+        wire.run(&step)?;
+    }
+    Ok(wire.ifindex().unwrap_or_default())
+}
+
+fn holder(process: &Process) -> Holder {
+    Holder { pid: process.pid(), start_time: process.start_time() }
+}
+
+fn link(name: &str) -> Result<LinkName, Refused> {
+    name.parse().map_err(|_| Refused::Failed("a link's name is not one".to_owned()))
+}
+
+/// 128 bits of the system's generator.
+pub(super) fn random() -> Result<u128, SysError> {
+    let mut bytes = [0; 16];
+    SysRng.try_fill_bytes(&mut bytes)?;
+    Ok(u128::from_ne_bytes(bytes))
+}
+
+fn not_a_netns(why: NotANetNs) -> Refused {
+    match why {
+        NotANetNs::Own => {
+            Refused::WrongKind("this is the host's own network; a container on it needs no address")
+        }
+        NotANetNs::Foreign => Refused::NotYours,
+        NotANetNs::NotANamespace | NotANetNs::PathOnly | NotANetNs::OtherKind => {
+            Refused::WrongKind("the descriptor is not that of a network namespace")
+        }
+    }
+}
+
+fn refuse(refusal: &Refusal<SysError>) -> Refused {
+    match refusal {
+        Refusal::Quota { .. } => Refused::Quota(refusal.to_string()),
+        Refusal::Ports | Refusal::Addresses(_) => Refused::Full(refusal.to_string()),
+        Refusal::Random(_) => Refused::Failed(refusal.to_string()),
+    }
+}
+
+impl From<kernel::Error> for Refused {
+    fn from(error: kernel::Error) -> Self {
+        if error.is_full() {
+            Self::Full("the bridge takes no more ports".to_owned())
+        } else if error.name_taken().is_some() {
+            Self::Taken("the namespace has an interface of that name already")
+        } else if error.is_gone() {
+            Self::NotReady("the network namespace went away meanwhile")
+        } else {
+            Self::Failed("the kernel refused a step; the daemon's log says which".to_owned())
+        }
+    }
+}

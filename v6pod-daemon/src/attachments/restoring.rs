@@ -1,0 +1,360 @@
+//! How the daemon starts: on a fresh host, or on what an earlier daemon left.
+//!
+//! Guarantees: when [`start`] returns, what is recorded and real is served on, what was half made or
+//! half taken away is gone, and so is what nobody recorded. Events are listened for from before the
+//! first look, so no end is missed between look and listening.
+
+use std::collections::HashSet;
+use std::fs::{self, DirBuilder, File, Permissions, TryLockError};
+use std::io;
+use std::net::Ipv6Addr;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use nix::unistd::gethostname;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, mpsc};
+
+use super::holding::Holds;
+use super::records::Records;
+use super::{Attachments, Ended, Ledger, Metrics, Shared, ending, making};
+use crate::closer::Closer;
+use crate::config::{self, Config, PrefixSource};
+use crate::container::{Containers, Limits, Places};
+use crate::core::attachment::Attachment;
+use crate::core::book::{Book, Terms};
+use crate::core::name::{Label, Names};
+use crate::core::reconcile::{Plan, PortSeen, Seen, reconcile};
+use crate::core::{Links, Prefix};
+use crate::kernel::host::{Forwarding, PrepareError};
+use crate::kernel::observe::Stray;
+use crate::kernel::{self, Event, Events, Observed, Process, Topology, Worker, Workers};
+use crate::registry::{Consul, Embedded, Mark, Registrar, system_jitter};
+
+/// How many threads work on requests. Most of an activation is the kernel's, under one lock.
+const WORKERS: usize = 2;
+
+/// How often the kernel is compared with the book when nothing has happened.
+const ROUND: Duration = Duration::from_secs(60);
+
+/// Why the daemon cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A folder cannot be made, or a file in it cannot be read or written.
+    #[error("{}: {source}", .path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another daemon of this instance runs.
+    #[error("another v6podd of the instance {0} is running; stop it, or set `instance`")]
+    Running(crate::core::Instance),
+    /// The prefix cannot be used, or the kernel refuses what is needed.
+    #[error(transparent)]
+    Host(#[from] PrepareError),
+    /// The kernel refuses what is needed.
+    #[error(transparent)]
+    Kernel(#[from] kernel::Error),
+    /// No random numbers for a prefix of this host's own.
+    #[error("no random numbers: {0}")]
+    Random(#[source] rand::rngs::SysError),
+    /// A thread cannot be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[source] io::Error),
+}
+
+/// Starts: prepares the host, takes up what was left, and begins to listen for ends.
+pub async fn start(config: Config) -> Result<Attachments, StartError> {
+    let lock = prepare_folders(&config)?;
+    let (prefix, prefix_source) = prefix(&config)?;
+    let links = Links::of(&config.instance);
+    let topology = Topology {
+        prefix,
+        links: links.clone(),
+        mtu: config.mtu,
+        uplink: config.uplink.clone(),
+        forwarding: Forwarding::probe()?,
+    };
+    let workers = Workers::start(WORKERS)?;
+    let sweeper = Workers::start(1)?;
+    // Before the first look, or an end between look and listening would be missed.
+    let events = Events::listen(&links)?;
+    let host = workers.run({
+        let topology = topology.clone();
+        move |worker: &mut Worker| kernel::host::prepare(&mut worker.socket, &topology)
+    });
+    let host = host.await?;
+
+    let records = Records::open(&config.run_dir()).map_err(in_file(&config.run_dir()))?;
+    let (ended, news) = mpsc::unbounded_channel();
+    let shared = Arc::new(Shared {
+        links,
+        prefix_source,
+        started: Instant::now(),
+        ledger: Mutex::new(ledger(&config, prefix, host.mtu)),
+        rested: Notify::new(),
+        records,
+        workers,
+        sweeper,
+        containers: Containers::new(Places::default(), Limits::default()),
+        users: Mutex::default(),
+        registrar: registrar(&config),
+        ended,
+        holds: Holds::default(),
+        closer: Closer::start().map_err(StartError::Thread)?,
+        runtime: Handle::current(),
+        metrics: Metrics::default(),
+        host: Mutex::new(host),
+        topology,
+        config,
+        _lock: lock,
+    });
+    restore(&shared).await?;
+    tokio::spawn(ending::heed(Arc::clone(&shared), news));
+    tokio::spawn(watch(Arc::clone(&shared), events));
+    Ok(Attachments(shared))
+}
+
+/// Makes the daemon's folders and takes the lock by which it is the only one of its instance.
+pub(crate) fn prepare_folders(config: &Config) -> Result<File, StartError> {
+    let (run, state) = (config.run_dir(), config.state_dir());
+    for (path, mode) in [(&run, 0o755), (&state, 0o700)] {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(mode)
+            .create(path)
+            .and_then(|()| fs::set_permissions(path, Permissions::from_mode(mode)))
+            .map_err(in_file(path))?;
+    }
+    let path = run.join("lock");
+    let lock = File::create(&path).map_err(in_file(&path))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(StartError::Running(config.instance.clone())),
+        Err(TryLockError::Error(source)) => Err(StartError::File { path, source }),
+    }
+}
+
+/// The configured prefix, or this host's own unique local one, generated once and kept (RFC 4193,
+/// section 3.2: a site keeps its global id).
+fn prefix(config: &Config) -> Result<(Prefix, &'static str), StartError> {
+    if let PrefixSource::Static(prefix) = config.prefix {
+        return Ok((prefix, "static"));
+    }
+    let path = config.state_dir().join("prefix");
+    match fs::read_to_string(&path) {
+        Ok(text) => match text.trim().parse::<Prefix>() {
+            Ok(prefix) if prefix.is_ula() => return Ok((prefix, "auto")),
+            _ => tracing::warn!("the kept prefix is not one; generating another"),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(source) => return Err(StartError::File { path, source }),
+    }
+    let bits = making::random().map_err(StartError::Random)?;
+    let prefix = Prefix::unique_local(bits as u64);
+    let beside = path.with_extension("new");
+    fs::write(&beside, format!("{prefix}\n"))
+        .and_then(|()| fs::rename(&beside, &path))
+        .map_err(in_file(&path))?;
+    Ok((prefix, "auto"))
+}
+
+fn ledger(config: &Config, prefix: Prefix, mtu: u32) -> Ledger {
+    let terms = Terms {
+        prefix,
+        mtu,
+        quarantine: config.quarantine,
+        per_owner: usize::try_from(config.per_owner).unwrap_or(usize::MAX),
+    };
+    let reserved = config.reserved.iter().filter_map(|name| Label::from_name(name));
+    Ledger { book: Book::new(terms), names: Names::new(reserved) }
+}
+
+pub(crate) fn registrar(config: &Config) -> Registrar {
+    let host = gethostname().unwrap_or_default();
+    let mark = Mark::new(&host.to_string_lossy(), config.instance.clone());
+    match &config.registry {
+        config::Registry::None => Registrar::none(),
+        config::Registry::Embedded => Registrar::start(mark, Embedded::default(), system_jitter()),
+        config::Registry::Consul(consul) => Registrar::start(
+            mark.clone(),
+            Consul::new(mark, &consul.address, consul.token_file.clone()),
+            system_jitter(),
+        ),
+    }
+}
+
+/// Takes up what an earlier daemon left.
+async fn restore(shared: &Arc<Shared>) -> Result<(), StartError> {
+    let folder = shared.config.run_dir();
+    let (recorded, rejected) = shared.records.load().map_err(in_file(&folder))?;
+    for file in rejected {
+        tracing::error!(file = file.file, "put aside a file that is no record: {}", file.reason);
+    }
+    let state = Arc::clone(shared);
+    let job = move |worker: &mut Worker| -> Result<Vec<(Attachment, u32, Option<Process>)>, _> {
+        let observed = kernel::observe::observe(&mut worker.socket, &state.links)?;
+        let prefix = state.ledger().book.terms().prefix;
+        let plan = reconcile(recorded, seen(&observed), |address| prefix.contains(address));
+        clean(&state, worker, &observed, &plan);
+        Ok::<_, kernel::Error>(plan.adopt.into_iter().map(|(a, i)| with_holder(a, i)).collect())
+    };
+    let adopted = shared.workers.run(job).await?;
+    adopt(shared, adopted).await;
+    Ok(())
+}
+
+fn seen(observed: &Observed) -> Seen {
+    let ports = observed.ports.iter().filter_map(|port| {
+        let up = port.up && port.on_bridge;
+        Some(PortSeen { ifindex: port.ifindex, name: port.name.parse().ok()?, up })
+    });
+    let neighbours = observed.neighbours.iter().map(|(address, _)| *address);
+    Seen {
+        ports: ports.collect(),
+        addresses: observed.routes.iter().copied().chain(neighbours).collect(),
+    }
+}
+
+/// Undoes what is half and removes what is nobody's. What fails is said, and tried at the next start.
+fn clean(shared: &Shared, worker: &mut Worker, observed: &Observed, plan: &Plan) {
+    for attachment in &plan.undo {
+        match ending::undo(shared, worker, attachment) {
+            Ok(()) => {
+                tracing::info!(
+                    attachment = %attachment.id, owner = %attachment.owner,
+                    "taken away: it ended while the daemon was away, or was not whole"
+                );
+                if let Err(error) = shared.records.remove(&attachment.id) {
+                    tracing::warn!(attachment = %attachment.id, %error, "cannot remove the record");
+                }
+            }
+            Err(ending::Undone(errors)) => tracing::error!(
+                attachment = %attachment.id, errors = %ending::join(&errors), "cannot take it away"
+            ),
+        }
+    }
+    let ports = plan.stray_ports.iter().filter_map(|name| {
+        observed
+            .ports
+            .iter()
+            .find(|port| port.name == name.as_str())
+            .map(|p| Stray::Port(p.ifindex))
+    });
+    let both = |&address: &Ipv6Addr| [Stray::Route(address), Stray::Neighbour(address)];
+    for stray in ports.chain(plan.stray_addresses.iter().flat_map(both)) {
+        tracing::warn!(?stray, "removing what no record speaks of");
+        if let Err(error) = kernel::observe::remove_stray(&mut worker.socket, observed, stray) {
+            tracing::error!(%error, "cannot remove it");
+        }
+    }
+}
+
+/// The process that the attachment ends with, if it is still the one of the record.
+fn with_holder(attachment: Attachment, ifindex: u32) -> (Attachment, u32, Option<Process>) {
+    let process = attachment.holder.and_then(|holder| {
+        let process = Process::pin(holder.pid).ok()?;
+        (process.start_time() == holder.start_time).then_some(process)
+    });
+    (attachment, ifindex, process)
+}
+
+async fn adopt(shared: &Arc<Shared>, adopted: Vec<(Attachment, u32, Option<Process>)>) {
+    let mut named = Vec::new();
+    for (attachment, ifindex, process) in adopted {
+        let id = attachment.id.clone();
+        if !shared.ledger().book.adopt(attachment.clone(), ifindex) {
+            tracing::error!(attachment = %id, "its record contradicts another's; left alone");
+            continue;
+        }
+        let Some(generation) = shared.ledger().book.find(&id).map(|a| a.generation) else {
+            continue;
+        };
+        let orphaned = attachment.holder.is_some() && process.is_none();
+        shared.hold(&id, generation, process, false);
+        if orphaned {
+            // What it should have ended with has ended. The usual grace applies.
+            let _ = shared.ended.send(Ended { id: id.clone(), generation });
+        }
+        named.push(attachment);
+    }
+    if !named.is_empty() {
+        tracing::info!(count = named.len(), "took up the attachments of an earlier daemon");
+    }
+    shared.name_again(named).await;
+}
+
+/// Heeds the kernel, for as long as the daemon runs.
+async fn watch(shared: Arc<Shared>, mut events: Events) {
+    let mut rounds = tokio::time::interval(ROUND);
+    loop {
+        let event = tokio::select! {
+            event = events.next() => event,
+            _ = rounds.tick() => Ok(Event::Overrun),
+        };
+        match event {
+            Ok(Event::PortGone { ifindex }) => shared.port_gone(ifindex),
+            Ok(Event::DefaultRouteChanged) => follow_uplink(&shared).await,
+            Ok(Event::BridgeGone) => repair(&shared).await,
+            Ok(Event::Overrun) => look_again(&shared).await,
+            Err(error) => {
+                tracing::error!(%error, "cannot hear the kernel; looking instead");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                look_again(&shared).await;
+            }
+        }
+    }
+}
+
+/// Events were lost, or it is time for a round: what has no port any more has ended.
+async fn look_again(shared: &Arc<Shared>) {
+    let links = shared.links.clone();
+    let look = move |worker: &mut Worker| kernel::observe::observe(&mut worker.socket, &links);
+    match shared.workers.run(look).await {
+        Ok(observed) => {
+            let there: HashSet<u32> = observed.ports.iter().map(|port| port.ifindex).collect();
+            for ifindex in shared.ledger().book.ports_missing_from(&there) {
+                shared.port_gone(ifindex);
+            }
+        }
+        Err(error) => tracing::warn!(%error, "cannot look at the kernel"),
+    }
+}
+
+async fn follow_uplink(shared: &Arc<Shared>) {
+    let (topology, host) = (shared.topology.clone(), shared.host());
+    let before = host.uplink.clone();
+    let follow = move |worker: &mut Worker| {
+        kernel::host::follow_uplink(&mut worker.socket, &topology, &host)
+    };
+    match shared.workers.run(follow).await {
+        Ok(host) => {
+            if host.uplink != before {
+                let now = host.uplink.as_ref().map_or("none", |uplink| uplink.as_str());
+                tracing::info!(uplink = now, "the uplink has changed");
+            }
+            shared.set_host(host);
+        }
+        Err(error) => tracing::warn!(%error, "cannot follow the uplink"),
+    }
+}
+
+/// Somebody deleted the bridge, and with it every port.
+async fn repair(shared: &Arc<Shared>) {
+    tracing::warn!(bridge = %shared.links.bridge, "the bridge was deleted; making it again");
+    let topology = shared.topology.clone();
+    let prepare = move |worker: &mut Worker| kernel::host::prepare(&mut worker.socket, &topology);
+    match shared.workers.run(prepare).await {
+        Ok(host) => shared.set_host(host),
+        Err(error) => tracing::error!(%error, "cannot make the bridge again"),
+    }
+}
+
+fn in_file(path: &Path) -> impl FnOnce(io::Error) -> StartError {
+    let path = path.to_owned();
+    move |source| StartError::File { path, source }
+}

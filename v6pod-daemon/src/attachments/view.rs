@@ -1,0 +1,200 @@
+//! What callers are shown.
+
+use std::net::Ipv6Addr;
+
+use v6pod_proto as proto;
+use v6pod_proto::{Mode, NameState, NameStatus, PrefixView, RegistryView, Uid};
+
+use super::{Attachments, Ledger, Refused, Shared};
+use crate::core::attachment::Attachment;
+use crate::core::book::BRIDGE_PORTS;
+use crate::core::name::Claim;
+use crate::kernel::sock_diag;
+
+/// The largest integer that every JSON reader keeps exact (RFC 7493, section 2.2).
+const MAX_SAFE: u128 = (1 << 53) - 1;
+
+/// Whose attachments a caller is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Viewer {
+    /// Everybody's.
+    All,
+    /// One owner's.
+    Owner(Uid),
+}
+
+impl Viewer {
+    fn sees(self, attachment: &Attachment) -> bool {
+        match self {
+            Self::All => true,
+            Self::Owner(uid) => attachment.owner == uid,
+        }
+    }
+}
+
+impl Attachments {
+    /// What the viewer may see, by owner, then name, then id.
+    pub fn list(&self, viewer: Viewer) -> Vec<proto::Attachment> {
+        let ledger = self.0.ledger();
+        let seen = ledger.book.shown().filter(|a| viewer.sees(a));
+        let mut list: Vec<_> = seen.filter_map(|a| self.0.view(&ledger, a)).collect();
+        drop(ledger);
+        list.sort_by(|a, b| (a.owner, &a.name, &a.id).cmp(&(b.owner, &b.name, &b.id)));
+        list
+    }
+
+    /// The one attachment that this id, prefix of an id, name or address means.
+    pub fn find(&self, viewer: Viewer, reference: &str) -> Result<proto::Attachment, Refused> {
+        let ledger = self.0.ledger();
+        let visible: Vec<&Attachment> = ledger.book.shown().filter(|a| viewer.sees(a)).collect();
+        let address: Option<Ipv6Addr> = reference.parse().ok();
+        let borne = |a: &Attachment| {
+            ledger
+                .names
+                .borne_by(&a.id)
+                .iter()
+                .any(|claim| claim.label().is_some_and(|label| label.as_str() == reference))
+        };
+        // From the most to the least exact meaning; the first that anything answers to counts.
+        let meanings: [&dyn Fn(&Attachment) -> bool; 4] = [
+            &|a| {
+                Some(a.port.address) == address
+                    || a.id.as_str() == reference
+                    || a.container.as_str() == reference
+            },
+            &borne,
+            &|a| a.name.as_deref() == Some(reference),
+            &|a| {
+                !reference.is_empty()
+                    && (a.id.as_str().starts_with(reference)
+                        || a.container.as_str().starts_with(reference))
+            },
+        ];
+        for means in meanings {
+            let mut found = visible.iter().filter(|a| means(a));
+            let Some(first) = found.next() else { continue };
+            let more = found.count();
+            if more > 0 {
+                return Err(Refused::Ambiguous(more + 1));
+            }
+            return self.0.view(&ledger, first).ok_or(Refused::Unknown);
+        }
+        Err(Refused::Unknown)
+    }
+
+    /// The daemon's own state.
+    pub fn status(&self) -> proto::Status {
+        let shared = &self.0;
+        let host = shared.host();
+        let ledger = shared.ledger();
+        let prefix = ledger.book.terms().prefix;
+        let (made, released) = ledger.book.turnover();
+        let counts = proto::Counts {
+            attachments: ledger.book.shown().count() as u64,
+            leases: ledger.book.shown().filter(|a| a.lease).count() as u64,
+            resting: ledger.book.pool().resting() as u64,
+            made,
+            released,
+        };
+        drop(ledger);
+        proto::Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            instance: shared.config.instance.to_string(),
+            uptime: shared.started.elapsed().as_secs(),
+            prefix: PrefixView {
+                prefix: prefix.to_string(),
+                source: shared.prefix_source.to_owned(),
+                ula: prefix.is_ula(),
+            },
+            mode: Mode::Bridge,
+            gateway: prefix.gateway(),
+            bridge: shared.links.bridge.clone(),
+            mtu: host.mtu,
+            uplink: host.uplink,
+            counts,
+            registry: self.registry(),
+            last_repair: None,
+            off: shared.config.switched_off(),
+        }
+    }
+
+    /// How many more attachments this caller can have, and what ends first.
+    pub fn capacity(&self, caller: Uid) -> proto::Capacity {
+        let ledger = self.0.ledger();
+        let book = &ledger.book;
+        let limit = |name: &str, used: usize, max: u128| proto::CapLimit {
+            name: name.to_owned(),
+            used: used as u64,
+            max: max.min(MAX_SAFE) as u64,
+        };
+        let terms = book.terms();
+        let limits = vec![
+            limit("per-owner", book.of_owner(caller), terms.per_owner as u128),
+            limit("bridge-ports", book.len(), BRIDGE_PORTS as u128),
+            limit("addresses", book.pool().taken(), terms.prefix.room()),
+        ];
+        let left = |limit: &proto::CapLimit| limit.max.saturating_sub(limit.used);
+        let first = limits.iter().min_by_key(|limit| left(limit));
+        proto::Capacity {
+            more: first.map_or(0, left),
+            first_limit: first.map_or_else(String::new, |limit| limit.name.clone()),
+            limits,
+        }
+    }
+
+    /// The registry's health.
+    pub fn registry(&self) -> RegistryView {
+        self.0.registrar.health()
+    }
+
+    /// The uid that owns the other end of a loopback TCP connection; `None` if nobody does any more.
+    pub async fn owner_of_peer(
+        &self,
+        local: std::net::SocketAddr,
+        peer: std::net::SocketAddr,
+    ) -> Option<Uid> {
+        let asked = self.0.workers.run(move |_| sock_diag::owner_of_peer(local, peer)).await;
+        asked.unwrap_or_else(|error| {
+            tracing::warn!(%error, "cannot ask whose a connection is");
+            None
+        })
+    }
+}
+
+impl Shared {
+    /// The attachment as a caller sees it; `None` once it is on its way out.
+    pub(super) fn view(&self, ledger: &Ledger, a: &Attachment) -> Option<proto::Attachment> {
+        Some(proto::Attachment {
+            id: a.id.clone(),
+            container: a.container.clone(),
+            name: a.name.clone(),
+            owner: a.owner,
+            address: a.port.address,
+            prefix_length: 128,
+            gateway: a.port.gateway,
+            interface: a.port.interface.clone(),
+            port: a.port.name.clone(),
+            mac: a.port.mac,
+            mode: Mode::Bridge,
+            state: a.phase.shown()?,
+            names: self.names_of(ledger, a),
+            lease: a.lease,
+            since: a.since,
+        })
+    }
+
+    fn names_of(&self, ledger: &Ledger, a: &Attachment) -> Vec<NameStatus> {
+        let state = |claim: &Claim| match claim {
+            Claim::Refused(_) => NameState::Refused,
+            Claim::Granted(_) | Claim::Suffixed { .. } => {
+                self.registrar.state(&a.id).unwrap_or(NameState::Pending)
+            }
+        };
+        let status = |claim: Claim| NameStatus {
+            name: claim.label().map_or_else(String::new, ToString::to_string),
+            state: state(&claim),
+            note: claim.note(),
+        };
+        ledger.names.borne_by(&a.id).into_iter().map(status).collect()
+    }
+}

@@ -1,2 +1,0 @@
-//! v6podd.
-fn main() {}

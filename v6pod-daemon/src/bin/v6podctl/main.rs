@@ -1,0 +1,170 @@
+//! v6podctl: what an operator, and a user who wants to know his containers' addresses, types.
+//!
+//! An ordinary user is shown his own attachments; root on the unix socket is shown all.
+
+mod table;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use serde::Serialize;
+use v6pod_daemon::client::{Client, ClientError};
+use v6pod_daemon::config::Config;
+use v6pod_daemon::purge;
+use v6pod_proto::{Attachment, AttachmentList, Capacity, DEFAULT_SOCKET, Status};
+
+/// Shows the containers' addresses and names that v6podd has given.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    /// v6podd's socket.
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET, env = "V6POD_SOCKET", global = true)]
+    socket: PathBuf,
+    /// Print JSON, for programs.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List attachments: name, address, owner, container.
+    Ls,
+    /// Show one attachment.
+    Show {
+        /// Its name, its address, or the beginning of its or its container's id.
+        reference: String,
+    },
+    /// Show what the daemon does and does not do.
+    Status,
+    /// Show how many more attachments fit, and what ends first.
+    Capacity,
+    /// Take away all that v6podd has made: ports, routes, the bridge, names, records. Running
+    /// containers lose their address. The daemon must be stopped.
+    Purge(PurgeArgs),
+}
+
+#[derive(Debug, Args)]
+struct PurgeArgs {
+    /// The daemon's configuration.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The daemon's volatile state, if not in /run.
+    #[arg(long, value_name = "DIR", hide = true)]
+    run_dir: Option<PathBuf>,
+    /// The daemon's lasting state, if not in /var/lib.
+    #[arg(long, value_name = "DIR", hide = true)]
+    state_dir: Option<PathBuf>,
+}
+
+type Failure = Box<dyn std::error::Error>;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let done = runtime.map_err(Failure::from).and_then(|runtime| runtime.block_on(run(&cli)));
+    match done {
+        Ok(text) => print(&text),
+        Err(error) => {
+            eprintln!("v6podctl: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(cli: &Cli) -> Result<String, Failure> {
+    let client = Client::new(&cli.socket);
+    match &cli.command {
+        Command::Ls => {
+            let list: AttachmentList = client.get("/api/attachments").await?;
+            cli.render(&list, |list| table::list(&list.attachments, table::now()))
+        }
+        Command::Show { reference } => {
+            let found: Attachment =
+                client.get(&resource(reference)).await.map_err(|error| match error {
+                    ClientError::Refused(problem) if problem.status == 404 => {
+                        format!("no attachment of yours is {reference:?}").into()
+                    }
+                    other => Failure::from(other),
+                })?;
+            cli.render(&found, |found| table::one(found, table::now()))
+        }
+        Command::Status => {
+            let status: Status = client.get("/api/status").await?;
+            cli.render(&status, table::status)
+        }
+        Command::Capacity => {
+            let capacity: Capacity = client.get("/api/capacity").await?;
+            cli.render(&capacity, table::capacity)
+        }
+        Command::Purge(args) => {
+            let removed = purge::purge(&args.config()?).await?;
+            cli.render(&removed, ToString::to_string)
+        }
+    }
+}
+
+impl Cli {
+    fn render<T: Serialize>(
+        &self,
+        value: &T,
+        human: impl FnOnce(&T) -> String,
+    ) -> Result<String, Failure> {
+        if self.json { Ok(serde_json::to_string_pretty(value)? + "\n") } else { Ok(human(value)) }
+    }
+}
+
+impl PurgeArgs {
+    fn config(&self) -> Result<Config, Failure> {
+        let mut config = Config::load(self.config.as_deref().map(Path::new))?;
+        config.run_dir = self.run_dir.clone().or(config.run_dir);
+        config.state_dir = self.state_dir.clone().or(config.state_dir);
+        Ok(config)
+    }
+}
+
+/// The path of an attachment, whatever the reference has in it.
+fn resource(reference: &str) -> String {
+    let mut path = String::from("/api/attachments/");
+    for byte in reference.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b':' => {
+                path.push(char::from(byte));
+            }
+            _ => path.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    path
+}
+
+/// Prints to standard output. A reader that has seen enough (`| head`) is no failure.
+fn print(text: &str) -> ExitCode {
+    use std::io::{ErrorKind, Write as _};
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            eprintln!("v6podctl: cannot print: {error}");
+            ExitCode::FAILURE
+        }
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_reference_stays_one_part_of_the_path() {
+        assert_eq!(resource("2001:db8::5"), "/api/attachments/2001:db8::5");
+        assert_eq!(resource("../status?x"), "/api/attachments/..%2Fstatus%3Fx");
+    }
+}

@@ -1,0 +1,165 @@
+//! How things look to a person: name and address first.
+
+use std::fmt::Write as _;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use v6pod_proto::{Attachment, Capacity, NameState, NameStatus, State, Status};
+
+/// Seconds since the epoch.
+pub(crate) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs())
+}
+
+/// `v6podctl ls`
+pub(crate) fn list(attachments: &[Attachment], now: u64) -> String {
+    let head = ["NAME", "ADDRESS", "OWNER", "CONTAINER", "STATE", "AGE"].map(str::to_owned);
+    let rows = attachments.iter().map(|a| {
+        [
+            label(a),
+            a.address.to_string(),
+            a.owner.to_string(),
+            a.container.short().to_owned(),
+            state(a.state).to_owned(),
+            age(a.since, now),
+        ]
+    });
+    let rows: Vec<_> = std::iter::once(head).chain(rows).collect();
+    columns(&rows)
+}
+
+/// `v6podctl show`
+pub(crate) fn one(a: &Attachment, now: u64) -> String {
+    let mut rows = vec![
+        ["name".to_owned(), label(a)],
+        ["address".to_owned(), format!("{}/{}", a.address, a.prefix_length)],
+        ["gateway".to_owned(), a.gateway.to_string()],
+        ["owner".to_owned(), a.owner.to_string()],
+        ["container".to_owned(), a.container.to_string()],
+        ["engine's name".to_owned(), a.name.clone().unwrap_or_else(|| "-".to_owned())],
+    ];
+    rows.extend(a.names.iter().map(|name| ["registered".to_owned(), registered(name)]));
+    rows.extend([
+        ["interface".to_owned(), format!("{} ({})", a.interface, a.mac)],
+        ["port".to_owned(), a.port.to_string()],
+        ["state".to_owned(), state(a.state).to_owned()],
+        ["lease".to_owned(), if a.lease { "held" } else { "none" }.to_owned()],
+        ["age".to_owned(), age(a.since, now)],
+        ["id".to_owned(), a.id.to_string()],
+    ]);
+    columns(&rows)
+}
+
+/// `v6podctl status`
+pub(crate) fn status(s: &Status) -> String {
+    let registry = match (&s.registry.error, s.registry.healthy) {
+        (Some(error), false) => format!("{}, not healthy: {error}", s.registry.kind),
+        (None, false) => format!("{}, not healthy", s.registry.kind),
+        (_, true) => s.registry.kind.clone(),
+    };
+    let counts = s.counts;
+    let rows = vec![
+        ["version".to_owned(), format!("{} (instance {})", s.version, s.instance)],
+        ["up for".to_owned(), duration(s.uptime)],
+        ["prefix".to_owned(), format!("{} ({})", s.prefix.prefix, s.prefix.source)],
+        ["gateway".to_owned(), format!("{} on {}", s.gateway, s.bridge)],
+        [
+            "uplink".to_owned(),
+            s.uplink.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string),
+        ],
+        ["mtu".to_owned(), s.mtu.to_string()],
+        [
+            "attachments".to_owned(),
+            format!("{}, {} with a lease", counts.attachments, counts.leases),
+        ],
+        ["since start".to_owned(), format!("{} made, {} released", counts.made, counts.released)],
+        ["registry".to_owned(), format!("{registry}; {} pending", s.registry.pending)],
+    ];
+    let mut text = columns(&rows);
+    for off in &s.off {
+        let _ = writeln!(text, "off: {}: {}", off.feature, off.meaning);
+    }
+    text
+}
+
+/// `v6podctl capacity`
+pub(crate) fn capacity(c: &Capacity) -> String {
+    let mut rows = vec![["LIMIT", "USED", "MAX"].map(str::to_owned)];
+    rows.extend(c.limits.iter().map(|l| [l.name.clone(), l.used.to_string(), l.max.to_string()]));
+    format!("room for {} more; {} ends first\n{}", c.more, c.first_limit, columns(&rows))
+}
+
+/// The label that others find it by, or the engine's name for it, or that there is none.
+fn label(a: &Attachment) -> String {
+    let borne = a.names.iter().find(|name| name.state != NameState::Refused);
+    borne.map(|name| name.name.clone()).or_else(|| a.name.clone()).unwrap_or_else(|| "-".to_owned())
+}
+
+fn registered(name: &NameStatus) -> String {
+    let state = match name.state {
+        NameState::Registered => "registered",
+        NameState::Pending => "pending",
+        NameState::Refused => "refused",
+    };
+    let note = name.note.as_deref().map(|note| format!(": {note}")).unwrap_or_default();
+    format!("{} ({state}{note})", name.name)
+}
+
+const fn state(state: State) -> &'static str {
+    match state {
+        State::Reserved => "reserved",
+        State::Wired => "wired",
+        State::Serving => "serving",
+        State::Ending => "ending",
+    }
+}
+
+fn age(since: u64, now: u64) -> String {
+    duration(now.saturating_sub(since))
+}
+
+fn duration(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m", seconds / 60),
+        3600..86400 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86400),
+    }
+}
+
+/// Left-aligned columns, two spaces apart, nothing behind the last.
+fn columns<const N: usize>(rows: &[[String; N]]) -> String {
+    let width = |column: usize| rows.iter().map(|row| printable(&row[column]).len()).max();
+    let widths: [usize; N] = std::array::from_fn(|column| width(column).unwrap_or(0));
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(widths) {
+            let _ = write!(line, "{:width$}  ", printable(cell));
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// A container's name comes from its owner: on a terminal, his control characters are not played.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_what_stands_in_them() {
+        let rows = [["A", "LONG"], ["wider", "x"]].map(|row| row.map(str::to_owned));
+        let text = columns(&rows);
+        assert_eq!(text, "A      LONG\nwider  x\n");
+    }
+
+    #[test]
+    fn a_name_cannot_speak_to_the_terminal() {
+        assert_eq!(printable("a\u{1b}[31mb"), "a?[31mb");
+    }
+}

@@ -1,0 +1,97 @@
+//! A client of the daemon's API over its unix socket: what v6podctl speaks.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::body::Bytes;
+use hyper::{Method, Request, header};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+use v6pod_proto::Problem;
+
+/// How long a whole call may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The largest answer that is read, in bytes: several times what 65536 attachments are.
+const LARGEST: usize = 64 << 20;
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody listens there.
+    #[error("cannot reach v6podd at {}: {source}; is it running?", .path.display())]
+    Away {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The daemon said no.
+    #[error("{0}")]
+    Refused(Problem),
+    /// The answer was none.
+    #[error("v6podd at {}: {why}", .path.display())]
+    Broken {
+        /// Where.
+        path: PathBuf,
+        /// What happened.
+        why: String,
+    },
+}
+
+/// A daemon's socket.
+#[derive(Debug, Clone)]
+pub struct Client {
+    path: PathBuf,
+}
+
+impl Client {
+    /// The daemon that listens at this path.
+    pub fn new(path: &Path) -> Self {
+        Self { path: path.to_owned() }
+    }
+
+    /// Asks for a resource.
+    pub async fn get<T: DeserializeOwned>(&self, resource: &str) -> Result<T, ClientError> {
+        let connected = UnixStream::connect(&self.path).await;
+        let stream =
+            connected.map_err(|source| ClientError::Away { path: self.path.clone(), source })?;
+        match timeout(PATIENCE, exchange(stream, resource)).await {
+            Ok(Ok((true, body))) => self.parse(&body),
+            Ok(Ok((false, body))) => Err(ClientError::Refused(self.parse(&body)?)),
+            Ok(Err(error)) => Err(self.broken(&error)),
+            Err(_) => Err(self.broken(&"it did not answer in time")),
+        }
+    }
+
+    fn parse<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T, ClientError> {
+        serde_json::from_slice(body).map_err(|error| self.broken(&error))
+    }
+
+    fn broken(&self, why: &dyn std::fmt::Display) -> ClientError {
+        ClientError::Broken { path: self.path.clone(), why: why.to_string() }
+    }
+}
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// One request on the connection; whether it went well, and the body.
+async fn exchange(stream: UnixStream, resource: &str) -> Result<(bool, Bytes), BoxError> {
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let driver = tokio::spawn(connection);
+    let request = Request::builder()
+        .method(Method::GET)
+        .uri(resource)
+        .header(header::HOST, "localhost")
+        .body(Empty::<Bytes>::new())?;
+    let response = sender.send_request(request).await?;
+    let well = response.status().is_success();
+    let body = Limited::new(response.into_body(), LARGEST).collect().await?.to_bytes();
+    driver.abort();
+    Ok((well, body))
+}

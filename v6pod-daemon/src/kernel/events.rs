@@ -1,0 +1,133 @@
+//! What the kernel tells unasked: that a port is gone, that the default route has changed.
+//!
+//! Guarantees: a port's end is told once; when the kernel could not deliver everything, that is told
+//! too ([`Event::Overrun`]), and whoever reads must look for himself ([`observe`](super::observe)).
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt};
+use tokio::io::unix::AsyncFd;
+
+use super::error::Error;
+use super::netlink::next_message;
+use super::sys;
+use super::view::{Link, Route};
+use crate::core::links::Links;
+
+/// Room for some ten thousand events: making and deleting one port brings about twenty.
+const BACKLOG: usize = 16 * 1024 * 1024;
+
+/// Something happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// A link of the ports' group is gone: its container's namespace has ended, or somebody deleted it.
+    PortGone {
+        /// The number that it had.
+        ifindex: u32,
+    },
+    /// The bridge is gone.
+    BridgeGone,
+    /// An IPv6 default route came, went or changed.
+    DefaultRouteChanged,
+    /// Events were lost.
+    Overrun,
+}
+
+/// The stream of events of one instance.
+#[derive(Debug)]
+pub struct Events {
+    socket: AsyncFd<OwnedFd>,
+    buffer: Box<[u8]>,
+    pending: VecDeque<Event>,
+    links: Links,
+}
+
+impl Events {
+    /// Begins to listen, in the calling thread's namespace. Belongs into a tokio runtime.
+    pub fn listen(links: &Links) -> Result<Self, Error> {
+        let open = || {
+            let mut socket = netlink_sys::Socket::new(netlink_sys::protocols::NETLINK_ROUTE)?;
+            // Beyond the system's limit, by CAP_NET_ADMIN.
+            setsockopt(&socket, sockopt::RcvBufForce, &BACKLOG)?;
+            socket.set_non_blocking(true)?;
+            socket.bind(&netlink_sys::SocketAddr::new(0, 0))?;
+            for group in [libc::RTNLGRP_LINK, libc::RTNLGRP_IPV6_ROUTE] {
+                socket.add_membership(group)?;
+            }
+            sys::watch(socket.as_fd().try_clone_to_owned()?)
+        };
+        let socket = open().map_err(|e: io::Error| Error::io("listen to the kernel", e))?;
+        let buffer = vec![0; 64 * 1024].into();
+        Ok(Self { socket, buffer, pending: VecDeque::new(), links: links.clone() })
+    }
+
+    /// The next event. Nothing is lost if the future is dropped.
+    pub async fn next(&mut self) -> Result<Event, Error> {
+        loop {
+            if let Some(event) = self.pending.pop_front() {
+                return Ok(event);
+            }
+            let failed = |error| Error::io("listen to the kernel", error);
+            let mut ready = self.socket.readable().await.map_err(failed)?;
+            let buffer = &mut self.buffer;
+            let received = ready.try_io(|socket| {
+                let fd = socket.get_ref().as_raw_fd();
+                Ok(recv(fd, buffer, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC)?)
+            });
+            match received {
+                Err(_would_block) => {}
+                Ok(Ok(length)) if length <= self.buffer.len() => self.read(length),
+                Ok(Ok(_)) => self.note(Event::Overrun),
+                Ok(Err(error)) => match error.raw_os_error().map(Errno::from_raw) {
+                    Some(Errno::ENOBUFS) => self.note(Event::Overrun),
+                    Some(Errno::EINTR) => {}
+                    _ => return Err(failed(error)),
+                },
+            }
+        }
+    }
+
+    fn read(&mut self, length: usize) {
+        let buffer = std::mem::take(&mut self.buffer);
+        let mut rest = &buffer[..length];
+        while let Some((header, payload)) = next_message(&mut rest) {
+            if let Some(event) = self.event(header.kind, payload) {
+                self.note(event);
+            }
+        }
+        self.buffer = buffer;
+    }
+
+    fn event(&self, kind: u16, payload: &[u8]) -> Option<Event> {
+        match kind {
+            // A bridge port's end is told twice: for the bridge family first, when it only leaves the
+            // bridge. The other one has no master any more, but still its group.
+            libc::RTM_DELLINK => {
+                let link = Link::parse(payload)?;
+                if i32::from(link.family) != libc::AF_UNSPEC {
+                    None
+                } else if link.group == self.links.ports {
+                    Some(Event::PortGone { ifindex: link.index })
+                } else {
+                    (link.group == self.links.bridges).then_some(Event::BridgeGone)
+                }
+            }
+            // The second byte of `struct rtmsg` is the prefix length: most routes need no more.
+            libc::RTM_NEWROUTE | libc::RTM_DELROUTE if *payload.get(1)? == 0 => {
+                Route::parse(payload)?.is_default().then_some(Event::DefaultRouteChanged)
+            }
+            _ => None,
+        }
+    }
+
+    /// Nobody needs to hear twice at once that something must be looked at.
+    fn note(&mut self, event: Event) {
+        if !self.pending.contains(&event) {
+            self.pending.push_back(event);
+        }
+    }
+}

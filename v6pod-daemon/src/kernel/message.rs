@@ -1,0 +1,154 @@
+//! The messages that more than one module sends.
+
+use std::net::Ipv6Addr;
+
+use netlink_packet_route::address::{
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage,
+};
+use netlink_packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkExtentMask, LinkFlags,
+    LinkMessage,
+};
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
+};
+use netlink_packet_route::route::{
+    RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use nix::errno::Errno;
+use v6pod_proto::{LinkName, Mac};
+
+use super::PROTOCOL;
+use super::error::{Cause, Error};
+use super::netlink::RouteSocket;
+use super::view;
+
+/// One link as a lookup by name finds it.
+#[derive(Debug, Clone)]
+pub(super) struct FoundLink {
+    pub(super) index: u32,
+    pub(super) group: u32,
+    pub(super) mtu: u32,
+    pub(super) up: bool,
+    pub(super) is_bridge: bool,
+    pub(super) peer: Option<u32>,
+    pub(super) mac: Vec<u8>,
+}
+
+/// The link of that name; none if there is none.
+pub(super) fn find_link(
+    socket: &mut RouteSocket,
+    name: &LinkName,
+) -> Result<Option<FoundLink>, Error> {
+    let mut message = LinkMessage::default();
+    message.attributes.push(LinkAttribute::IfName(name.to_string()));
+    message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    let read = |_, payload: &[u8]| {
+        let link = view::Link::parse(payload)?;
+        Some(FoundLink {
+            index: link.index,
+            group: link.group,
+            mtu: link.mtu,
+            up: link.is_up(),
+            is_bridge: link.kind == "bridge",
+            peer: link.peer,
+            mac: link.mac.to_vec(),
+        })
+    };
+    match socket.get(format!("look up {name}"), &RouteNetlinkMessage::GetLink(message), read) {
+        Err(error) if error.errno() == Some(Errno::ENODEV) => Ok(None),
+        other => other,
+    }
+}
+
+/// The link of that name if it is in that group: one of ours. A link of the name and of another group
+/// is an error.
+pub(super) fn find_ours(
+    socket: &mut RouteSocket,
+    name: &LinkName,
+    group: u32,
+) -> Result<Option<FoundLink>, Error> {
+    match find_link(socket, name)? {
+        Some(link) if link.group != group => {
+            Err(Error::new(format!("take {name}"), Cause::NotOurs(name.clone())))
+        }
+        other => Ok(other),
+    }
+}
+
+/// The beginning of a message about an existing link.
+pub(super) fn link(index: u32) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message
+}
+
+/// Has the message switch the link on or off as well.
+pub(super) fn set_up(mut message: LinkMessage, up: bool) -> LinkMessage {
+    message.header.change_mask = LinkFlags::Up;
+    message.header.flags = if up { LinkFlags::Up } else { LinkFlags::empty() };
+    message
+}
+
+/// No link-local address, now or later. In a message that also switches the link on, the kernel would
+/// read this second (`do_setlink`), when the address may be there already.
+pub(super) fn no_link_local() -> LinkAttribute {
+    let mode = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+    LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![mode])])
+}
+
+/// A /128 of an interface, usable at once: without duplicate address detection (addresses are drawn by
+/// one daemon, and nothing else can answer on a port), and without a route to itself by the link.
+pub(super) fn address(interface: u32, address: Ipv6Addr) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = AddressFamily::Inet6;
+    message.header.prefix_len = 128;
+    message.header.index = interface;
+    message.header.flags = AddressHeaderFlags::Nodad;
+    message.attributes = vec![
+        AddressAttribute::Local(address.into()),
+        AddressAttribute::Address(address.into()),
+        AddressAttribute::Flags(AddressFlags::Nodad | AddressFlags::Noprefixroute),
+    ];
+    message
+}
+
+/// A route of our protocol number in the main table.
+pub(super) fn route(
+    kind: RouteType,
+    destination: Option<(Ipv6Addr, u8)>,
+    attributes: impl IntoIterator<Item = RouteAttribute>,
+) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = AddressFamily::Inet6;
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.protocol = RouteProtocol::Other(PROTOCOL);
+    message.header.kind = kind;
+    if let Some((address, length)) = destination {
+        message.header.destination_prefix_length = length;
+        message.attributes.push(RouteAttribute::Destination(address.into()));
+    }
+    message.attributes.extend(attributes);
+    message
+}
+
+/// The /128 route of a container by the bridge.
+pub(super) fn container_route(bridge: u32, address: Ipv6Addr) -> RouteMessage {
+    route(RouteType::Unicast, Some((address, 128)), [RouteAttribute::Oif(bridge)])
+}
+
+/// A neighbour entry that nothing on the link can change.
+pub(super) fn neighbour(bridge: u32, address: Ipv6Addr, mac: Option<Mac>) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Inet6;
+    message.header.ifindex = bridge;
+    message.header.state = NeighbourState::Permanent;
+    message.header.kind = RouteType::Unicast;
+    message.attributes.push(NeighbourAttribute::Destination(NeighbourAddress::Inet6(address)));
+    if let Some(mac) = mac {
+        message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.octets().to_vec()));
+        message.attributes.push(NeighbourAttribute::Protocol(RouteProtocol::Other(PROTOCOL)));
+    }
+    message
+}

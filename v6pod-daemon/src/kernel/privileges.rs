@@ -1,0 +1,62 @@
+//! The daemon's capabilities: four, and no way to more.
+//!
+//! Guarantee: after [`keep_only_needed`] neither this thread nor any thread or program that it starts
+//! can have another capability. Capabilities belong to threads: it must be called before there is a
+//! second one.
+
+use caps::errors::CapsError;
+use caps::{CapSet, Capability, CapsHashSet};
+use nix::errno::Errno;
+
+/// What the daemon needs, and what for.
+pub const NEEDED: [Capability; 4] = [
+    // Links, addresses, routes, sysctls.
+    Capability::CAP_NET_ADMIN,
+    // To enter a namespace and to ask who owns it.
+    Capability::CAP_SYS_ADMIN,
+    // Other users' /proc/PID/ns.
+    Capability::CAP_SYS_PTRACE,
+    // Other users' container state, read by id.
+    Capability::CAP_DAC_READ_SEARCH,
+];
+
+/// Why the capabilities are not what they should be.
+#[derive(Debug, thiserror::Error)]
+pub enum PrivilegeError {
+    /// Started without some of them.
+    #[error("v6podd needs to be started as root or with {}", names(.0))]
+    Missing(Vec<Capability>),
+    /// The kernel refused.
+    #[error("cannot give up capabilities")]
+    Caps(#[from] CapsError),
+    /// The kernel refused no_new_privs.
+    #[error("cannot renounce new privileges")]
+    NoNewPrivs(#[source] Errno),
+}
+
+/// Gives up every capability but the [`NEEDED`] ones, for good.
+pub fn keep_only_needed() -> Result<(), PrivilegeError> {
+    let needed = CapsHashSet::from(NEEDED);
+    let permitted = caps::read(None, CapSet::Permitted)?;
+    let missing: Vec<_> = NEEDED.into_iter().filter(|cap| !permitted.contains(cap)).collect();
+    if !missing.is_empty() {
+        return Err(PrivilegeError::Missing(missing));
+    }
+    // The bounding set can be cut with CAP_SETPCAP only. Who starts us without that, as systemd does,
+    // has cut it; where not, no_new_privs keeps programs from gaining by it.
+    if caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP)? {
+        for cap in caps::read(None, CapSet::Bounding)?.difference(&needed) {
+            caps::drop(None, CapSet::Bounding, *cap)?;
+        }
+    }
+    caps::clear(None, CapSet::Ambient)?;
+    // The effective ones first: they must be permitted at every moment.
+    caps::set(None, CapSet::Effective, &needed)?;
+    caps::set(None, CapSet::Permitted, &needed)?;
+    caps::clear(None, CapSet::Inheritable)?;
+    nix::sys::prctl::set_no_new_privs().map_err(PrivilegeError::NoNewPrivs)
+}
+
+fn names(caps: &[Capability]) -> String {
+    caps.iter().map(Capability::to_string).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,123 @@
+//! One certain process, and not another that got its number later.
+//!
+//! Guarantee (threat 4): a [`Process`] is held by pidfd. What is read of it under /proc is believed only
+//! if the process was still alive afterwards: until then nobody else could have had its number.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use super::error::{Cause, Error};
+use super::sys;
+
+/// A process that was alive when it was pinned.
+#[derive(Debug)]
+pub struct Process {
+    pid: Pid,
+    start_time: u64,
+    pidfd: OwnedFd,
+}
+
+impl Process {
+    /// Pins the process that has this number now. [`Error::is_gone`] if there is none.
+    pub fn pin(pid: u32) -> Result<Self, Error> {
+        let doing = || format!("pin process {pid}");
+        let pid = i32::try_from(pid)
+            .ok()
+            .and_then(Pid::from_raw)
+            .ok_or_else(|| Error::io(doing(), io::Error::from_raw_os_error(libc::ESRCH)))?;
+        let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|e| Error::io(doing(), e))?;
+        Self::of(pid, pidfd).map_err(|error| error.while_doing(doing()))
+    }
+
+    /// The process behind a pidfd, such as one of SO_PEERPIDFD.
+    pub fn from_pidfd(pidfd: OwnedFd) -> Result<Self, Error> {
+        let doing = "tell the process of a pidfd";
+        let path = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
+        let info = fs::read_to_string(path).map_err(|error| Error::io(doing, error))?;
+        let pid = info.lines().find_map(|line| line.strip_prefix("Pid:"));
+        let pid = pid
+            .and_then(|pid| pid.trim().parse().ok())
+            .ok_or_else(|| Error::io(doing, io::Error::from(io::ErrorKind::InvalidInput)))?;
+        // -1 once it is gone, 0 in another process namespace.
+        let gone = || Error::io(doing, io::Error::from_raw_os_error(libc::ESRCH));
+        let pid =
+            Some(pid).filter(|&pid: &i32| pid > 0).and_then(Pid::from_raw).ok_or_else(gone)?;
+        Self::of(pid, pidfd).map_err(|error| error.while_doing(doing))
+    }
+
+    fn of(pid: Pid, pidfd: OwnedFd) -> Result<Self, Error> {
+        let mut process = Self { pid, start_time: 0, pidfd };
+        process.start_time = process.read_start_time()?;
+        process.check_alive()?;
+        Ok(process)
+    }
+
+    /// Its number.
+    pub fn pid(&self) -> u32 {
+        self.pid.as_raw_pid().unsigned_abs()
+    }
+
+    /// When it began, in clock ticks since boot (proc_pid_stat(5), field 22). With the number it tells a
+    /// process from any other of this boot, also to a daemon that comes later.
+    pub fn start_time(&self) -> u64 {
+        self.start_time
+    }
+
+    /// Whether it still runs. A zombie does not.
+    pub fn is_alive(&self) -> Result<bool, Error> {
+        // A pidfd is readable once its process has ended.
+        let mut poll_fd = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
+        let ready = poll(&mut poll_fd, PollTimeout::ZERO)
+            .map_err(|errno| Error::io("look after a process", errno))?;
+        Ok(ready == 0)
+    }
+
+    /// Its network namespace. To be verified like any other.
+    pub fn net_ns(&self) -> Result<OwnedFd, Error> {
+        let path = format!("/proc/{}/ns/net", self.pid());
+        let namespace = File::open(&path)
+            .map_err(|error| Error::io("open the network namespace of a process", error))?;
+        self.check_alive()?;
+        Ok(namespace.into())
+    }
+
+    /// Waits until it ends. One waiter at a time; belongs into a tokio runtime.
+    pub async fn exited(&self) -> Result<(), Error> {
+        let wait = async {
+            let pidfd = sys::watch_borrowed(self.pidfd.as_fd())?;
+            pidfd.readable().await.map(drop)
+        };
+        wait.await.map_err(|error| Error::io("wait for the end of a process", error))
+    }
+
+    fn check_alive(&self) -> Result<(), Error> {
+        if self.is_alive()? {
+            return Ok(());
+        }
+        let gone = io::Error::from_raw_os_error(libc::ESRCH);
+        Err(Error::io(format!("follow process {}", self.pid()), gone))
+    }
+
+    fn read_start_time(&self) -> Result<u64, Error> {
+        let doing = "read the start time of a process";
+        let mut stat = Vec::new();
+        File::open(format!("/proc/{}/stat", self.pid()))
+            .and_then(|file| file.take(4096).read_to_end(&mut stat))
+            .map_err(|error| Error::io(doing, error))?;
+        parse_start_time(&stat)
+            .ok_or_else(|| Error::new(doing, Cause::Garbled("no start time in it")))
+    }
+}
+
+/// Field 22. Field 2 is the process's own idea of its name: any bytes, in parentheses, which may
+/// contain spaces, parentheses and line ends; no later field contains a parenthesis.
+fn parse_start_time(stat: &[u8]) -> Option<u64> {
+    let end_of_name = stat.iter().rposition(|&byte| byte == b')')?;
+    let fields = std::str::from_utf8(stat.get(end_of_name + 1..)?).ok()?;
+    fields.split_ascii_whitespace().nth(22 - 3)?.parse().ok()
+}

@@ -1,0 +1,203 @@
+//! The threads that talk to the kernel.
+//!
+//! Guarantees: no other thread of the daemon blocks on netlink or enters a namespace; a job that
+//! panics harms nobody but its caller; a thread that could not come home from a container's namespace
+//! runs no further job. It ends, and another takes its place.
+
+use std::any::Any;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use nix::sched::{CloneFlags, setns};
+use tokio::sync::oneshot;
+
+use super::error::{Cause, Error};
+use super::namespace::{self, Home, Identity, NetNs};
+use super::netlink::{Buffers, RouteSocket};
+
+type Job = Box<dyn FnOnce(&mut Worker) + Send>;
+
+/// A fixed number of threads with a queue before them. Dropping it lets them finish what is queued.
+#[derive(Debug)]
+pub struct Workers {
+    queue: mpsc::Sender<Job>,
+    home: Arc<Home>,
+}
+
+impl Workers {
+    /// Starts that many threads in the calling thread's namespace.
+    pub fn start(threads: usize) -> Result<Self, Error> {
+        let home = Arc::new(Home::here()?);
+        let (queue, jobs) = mpsc::channel();
+        let pool = Arc::new(Pool { jobs: Mutex::new(jobs), home: Arc::clone(&home) });
+        for _ in 0..threads {
+            let worker = Worker::open(Arc::clone(&home))?;
+            let pool = Arc::clone(&pool);
+            spawn(move || pool.serve(worker))
+                .map_err(|error| Error::io("start a thread", error))?;
+        }
+        Ok(Self { queue, home })
+    }
+
+    /// The namespaces that the daemon runs in.
+    pub fn home(&self) -> &Home {
+        &self.home
+    }
+
+    /// Runs the job on one of the threads. It is run to its end even if nobody waits for it any more.
+    pub async fn run<T, E>(
+        &self,
+        job: impl FnOnce(&mut Worker) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<Error> + Send + 'static,
+    {
+        let (answer, result) = oneshot::channel();
+        let job = Box::new(move |worker: &mut Worker| {
+            // An error here: the caller no longer waits, and what the job did stands.
+            let _ = answer.send(job(worker));
+        });
+        // Without threads the job is dropped, its sender with it: the receiver then says so.
+        let _ = self.queue.send(job);
+        result.await.unwrap_or_else(|_| Err(Error::new("finish a job", Cause::Lost).into()))
+    }
+}
+
+/// One thread: in the daemon's namespace, with a socket there.
+#[derive(Debug)]
+pub struct Worker {
+    /// For links, routes and neighbours of the host.
+    pub socket: RouteSocket,
+    home: Arc<Home>,
+    /// What the last socket inside a namespace was using.
+    spare: Option<Buffers>,
+    lost: bool,
+}
+
+impl Worker {
+    /// A worker for the calling thread.
+    pub fn open(home: Arc<Home>) -> Result<Self, Error> {
+        Ok(Self { socket: RouteSocket::route()?, home, spare: None, lost: false })
+    }
+
+    /// The namespaces that the daemon runs in.
+    pub fn home(&self) -> &Home {
+        &self.home
+    }
+
+    /// Runs `job` inside another namespace: this thread's sysctl files and new sockets are those of
+    /// that namespace until it returns, also by a panic.
+    pub fn inside<T, E: From<Error>>(
+        &mut self,
+        namespace: &NetNs,
+        job: impl FnOnce(&mut Inside) -> Result<T, E>,
+    ) -> Result<T, E> {
+        if self.lost {
+            return Err(Error::new("enter a namespace", Cause::Lost).into());
+        }
+        setns(namespace, CloneFlags::CLONE_NEWNET)
+            .map_err(|errno| Error::io("enter a namespace", errno))?;
+        let buffers = self.spare.take().unwrap_or_default();
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            let mut inside = Inside { socket: RouteSocket::route_with(buffers)? };
+            let result = job(&mut inside);
+            self.spare = Some(inside.socket.into_buffers());
+            result
+        }));
+        if let Err(errno) = setns(&*self.home, CloneFlags::CLONE_NEWNET) {
+            tracing::error!(%errno, "a thread cannot leave a namespace; it is given up");
+            self.lost = true;
+        }
+        result.unwrap_or_else(|panic| resume_unwind(panic))
+    }
+
+    /// Which namespace it is.
+    pub fn identify(&mut self, namespace: &NetNs) -> Result<Identity, Error> {
+        let cookie = self.inside(namespace, |inside| inside.cookie())?;
+        Ok(Identity { inode: namespace.inode(), cookie })
+    }
+}
+
+/// What a job has while it is inside a namespace.
+#[derive(Debug)]
+pub struct Inside {
+    /// For that namespace's links, addresses and routes.
+    pub socket: RouteSocket,
+}
+
+impl Inside {
+    /// The namespace's cookie; none before Linux 5.14.
+    pub fn cookie(&self) -> Result<Option<u64>, Error> {
+        namespace::cookie(&self.socket)
+    }
+}
+
+struct Pool {
+    jobs: Mutex<mpsc::Receiver<Job>>,
+    home: Arc<Home>,
+}
+
+impl Pool {
+    fn serve(self: Arc<Self>, mut worker: Worker) {
+        while let Some(job) = self.next() {
+            let result = catch_unwind(AssertUnwindSafe(|| job(&mut worker)));
+            if let Err(panic) = &result {
+                tracing::error!(panic = panic_text(panic.as_ref()), "a job panicked");
+            }
+            if result.is_err() || worker.lost {
+                return self.replace();
+            }
+        }
+    }
+
+    /// The next job; none when the pool is no longer wanted.
+    fn next(&self) -> Option<Job> {
+        // No job runs while the lock is held: it cannot be poisoned.
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
+    }
+
+    /// Starts another thread. A thread is born into its maker's namespace, which may be the wrong one:
+    /// the new one goes home before it does anything else.
+    fn replace(self: Arc<Self>) {
+        let start = move |pool: &Arc<Self>| {
+            let pool = Arc::clone(pool);
+            spawn(move || {
+                let worker = until_it_works("go home", || {
+                    setns(&*pool.home, CloneFlags::CLONE_NEWNET)
+                        .map_err(|errno| Error::io("go home", errno))?;
+                    Worker::open(Arc::clone(&pool.home))
+                });
+                pool.serve(worker);
+            })
+        };
+        until_it_works("start a thread", || start(&self));
+    }
+}
+
+fn spawn(body: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    thread::Builder::new().name("v6pod-kernel".into()).spawn(body).map(drop)
+}
+
+/// What fails here fails for want of memory, threads or descriptors, and a daemon without workers is
+/// worth nothing: the thread has nothing better to do than to try again.
+fn until_it_works<T, E: std::fmt::Display>(
+    doing: &str,
+    mut attempt: impl FnMut() -> Result<T, E>,
+) -> T {
+    loop {
+        match attempt() {
+            Ok(value) => return value,
+            Err(error) => tracing::error!(%error, "cannot {doing}"),
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("?")
+}

@@ -1,0 +1,105 @@
+//! The registry of one host: a table in the daemon's memory.
+//!
+//! A restarted daemon fills it again from its records, so nothing of it is kept on disk.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv6Addr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use v6pod_proto::AttachmentId;
+
+use super::{Backend, BackendError, Listed, Service, ServiceId};
+use crate::core::Label;
+
+/// The table. Clones are the same table.
+#[derive(Debug, Clone, Default)]
+pub struct Embedded(Arc<Mutex<Table>>);
+
+#[derive(Debug, Default)]
+struct Table {
+    services: BTreeMap<ServiceId, Service>,
+    by_label: BTreeMap<Label, BTreeSet<ServiceId>>,
+}
+
+impl Embedded {
+    /// Who bears the label, in order of id. Case makes no difference (RFC 4343).
+    pub fn lookup(&self, label: &str) -> Vec<(AttachmentId, Ipv6Addr)> {
+        let Ok(label) = label.to_ascii_lowercase().parse::<Label>() else { return Vec::new() };
+        let table = self.table();
+        let ids = table.by_label.get(&label).into_iter().flatten();
+        ids.filter_map(|id| table.services.get(id))
+            .filter_map(|service| Some((service.attachment()?, service.address)))
+            .collect()
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        // No panic can come between the two halves of a change.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    fn remove(&mut self, id: &ServiceId) {
+        let Some(service) = self.services.remove(id) else { return };
+        if let Some(ids) = self.by_label.get_mut(&service.label) {
+            ids.remove(id);
+            if ids.is_empty() {
+                self.by_label.remove(&service.label);
+            }
+        }
+    }
+}
+
+impl Backend for Embedded {
+    fn kind(&self) -> &'static str {
+        "embedded"
+    }
+
+    async fn register(&self, service: &Service) -> Result<(), BackendError> {
+        let mut table = self.table();
+        table.remove(&service.id);
+        table.by_label.entry(service.label.clone()).or_default().insert(service.id.clone());
+        table.services.insert(service.id.clone(), service.clone());
+        Ok(())
+    }
+
+    async fn deregister(&self, id: &ServiceId) -> Result<(), BackendError> {
+        self.table().remove(id);
+        Ok(())
+    }
+
+    async fn list(&self) -> Result<Vec<Listed>, BackendError> {
+        let table = self.table();
+        let services = table.services.values();
+        Ok(services.map(|s| Listed { id: s.id.clone(), service: Some(s.clone()) }).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::Instance;
+    use crate::registry::Mark;
+    use crate::registry::testing::registration;
+
+    #[tokio::test]
+    async fn a_label_finds_all_who_bear_it() {
+        let mark = Mark::new("h", Instance::default());
+        let table = Embedded::default();
+        let [one, two] = [1, 2].map(|n| Service::new(&mark, &registration(n, "web")));
+        table.register(&one).await.unwrap();
+        table.register(&two).await.unwrap();
+        table.register(&two).await.unwrap();
+        let found = table.lookup("WEB");
+        assert_eq!(found.iter().map(|(_, a)| *a).collect::<Vec<_>>(), [one.address, two.address]);
+
+        // Under another name, the old one is gone.
+        table.register(&Service::new(&mark, &registration(1, "db"))).await.unwrap();
+        assert_eq!(table.lookup("web").len(), 1);
+        table.deregister(&two.id).await.unwrap();
+        table.deregister(&two.id).await.unwrap();
+        assert!(table.lookup("web").is_empty() && table.lookup("").is_empty());
+        assert_eq!(table.list().await.unwrap().len(), 1);
+        assert_eq!(table.table().by_label.len(), 1, "no empty label stays");
+    }
+}

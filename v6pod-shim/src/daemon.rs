@@ -1,0 +1,394 @@
+//! Asking v6podd, and holding on to it.
+//!
+//! One request on one connection: HTTP/1.1 by hand, for it is a single POST, with the network
+//! namespace's descriptor on its first byte. The connection then stays open as the container's
+//! lease: its end, when the program that holds it ends in whatever way, is the attachment's end.
+//!
+//! Guarantees: whatever the daemon does or fails to do, [`activate`] returns within [`TOTAL`]; and
+//! what the other side sends is read up to [`ANSWER_LIMIT`] bytes and no further.
+
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd as _, OwnedFd, RawFd};
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{Errno, FdFlags, fcntl_dupfd_cloexec, fcntl_setfd, retry_on_intr};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
+    SocketFlags, SocketType, connect, sendmsg, socket_with,
+};
+use v6pod_proto::{Activate, Code, Problem};
+
+/// The longest that a connection may take to be accepted into the daemon's queue.
+pub(crate) const CONNECT: Duration = Duration::from_secs(1);
+/// The longest that all of it may take. Podman waits without end, and holds the container's lock.
+pub(crate) const TOTAL: Duration = Duration::from_secs(5);
+/// The largest answer, in bytes with its head. A usual one has half a kilobyte.
+pub(crate) const ANSWER_LIMIT: usize = 64 << 10;
+/// Between the end of one connection and the next attempt: a daemon restarts in about this time.
+const PAUSE: Duration = Duration::from_millis(50);
+/// More header lines than any HTTP server of ours sends.
+const HEADERS: usize = 32;
+
+/// The connection of a container that has its address.
+#[derive(Debug)]
+pub(crate) struct Lease(OwnedFd);
+
+impl Lease {
+    /// Leaves the connection open across exec and beyond this program's own end. Its number will be
+    /// none of `taken`: those mean something to the program that comes.
+    pub(crate) fn hand_on(self, taken: &[Option<RawFd>]) -> io::Result<()> {
+        let is_taken = |fd: &OwnedFd| taken.contains(&Some(fd.as_raw_fd()));
+        let mut fd = self.0;
+        while is_taken(&fd) {
+            // Only in a call that names descriptors which are not open; podman's are.
+            fd = fcntl_dupfd_cloexec(&fd, fd.as_raw_fd() + 1)?;
+        }
+        fcntl_setfd(&fd, FdFlags::empty())?;
+        // From here on it is the next program's.
+        let _ = fd.into_raw_fd();
+        Ok(())
+    }
+}
+
+/// Why there is no address.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// Nobody is there.
+    Absent,
+    /// Its queue was full for as long as [`CONNECT`].
+    Busy,
+    /// It did not answer within [`TOTAL`].
+    Late,
+    /// It closed the connection without a word, and did so again or was not there again.
+    Ended,
+    /// What came is not an answer of v6podd.
+    Garbled(&'static str),
+    /// It said no.
+    Refused {
+        /// The HTTP status.
+        status: u16,
+        /// Its reason, in one sentence.
+        reason: Option<String>,
+    },
+    /// The network namespace cannot be opened, and nobody was asked.
+    Namespace(io::Error),
+    /// The daemon's socket cannot be used.
+    Io(io::Error),
+}
+
+impl Failure {
+    /// Whether the container must not start, whatever the settings say: v6podd has understood the
+    /// request and it cannot be fulfilled. Such a container asked for something particular, to be
+    /// shielded for instance, and would run without it. Any other failure is about v6podd, on
+    /// which a machine must not depend.
+    pub(crate) fn is_final(&self) -> bool {
+        matches!(self, Self::Refused { status, .. } if *status == Code::Impossible.status())
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Absent => f.write_str("v6podd is not running"),
+            Self::Busy => write!(f, "v6podd took no connection for {} s", CONNECT.as_secs()),
+            Self::Late => write!(f, "v6podd did not answer for {} s", TOTAL.as_secs()),
+            Self::Ended => f.write_str("v6podd closed the connection without an answer"),
+            Self::Garbled(what) => write!(f, "what answers is not v6podd: {what}"),
+            Self::Refused { reason: Some(reason), .. } => f.write_str(reason),
+            Self::Refused { status, reason: None } => write!(f, "v6podd refused: status {status}"),
+            Self::Namespace(error) => write!(f, "its network namespace: {error}"),
+            Self::Io(error) => write!(f, "v6podd cannot be reached: {error}"),
+        }
+    }
+}
+
+impl From<Errno> for Failure {
+    fn from(errno: Errno) -> Self {
+        Self::Io(errno.into())
+    }
+}
+
+/// Asks for an address for the container in this network namespace, and waits for it.
+///
+/// A connection that ends without an answer is a daemon that restarts, and it is asked again: the
+/// request makes what is missing and finds what is there. Nobody at the first attempt is nobody.
+pub(crate) fn activate(
+    socket: &Path,
+    request: &Activate,
+    netns: BorrowedFd<'_>,
+) -> Result<Lease, Failure> {
+    let end = Instant::now() + TOTAL;
+    let address = SocketAddrUnix::new(socket)?;
+    let request = http_request(request)?;
+    let mut was_there = false;
+    loop {
+        match attempt(&address, &request, netns, end) {
+            Err(Failure::Ended) => was_there = true,
+            Err(Failure::Absent) if was_there => {}
+            Err(Failure::Late) if was_there => return Err(Failure::Ended),
+            outcome => return outcome,
+        }
+        thread::sleep(PAUSE.min(end.saturating_duration_since(Instant::now())));
+    }
+}
+
+fn attempt(
+    address: &SocketAddrUnix,
+    request: &[u8],
+    netns: BorrowedFd<'_>,
+    end: Instant,
+) -> Result<Lease, Failure> {
+    let socket = open(address, end)?;
+    send(socket.as_fd(), request, netns, end)?;
+    let answer = receive(socket.as_fd(), end)?;
+    match answer.status {
+        200 => Ok(Lease(socket)),
+        status => Err(Failure::Refused { status, reason: answer.reason() }),
+    }
+}
+
+fn http_request(request: &Activate) -> Result<Vec<u8>, Failure> {
+    let body = serde_json::to_vec(request).map_err(|error| Failure::Io(error.into()))?;
+    let mut bytes = format!(
+        "POST /api/activate HTTP/1.1\r\n\
+         Host: localhost\r\n\
+         Content-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n",
+        body.len()
+    )
+    .into_bytes();
+    bytes.extend_from_slice(&body);
+    Ok(bytes)
+}
+
+/// Connects. A listener's full queue makes a unix socket wait in connect(2) as long as
+/// `SO_SNDTIMEO` says, without end by default, and then say `EAGAIN` (unix(7)).
+fn open(address: &SocketAddrUnix, end: Instant) -> Result<OwnedFd, Failure> {
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    loop {
+        set_socket_timeout(&socket, Timeout::Send, Some(left(end)?.min(CONNECT)))?;
+        match connect(&socket, address) {
+            Ok(()) => return Ok(socket),
+            Err(Errno::INTR) => {}
+            Err(Errno::NOENT | Errno::CONNREFUSED) => return Err(Failure::Absent),
+            Err(Errno::AGAIN) => return Err(Failure::Busy),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Sends the request, the descriptor on its first byte.
+fn send(
+    socket: BorrowedFd<'_>,
+    request: &[u8],
+    netns: BorrowedFd<'_>,
+    end: Instant,
+) -> Result<(), Failure> {
+    let descriptors = [netns];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {
+        return Err(Failure::Garbled("no room for a descriptor"));
+    }
+    let mut rest = request;
+    while !rest.is_empty() {
+        wait(socket, PollFlags::OUT, end)?;
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        match sendmsg(socket, &[IoSlice::new(rest)], &mut control, flags) {
+            Ok(sent) => {
+                rest = &rest[sent..];
+                control.clear();
+            }
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            Err(Errno::PIPE | Errno::CONNRESET) => return Err(Failure::Ended),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// A whole answer.
+#[derive(Debug)]
+struct Answer {
+    status: u16,
+    is_problem: bool,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    /// The sentence of an RFC 9457 problem, without its full stop: it becomes part of another.
+    fn reason(&self) -> Option<String> {
+        let problem: Problem =
+            serde_json::from_slice(&self.body).ok().filter(|_| self.is_problem)?;
+        Some(problem.detail.trim_end_matches('.').to_owned())
+    }
+}
+
+fn receive(socket: BorrowedFd<'_>, end: Instant) -> Result<Answer, Failure> {
+    let mut bytes = Vec::new();
+    let mut chunk = [0; 4096];
+    loop {
+        wait(socket, PollFlags::IN, end)?;
+        let got = match retry_on_intr(|| rustix::io::read(socket, &mut chunk)) {
+            Ok(got) => got,
+            Err(Errno::CONNRESET) => 0,
+            Err(error) => return Err(error.into()),
+        };
+        if got == 0 {
+            return Err(match bytes.len() {
+                0 => Failure::Ended,
+                _ => Failure::Garbled("half an answer"),
+            });
+        }
+        bytes.extend_from_slice(&chunk[..got]);
+        if let Some(head) = Head::read(&bytes)? {
+            let size = head.size.saturating_add(head.body);
+            if size > ANSWER_LIMIT {
+                return Err(Failure::Garbled("too long an answer"));
+            }
+            if let Some(body) = bytes.get(head.size..size) {
+                let body = body.to_vec();
+                return Ok(Answer { status: head.status, is_problem: head.is_problem, body });
+            }
+        } else if bytes.len() > ANSWER_LIMIT {
+            return Err(Failure::Garbled("too long an answer"));
+        }
+    }
+}
+
+/// What stands before an answer's body.
+#[derive(Debug, PartialEq, Eq)]
+struct Head {
+    status: u16,
+    is_problem: bool,
+    /// Bytes up to the body.
+    size: usize,
+    /// Bytes of the body.
+    body: usize,
+}
+
+impl Head {
+    /// The head, once it is there as a whole.
+    fn read(bytes: &[u8]) -> Result<Option<Self>, Failure> {
+        let mut headers = [httparse::EMPTY_HEADER; HEADERS];
+        let mut response = httparse::Response::new(&mut headers);
+        let size = match response.parse(bytes) {
+            Ok(httparse::Status::Complete(size)) => size,
+            Ok(httparse::Status::Partial) => return Ok(None),
+            Err(_) => return Err(Failure::Garbled("not HTTP")),
+        };
+        let status = response.code.ok_or(Failure::Garbled("not HTTP"))?;
+        let mut body = None;
+        let mut is_problem = false;
+        for header in response.headers {
+            if header.name.eq_ignore_ascii_case("content-length") && body.is_none() {
+                body = Some(length(header.value)?);
+            } else if header.name.eq_ignore_ascii_case("content-length")
+                || header.name.eq_ignore_ascii_case("transfer-encoding")
+            {
+                return Err(Failure::Garbled("no single content-length"));
+            } else if header.name.eq_ignore_ascii_case("content-type") {
+                let kind = header.value.split(|&b| b == b';').next().unwrap_or_default();
+                is_problem = kind.trim_ascii().eq_ignore_ascii_case(b"application/problem+json");
+            }
+        }
+        let body = body.ok_or(Failure::Garbled("no content-length"))?;
+        Ok(Some(Self { status, is_problem, size, body }))
+    }
+}
+
+/// Digits alone: RFC 9110, section 8.6.
+fn length(value: &[u8]) -> Result<usize, Failure> {
+    let digits = value.iter().all(u8::is_ascii_digit);
+    let number = str::from_utf8(value).ok().and_then(|text| text.parse().ok());
+    number.filter(|_| digits).ok_or(Failure::Garbled("no usable content-length"))
+}
+
+/// Waits until the socket is ready, has failed, or the time is over.
+fn wait(socket: BorrowedFd<'_>, for_what: PollFlags, end: Instant) -> Result<(), Failure> {
+    loop {
+        let timeout = Timespec::try_from(left(end)?).map_err(|_| Failure::Late)?;
+        match poll(&mut [PollFd::new(&socket, for_what)], Some(&timeout)) {
+            // Not ready: `left` tells whether that was all the time there is.
+            Ok(0) | Err(Errno::INTR) => {}
+            Ok(_) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// The time that is left, never none: none would mean "without end" to a socket.
+fn left(end: Instant) -> Result<Duration, Failure> {
+    let left = end.saturating_duration_since(Instant::now());
+    if left.is_zero() { Err(Failure::Late) } else { Ok(left) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(text: &str) -> Result<Option<Head>, Failure> {
+        Head::read(text.as_bytes())
+    }
+
+    #[test]
+    fn a_head_is_read_when_it_is_whole() {
+        let text = "HTTP/1.1 507 x\r\nContent-Type: Application/Problem+JSON; charset=utf-8\r\n\
+                    content-length: 12\r\n\r\n";
+        let whole = Head { status: 507, is_problem: true, size: text.len(), body: 12 };
+        assert_eq!(head(text).unwrap(), Some(whole));
+        for part in 0..text.len() {
+            assert_eq!(head(&text[..part]).unwrap(), None, "{part}");
+        }
+    }
+
+    #[test]
+    fn a_length_that_is_not_one_number_is_refused() {
+        for headers in [
+            "",
+            "Content-Length: \r\n",
+            "Content-Length: +1\r\n",
+            "Content-Length: -1\r\n",
+            "Content-Length: 1 1\r\n",
+            "Content-Length: 99999999999999999999999\r\n",
+            "Content-Length: 1\r\nContent-Length: 1\r\n",
+            "Content-Length: 1\r\nTransfer-Encoding: chunked\r\n",
+        ] {
+            let answer = head(&format!("HTTP/1.1 200 OK\r\n{headers}\r\n"));
+            assert!(matches!(answer, Err(Failure::Garbled(_))), "{headers:?}");
+        }
+        assert!(matches!(head("SSH-2.0-x\r\n"), Err(Failure::Garbled("not HTTP"))));
+    }
+
+    #[test]
+    fn only_a_problem_gives_a_reason() {
+        let problem = Problem::new(Code::Quota, "You have 256 already.", "r1");
+        let body = serde_json::to_vec(&problem).unwrap();
+        let mut answer = Answer { status: 429, is_problem: true, body };
+        assert_eq!(answer.reason().as_deref(), Some("You have 256 already"));
+        answer.is_problem = false;
+        assert_eq!(answer.reason(), None);
+        answer = Answer { status: 429, is_problem: true, body: b"{".to_vec() };
+        assert_eq!(answer.reason(), None);
+    }
+
+    #[test]
+    fn only_the_impossible_is_final() {
+        let refused = |status| Failure::Refused { status, reason: None };
+        assert!(refused(422).is_final());
+        for other in [refused(403), refused(429), refused(503), Failure::Late, Failure::Absent] {
+            assert!(!other.is_final(), "{other}");
+        }
+    }
+
+    #[test]
+    fn no_time_left_is_late_and_not_endless() {
+        assert!(matches!(left(Instant::now()), Err(Failure::Late)));
+    }
+}
