@@ -23,7 +23,7 @@ use rustix::io::{Errno, FdFlags, fcntl_setfd};
 
 use crate::Result;
 use crate::program::wait;
-use crate::scene::NetNs;
+use crate::scene::{NetNs, calm};
 
 /// The first argument by which this program knows that it is to be podman.
 pub(crate) const WORD: &str = "--as-podman";
@@ -69,6 +69,7 @@ fn call(shim: &OsStr, id: &str, netns: &NetNs, watch: &Watch) -> Result<Duration
     command.args(["--netns-type=path", &netns.path(), "tap0"]);
     command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output.try_clone()?);
 
+    calm();
     let began = Instant::now();
     let mut child = command.spawn().map_err(|e| format!("cannot start the shim: {e}"))?;
     let opened = watch.wait();

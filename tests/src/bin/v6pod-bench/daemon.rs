@@ -14,7 +14,7 @@ use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
 use v6pod_proto::{Activate as Request, AttachmentList, ContainerId, Deactivate, Status, Uid};
 
 use crate::samples::Series;
-use crate::scene::{NetNs, Scene};
+use crate::scene::{NetNs, Scene, calm};
 use crate::{Contender, Result, Round, built};
 
 pub(crate) const SERIES: &[Series] = &[Series::Total, Series::Wire, Series::RoundTrip];
@@ -34,7 +34,7 @@ impl Daemon {
     /// Starts it and waits until it answers.
     pub(crate) fn start(scene: &Scene) -> Result<Rc<Self>> {
         let (config, log) = (scene.file("v6pod.toml"), scene.file("v6podd.log"));
-        let (run, state) = (scene.file("run"), scene.file("state"));
+        let (run, state) = (scene.run_dir(), scene.file("state"));
         let text = format!(
             "instance = \"{INSTANCE}\"\nprefix = \"2001:db8:1:2:3::/80\"\nmtu = 1500\n\
              [registry]\nkind = \"none\"\n[api]\ntcp = []\n"
@@ -159,6 +159,7 @@ impl Contender for Activate {
         let request = post("/api/activate", &request);
         let netns = NetNs::new()?;
         let before = self.daemon.sums()?;
+        calm();
         let began = Instant::now();
         self.daemon.call(&request, Some(netns.as_fd()))?;
         let mut took = vec![(Series::RoundTrip, began.elapsed())];

@@ -30,7 +30,6 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::thread;
 use std::time::Duration;
 
 use daemon::{Activate, Daemon};
@@ -50,10 +49,6 @@ const USAGE: &str = "usage: v6pod-bench [--rounds N] [--write FILE]";
 
 /// Enough for a median that is steady to a few per cent, and done in about a minute.
 const ROUNDS: usize = 25;
-
-/// Lets go by what a contender left to the kernel's own threads: namespaces that end, RCU grace
-/// periods, link events.
-const PAUSE: Duration = Duration::from_millis(60);
 
 /// One way to attach a network namespace.
 trait Contender {
@@ -185,7 +180,6 @@ fn take_turns(
     let count = contenders.len();
     for turn in 0..count {
         let at = (round + turn) % count;
-        thread::sleep(PAUSE);
         let result = contenders[at].round(scene);
         scene.uninterrupted()?;
         match result {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::daemon::Daemon;
 use crate::program::{Finished, run};
 use crate::samples::Series;
-use crate::scene::Scene;
+use crate::scene::{Scene, calm};
 use crate::user::User;
 use crate::{Contender, Result, Round, on_path, shim};
 
@@ -106,6 +106,7 @@ impl Contender for Podman {
 }
 
 fn no_op(podman: &mut Command) -> Result<Finished> {
+    calm();
     run(podman.args(["run", "--rm", IMAGE, "true"]))?.ok()
 }
 

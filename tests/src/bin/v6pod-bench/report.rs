@@ -10,22 +10,25 @@ use std::time::Duration;
 use crate::program::run;
 use crate::samples::{Book, Series};
 
+/// How this program is run.
+const COMMAND: &str = "cargo run --locked --release -p v6pod-tests --bin v6pod-bench";
+
 /// How a series is presented.
 struct Row {
     title: &'static str,
     /// Whose median is divided by whose, and how that is said.
     ratio: Option<(Series, Series, &'static str)>,
     budget: &'static str,
-    meaning: &'static str,
 }
 
 /// The report as Markdown.
 pub(crate) fn markdown(book: &Book) -> String {
     let mut text = String::from("# What an attachment costs\n\n");
-    let command: Vec<_> = env::args().collect();
-    let command = command.join(" ");
+    let words: Vec<_> = env::args().skip(1).collect();
+    let command = format!("{COMMAND} -- {}", words.join(" "));
+    let command = command.trim_end_matches([' ', '-']);
     // Writing to a string cannot fail.
-    let _ = writeln!(text, "Printed on {} by `{command}` on:\n", date());
+    let _ = writeln!(text, "Printed on {}, after `make build`, by\n`{command}` on:\n", date());
     for line in machine() {
         let _ = writeln!(text, "- {line}");
     }
@@ -39,8 +42,7 @@ pub(crate) fn markdown(book: &Book) -> String {
     }
     text.push_str("\nWhat is measured:\n\n");
     for series in Series::ALL {
-        let Row { title, meaning, .. } = row(series);
-        let _ = writeln!(text, "- **{title}**: {meaning}");
+        let _ = writeln!(text, "- **{}**: {}", row(series).title, meaning(series));
     }
     text
 }
@@ -69,72 +71,59 @@ fn table_row(book: &Book, series: Series) -> String {
 }
 
 fn row(series: Series) -> Row {
+    let (title, ratio, budget) = match series {
+        Series::Floor => ("raw netlink floor", None, ""),
+        Series::Wire => {
+            ("activate: steps in the kernel", Some((series, Series::Floor, "× floor")), "")
+        }
+        Series::Total => ("activate: daemon", Some((series, Series::Floor, "× floor")), "≤ 1.5"),
+        Series::RoundTrip => ("activate: round trip", Some((series, Series::Floor, "× floor")), ""),
+        Series::Shim => ("shim call, fork to answer", None, ""),
+        Series::IpBatch => ("`ip -batch`", Some((Series::Shim, series, "shim to this")), ""),
+        Series::Cni => {
+            ("CNI bridge + host-local, ADD", Some((Series::Shim, series, "shim to this")), "≤ 0.25")
+        }
+        Series::Netavark => {
+            ("netavark setup", Some((Series::Shim, series, "shim to this")), "≤ 0.10")
+        }
+        Series::PodmanPlain => ("`podman run --rm`, plain", None, ""),
+        Series::PodmanV6pod => {
+            ("`podman run --rm`, v6pod", Some((series, Series::PodmanPlain, "× plain")), "≤ 1.05")
+        }
+    };
+    Row { title, ratio, budget }
+}
+
+/// What exactly is timed.
+fn meaning(series: Series) -> &'static str {
     match series {
-        Series::Floor => Row {
-            title: "raw netlink floor",
-            ratio: None,
-            budget: "",
-            meaning: "the messages and sysctls of one attachment, one after the other, from a \
-                      thread that does nothing else",
-        },
-        Series::Wire => Row {
-            title: "activate: steps in the kernel",
-            ratio: Some((series, Series::Floor, "× floor")),
-            budget: "",
-            meaning: "the same in v6podd, by its own clock (`v6pod_activation_seconds{part=\"wire\"}`)",
-        },
-        Series::Total => Row {
-            title: "activate: daemon",
-            ratio: Some((series, Series::Floor, "× floor")),
-            budget: "≤ 1.5",
-            meaning: "from the request to the answer in v6podd, by its own clock (`part=\"total\"`): \
-                      checks and record included",
-        },
-        Series::RoundTrip => Row {
-            title: "activate: round trip",
-            ratio: Some((series, Series::Floor, "× floor")),
-            budget: "",
-            meaning: "from connect(2) to the whole answer, for a client on the unix socket",
-        },
-        Series::Shim => Row {
-            title: "shim call, fork to answer",
-            ratio: None,
-            budget: "",
-            meaning: "v6pod-shim run as podman runs slirp4netns, from before the fork until it \
-                      executes the real one",
-        },
-        Series::IpBatch => Row {
-            title: "`ip -batch`",
-            ratio: Some((Series::Shim, series, "shim to this")),
-            budget: "",
-            meaning: "one for the host's end and one for the inside, fork to end, added up; less \
-                      work: no forwarding entry, no sysctls",
-        },
-        Series::Cni => Row {
-            title: "CNI bridge + host-local, ADD",
-            ratio: Some((Series::Shim, series, "shim to this")),
-            budget: "≤ 0.25",
-            meaning: "fork to end, on a bridge that stands, without masquerading",
-        },
-        Series::Netavark => Row {
-            title: "netavark setup",
-            ratio: Some((Series::Shim, series, "shim to this")),
-            budget: "≤ 0.10",
-            meaning: "fork to end, on a bridge that stands, address given; without its firewall \
-                      where this version can do without",
-        },
-        Series::PodmanPlain => Row {
-            title: "`podman run --rm`, plain",
-            ratio: None,
-            budget: "",
-            meaning: "busybox `true`, as a rootless user, runc, slirp4netns",
-        },
-        Series::PodmanV6pod => Row {
-            title: "`podman run --rm`, v6pod",
-            ratio: Some((series, Series::PodmanPlain, "× plain")),
-            budget: "≤ 1.05",
-            meaning: "the same with v6pod-shim as `network_cmd_path`",
-        },
+        Series::Floor => {
+            "the messages and sysctls of one attachment, one after the other, from a \
+             thread that does nothing else"
+        }
+        Series::Wire => {
+            "the same in v6podd, by its own clock (`v6pod_activation_seconds{part=\"wire\"}`)"
+        }
+        Series::Total => {
+            "from the request to the answer in v6podd, by its own clock (`part=\"total\"`): \
+             checks and record included"
+        }
+        Series::RoundTrip => "from connect(2) to the whole answer, for a client on the unix socket",
+        Series::Shim => {
+            "v6pod-shim run as podman runs slirp4netns, from before the fork until it \
+             executes the real one"
+        }
+        Series::IpBatch => {
+            "one for the host's end and one for the inside, fork to end, added up; less \
+             work: no forwarding entry, no sysctls"
+        }
+        Series::Cni => "fork to end, on a bridge that stands, without masquerading",
+        Series::Netavark => {
+            "fork to end, on a bridge that stands, address given; without its firewall \
+             where this version can do without"
+        }
+        Series::PodmanPlain => "busybox `true`, as a rootless user, runc, slirp4netns",
+        Series::PodmanV6pod => "the same with v6pod-shim as `network_cmd_path`",
     }
 }
 

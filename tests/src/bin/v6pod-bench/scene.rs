@@ -1,11 +1,13 @@
 //! Where it happens: a network namespace that plays the host, and those that play containers.
 
 use std::fs::{self, File, OpenOptions, Permissions};
+use std::hint;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{self, Command};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -24,8 +26,10 @@ const TURN: &str = "/run/v6pod-tests.lock";
 pub(crate) struct Scene {
     host: NetNs,
     signals: SignalFd,
-    /// Files that every user may look at.
+    /// Files and programs that every user may look at.
     dir: TempDir,
+    /// Files that are to be in memory, as they are in a daemon's /run.
+    run: TempDir,
     _turn: Flock<File>,
 }
 
@@ -42,13 +46,19 @@ impl Scene {
         let host = NetNs::of_this_thread()?;
         run(Command::new("ip").args(["link", "set", "lo", "up"]))?.ok()?;
         let mut dir = tempfile::Builder::new();
-        let dir = dir.prefix("v6b-").permissions(Permissions::from_mode(0o755)).tempdir()?;
-        Ok(Self { host, signals, dir, _turn: turn })
+        dir.prefix("v6b-").permissions(Permissions::from_mode(0o755));
+        let (run, dir) = (dir.tempdir_in("/run")?, dir.tempdir()?);
+        Ok(Self { host, signals, dir, run, _turn: turn })
     }
 
     /// A path for files of this run.
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
+    }
+
+    /// A directory below /run.
+    pub(crate) fn run_dir(&self) -> PathBuf {
+        self.run.path().to_owned()
     }
 
     /// Copies a program to where every user can run it.
@@ -122,6 +132,19 @@ fn turn() -> Result<Flock<File>> {
     };
     crate::say("waiting for the tests that are running");
     Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno.into())
+}
+
+/// Called right before whatever is timed, so that all begin alike: what was done before has settled in
+/// the kernel's own threads (namespaces that end, RCU grace periods, link events), and the processor
+/// is awake.
+pub(crate) fn calm() {
+    const REST: Duration = Duration::from_millis(60);
+    const WAKE: Duration = Duration::from_millis(1);
+    thread::sleep(REST);
+    let began = Instant::now();
+    while began.elapsed() < WAKE {
+        hint::spin_loop();
+    }
 }
 
 /// A network namespace, as long as this value lives.

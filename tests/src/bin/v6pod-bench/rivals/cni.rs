@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::program::{Finished, run_with};
 use crate::samples::Series;
-use crate::scene::{NetNs, Scene};
+use crate::scene::{NetNs, Scene, calm};
 use crate::{Contender, Result, Round};
 
 pub(crate) const SERIES: &[Series] = &[Series::Cni];
@@ -70,6 +70,7 @@ impl Contender for Cni {
     fn round(&mut self, scene: &Scene) -> Result<Round> {
         self.calls += 1;
         let netns = NetNs::new()?;
+        calm();
         let took = self.call("ADD", &netns)?.took;
         scene.check_attached(&netns)?;
         self.call("DEL", &netns)?;

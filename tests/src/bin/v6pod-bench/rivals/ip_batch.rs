@@ -9,7 +9,7 @@ use std::process::Command;
 
 use crate::program::run;
 use crate::samples::Series;
-use crate::scene::{NetNs, Scene};
+use crate::scene::{NetNs, Scene, calm};
 use crate::{Contender, Result, Round};
 
 pub(crate) const SERIES: &[Series] = &[Series::IpBatch];
@@ -68,6 +68,7 @@ impl Contender for IpBatch {
         let netns = NetNs::new()?;
         fs::write(&self.host, Self::host_script(&netns))?;
         let batch = |file| run(Command::new("ip").args(["-6", "-batch"]).arg(file))?.ok();
+        calm();
         let host = batch(&self.host)?;
         let inside = scene.inside(&netns, || batch(&self.inside))?;
         scene.check_attached(&netns)?;

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::program::{Finished, run_with};
 use crate::samples::Series;
-use crate::scene::{NetNs, Scene};
+use crate::scene::{NetNs, Scene, calm};
 use crate::{Contender, Result, Round};
 
 pub(crate) const SERIES: &[Series] = &[Series::Netavark];
@@ -66,6 +66,7 @@ impl Contender for Netavark {
 
     fn round(&mut self, scene: &Scene) -> Result<Round> {
         let netns = NetNs::new()?;
+        calm();
         let took = self.call("setup", &netns, 5)?.took;
         scene.check_attached(&netns)?;
         self.call("teardown", &netns, 5)?;
