@@ -43,16 +43,21 @@ pub struct Events {
     socket: AsyncFd<OwnedFd>,
     buffer: Box<[u8]>,
     pending: VecDeque<Event>,
+    overrun: bool,
     links: Links,
 }
 
 impl Events {
     /// Begins to listen, in the calling thread's namespace. Belongs into a tokio runtime.
     pub fn listen(links: &Links) -> Result<Self, Error> {
+        Self::listen_with(links, BACKLOG)
+    }
+
+    fn listen_with(links: &Links, backlog: usize) -> Result<Self, Error> {
         let open = || {
             let mut socket = netlink_sys::Socket::new(netlink_sys::protocols::NETLINK_ROUTE)?;
             // Beyond the system's limit, by CAP_NET_ADMIN.
-            setsockopt(&socket, sockopt::RcvBufForce, &BACKLOG)?;
+            setsockopt(&socket, sockopt::RcvBufForce, &backlog)?;
             socket.set_non_blocking(true)?;
             socket.bind(&netlink_sys::SocketAddr::new(0, 0))?;
             for group in [libc::RTNLGRP_LINK, libc::RTNLGRP_IPV6_ROUTE] {
@@ -62,7 +67,7 @@ impl Events {
         };
         let socket = open().map_err(|e: io::Error| Error::io("listen to the kernel", e))?;
         let buffer = vec![0; 64 * 1024].into();
-        Ok(Self { socket, buffer, pending: VecDeque::new(), links: links.clone() })
+        Ok(Self { socket, buffer, pending: VecDeque::new(), overrun: false, links: links.clone() })
     }
 
     /// The next event. Nothing is lost if the future is dropped.
@@ -79,11 +84,17 @@ impl Events {
                 Ok(recv(fd, buffer, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC)?)
             });
             match received {
+                // Empty. Only now does the kernel deliver again what it could not: who looked for
+                // himself before would miss what happened since, without another word.
+                Err(_would_block) if self.overrun => {
+                    self.overrun = false;
+                    self.note(Event::Overrun);
+                }
                 Err(_would_block) => {}
                 Ok(Ok(length)) if length <= self.buffer.len() => self.read(length),
-                Ok(Ok(_)) => self.note(Event::Overrun),
+                Ok(Ok(_)) => self.overrun = true,
                 Ok(Err(error)) => match error.raw_os_error().map(Errno::from_raw) {
-                    Some(Errno::ENOBUFS) => self.note(Event::Overrun),
+                    Some(Errno::ENOBUFS) => self.overrun = true,
                     Some(Errno::EINTR) => {}
                     _ => return Err(failed(error)),
                 },
@@ -129,5 +140,79 @@ impl Events {
         if !self.pending.contains(&event) {
             self.pending.push_back(event);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::kernel::testing::{Bench, Container, in_netns, port, sh};
+
+    /// The next event, or none within a generous time.
+    async fn next(events: &mut Events) -> Event {
+        tokio::time::timeout(Duration::from_secs(20), events.next()).await.unwrap().unwrap()
+    }
+
+    fn in_runtime(body: impl AsyncFnOnce() + Send + 'static) {
+        in_netns(|| {
+            let mut runtime = tokio::runtime::Builder::new_current_thread();
+            runtime.enable_all().build().unwrap().block_on(body());
+        });
+    }
+
+    #[test]
+    fn the_end_of_a_namespace_is_told_once_by_the_ports_number() {
+        in_runtime(async || {
+            let mut bench = Bench::new();
+            let (container, other) = (Container::new(), Container::new());
+            let (first, second) =
+                (bench.attach(&container, &port(1)), bench.attach(&other, &port(2)));
+            let mut events = Events::listen(&bench.host.links).unwrap();
+            // Others' links are no event.
+            sh("ip link add v6kx type veth peer name v6ky && ip link del v6kx");
+            // The namespace's last descriptor.
+            drop(container);
+            assert_eq!(next(&mut events).await, Event::PortGone { ifindex: first });
+            // And a container that deletes its own end.
+            other.sh("ip link del eth0");
+            assert_eq!(next(&mut events).await, Event::PortGone { ifindex: second });
+            sh("ip link del v6k0");
+            assert_eq!(next(&mut events).await, Event::BridgeGone);
+        });
+    }
+
+    #[test]
+    fn a_default_route_that_comes_or_goes_is_told_and_no_other_route() {
+        in_runtime(async || {
+            let bench = Bench::new();
+            let mut events = Events::listen(&bench.host.links).unwrap();
+            sh("ip -6 route add 2001:db8:ffff::/48 dev lo");
+            sh("ip -6 route add unreachable default metric 5000");
+            sh("ip link add v6kup type veth peer name v6kpeer && ip link set v6kup up");
+            sh("ip -6 route add default via fe80::1 dev v6kup");
+            assert_eq!(next(&mut events).await, Event::DefaultRouteChanged);
+            sh("ip -6 route del default via fe80::1 dev v6kup");
+            assert_eq!(next(&mut events).await, Event::DefaultRouteChanged);
+            sh("ip link del v6k0");
+            assert_eq!(next(&mut events).await, Event::BridgeGone);
+        });
+    }
+
+    #[test]
+    fn lost_events_are_told() {
+        in_runtime(async || {
+            let bench = Bench::new();
+            let mut events = Events::listen_with(&bench.host.links, 2048).unwrap();
+            for n in 0..20 {
+                sh(&format!("ip link add v6kx{n} type veth peer name v6ky{n}"));
+            }
+            assert_eq!(next(&mut events).await, Event::Overrun);
+            // From here on nothing is lost without a word.
+            sh("ip link del v6k0");
+            let seen = next(&mut events).await;
+            assert!(matches!(seen, Event::BridgeGone | Event::Overrun), "{seen:?}");
+        });
     }
 }

@@ -218,25 +218,12 @@ fn make_bridge(socket: &mut RouteSocket, links: &Links) -> Result<FoundLink, Err
         LinkAttribute::IfName(links.bridge.to_string()),
         LinkAttribute::Address(links.bridge_mac.octets().to_vec()),
         LinkAttribute::Group(links.bridges),
-        LinkAttribute::LinkInfo(bridge_settings()),
+        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]),
     ];
     let doing = format!("make the bridge {}", links.bridge);
     let flags = NLM_F_CREATE | NLM_F_EXCL;
     socket.ack(doing.clone(), &Message::NewLink(link), flags)?;
     find_bridge(socket, links)?.ok_or_else(|| Error::new(doing, Cause::Garbled("it is not there")))
-}
-
-fn bridge_settings() -> Vec<LinkInfo> {
-    vec![
-        LinkInfo::Kind(InfoKind::Bridge),
-        LinkInfo::Data(InfoData::Bridge(vec![
-            // A new port forwards at once.
-            InfoBridge::StpState(BridgeStpState::Disabled),
-            InfoBridge::ForwardDelay(0),
-            // A container's MLD reports then leave nothing behind.
-            InfoBridge::MulticastSnooping(false),
-        ])),
-    ]
 }
 
 /// Settings that hold whether the bridge is new or was left by an earlier daemon.
@@ -247,12 +234,26 @@ fn assert_bridge(socket: &mut RouteSocket, links: &Links, found: &FoundLink) -> 
     for (key, value) in quiet.into_iter().chain([("disable_ipv6", 0)]) {
         conf.ensure(key, value)?;
     }
-    let mut link = message::link(found.index);
-    link.attributes = vec![message::no_link_local(), LinkAttribute::LinkInfo(bridge_settings())];
-    if found.mac != links.bridge_mac.octets() {
-        link.attributes.push(LinkAttribute::Address(links.bridge_mac.octets().to_vec()));
+    let settings = [
+        InfoBridge::StpState(BridgeStpState::Disabled),
+        // A new port forwards at once. Zero is a delay only without STP: not in the same message.
+        InfoBridge::ForwardDelay(0),
+        // A container's MLD reports then leave nothing behind.
+        InfoBridge::MulticastSnooping(false),
+    ];
+    for setting in settings {
+        let data = InfoData::Bridge(vec![setting]);
+        let mut link = message::link(found.index);
+        link.attributes = vec![
+            message::no_link_local(),
+            LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge), LinkInfo::Data(data)]),
+        ];
+        if found.mac != links.bridge_mac.octets() {
+            link.attributes.push(LinkAttribute::Address(links.bridge_mac.octets().to_vec()));
+        }
+        socket.ack(format!("set {} up", links.bridge), &Message::NewLink(link), 0)?;
     }
-    socket.ack(format!("set {} up", links.bridge), &Message::NewLink(link), 0)
+    Ok(())
 }
 
 /// Sets the bridge's MTU, which otherwise follows the smallest port's. A bridge that has ports keeps
@@ -340,7 +341,8 @@ fn forward(socket: &mut RouteSocket, topology: &Topology, host: &Host) -> Result
         Forwarding::PerInterface => {
             bridge.ensure("force_forwarding", 1)?;
             if let Some(uplink) = &host.uplink {
-                Conf::Link(uplink).ensure("force_forwarding", 1)?;
+                // It may have gone since, or have no IPv6.
+                gone_is_fine(Conf::Link(uplink).ensure("force_forwarding", 1).map(drop))?;
             }
         }
         Forwarding::WholeHost => {
@@ -377,3 +379,6 @@ fn exists_is_fine(result: Result<(), Error>) -> Result<(), Error> {
         other => other,
     }
 }
+
+#[cfg(test)]
+mod tests;

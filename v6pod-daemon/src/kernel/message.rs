@@ -41,9 +41,22 @@ pub(super) fn find_link(
     socket: &mut RouteSocket,
     name: &LinkName,
 ) -> Result<Option<FoundLink>, Error> {
-    let mut message = LinkMessage::default();
-    message.attributes.push(LinkAttribute::IfName(name.to_string()));
-    message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    look_up(socket, format!("look up {name}"), &find_by_name(name.as_str()))
+}
+
+/// The link of that number; none if there is none.
+pub(super) fn find_by_index(
+    socket: &mut RouteSocket,
+    index: u32,
+) -> Result<Option<FoundLink>, Error> {
+    look_up(socket, format!("look up link {index}"), &RouteNetlinkMessage::GetLink(link(index)))
+}
+
+fn look_up(
+    socket: &mut RouteSocket,
+    doing: String,
+    question: &RouteNetlinkMessage,
+) -> Result<Option<FoundLink>, Error> {
     let read = |_, payload: &[u8]| {
         let link = view::Link::parse(payload)?;
         Some(FoundLink {
@@ -56,10 +69,18 @@ pub(super) fn find_link(
             mac: link.mac.to_vec(),
         })
     };
-    match socket.get(format!("look up {name}"), &RouteNetlinkMessage::GetLink(message), read) {
+    match socket.get(doing, question, read) {
         Err(error) if error.errno() == Some(Errno::ENODEV) => Ok(None),
         other => other,
     }
+}
+
+/// The question for the link of that name.
+pub(super) fn find_by_name(name: &str) -> RouteNetlinkMessage {
+    let mut message = LinkMessage::default();
+    message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+    message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    RouteNetlinkMessage::GetLink(message)
 }
 
 /// The link of that name if it is in that group: one of ours. A link of the name and of another group

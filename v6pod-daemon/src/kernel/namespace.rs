@@ -186,3 +186,86 @@ fn inode(fd: impl AsFd) -> io::Result<((u32, u32), u64)> {
     let stat = statx(fd, "", flags, StatxFlags::INO)?;
     Ok(((stat.stx_dev_major, stat.stx_dev_minor), stat.stx_ino))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+
+    use nix::fcntl::open;
+    use nix::sys::stat::Mode;
+
+    use super::*;
+    use crate::kernel::testing::{Container, Rootless, in_netns, worker};
+
+    fn refused(fd: OwnedFd, home: &Home) -> NotANetNs {
+        NetNs::verify(fd, home).unwrap_err().why
+    }
+
+    #[test]
+    fn attack_01_a_descriptor_of_anything_else_is_refused_for_its_own_reason() {
+        in_netns(|| {
+            let home = Home::here().unwrap();
+            let rootless = Rootless::start();
+            let container = Container::new().fd();
+            let path_only = open(
+                format!("/proc/self/fd/{}", container.as_raw_fd()).as_str(),
+                OFlag::O_PATH,
+                Mode::empty(),
+            );
+            let socket = std::os::unix::net::UnixStream::pair().unwrap().0;
+            let pidfd = rustix::process::pidfd_open(
+                rustix::process::getpid(),
+                rustix::process::PidfdFlags::empty(),
+            );
+            let file = tempfile::tempfile().unwrap();
+            let own = File::open("/proc/thread-self/ns/net").unwrap();
+            for (what, fd, why) in [
+                ("file", file.into(), NotANetNs::NotANamespace),
+                ("directory", File::open("/").unwrap().into(), NotANetNs::NotANamespace),
+                ("proc", File::open("/proc/self/stat").unwrap().into(), NotANetNs::NotANamespace),
+                ("socket", socket.into(), NotANetNs::NotANamespace),
+                ("pidfd", pidfd.unwrap(), NotANetNs::NotANamespace),
+                ("path", path_only.unwrap(), NotANetNs::PathOnly),
+                ("user namespace", rootless.ns("user"), NotANetNs::OtherKind),
+                ("mount namespace", rootless.ns("mnt"), NotANetNs::OtherKind),
+                ("own", own.into(), NotANetNs::Own),
+            ] {
+                assert_eq!(refused(fd, &home), why, "{what}");
+            }
+        });
+    }
+
+    #[test]
+    fn a_namespace_says_whose_it_is() {
+        in_netns(|| {
+            let home = Home::here().unwrap();
+            let rootless = Rootless::start();
+            let ns = NetNs::verify(rootless.ns("net"), &home).unwrap();
+            assert_eq!(ns.owner().as_raw(), Rootless::UID);
+            assert!(!ns.in_initial_userns());
+            let container = Container::new();
+            let ns = container.verified(&home);
+            assert_eq!(ns.owner(), Uid::ROOT);
+            assert!(ns.in_initial_userns());
+        });
+    }
+
+    #[test]
+    fn a_namespace_is_the_same_however_it_is_opened_and_no_other() {
+        in_netns(|| {
+            let mut worker = worker();
+            let (a, b) = (Container::new(), Container::new());
+            let mut identity = |c: &Container| {
+                let ns = c.verified(worker.home());
+                worker.identify(&ns).unwrap()
+            };
+            let first = identity(&a);
+            assert_eq!(first, identity(&a));
+            assert_ne!(first, identity(&b));
+            assert!(first.cookie.is_some(), "Linux 5.14 and later have cookies");
+            assert!(first.certainly_is(&first));
+            let before_5_14 = Identity { cookie: None, ..first };
+            assert!(!before_5_14.certainly_is(&before_5_14));
+        });
+    }
+}

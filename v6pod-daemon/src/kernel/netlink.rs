@@ -258,3 +258,57 @@ fn verdict(flags: u16, payload: &[u8]) -> Result<(), Cause> {
     });
     Err(Cause::Kernel { errno: Errno::from_raw(code.saturating_neg()), text })
 }
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_route::link::LinkAttribute;
+
+    use super::*;
+    use crate::kernel::testing::{in_netns, sh};
+    use crate::kernel::{dump, message};
+
+    #[test]
+    fn a_refusal_bears_the_number_and_the_words_of_the_kernel() {
+        in_netns(|| {
+            let mut socket = RouteSocket::route().unwrap();
+            let nobody = message::set_up(message::link(4_000_000), true);
+            let error = socket.ack("x", &RouteNetlinkMessage::SetLink(nobody), 0).unwrap_err();
+            assert!(error.is_gone(), "{error}");
+            let mut bad = message::link(1);
+            bad.attributes.push(LinkAttribute::Mtu(u32::MAX));
+            let error = socket.ack("x", &RouteNetlinkMessage::SetLink(bad), 0).unwrap_err();
+            assert_eq!(error.errno(), Some(Errno::EINVAL));
+            assert!(error.to_string().contains("mtu"), "the kernel's text: {error}");
+            // The socket is none the worse for it.
+            assert_eq!(dump::links(&mut socket, |link| Some(link.index)).unwrap(), [1]);
+        });
+    }
+
+    #[test]
+    fn a_dump_of_many_datagrams_is_whole() {
+        in_netns(|| {
+            let mut socket = RouteSocket::route().unwrap();
+            let mut links = String::new();
+            for n in 0..150 {
+                links += &format!("link add v6k{n} type veth peer name v6kp{n}\n");
+            }
+            sh(&format!("printf '{links}' | ip -batch -"));
+            let names = dump::links(&mut socket, |link| Some(link.name.to_owned())).unwrap();
+            assert_eq!(names.len(), 301);
+            assert!(names.contains(&"v6kp149".to_owned()));
+        });
+    }
+
+    #[test]
+    fn an_answer_to_an_older_question_is_skipped() {
+        in_netns(|| {
+            let mut socket = RouteSocket::route().unwrap();
+            let question = RouteNetlinkMessage::GetLink(message::link(1));
+            // Asked and not read: its answer lies before that of the next.
+            socket.send(&question, NLM_F_REQUEST | NLM_F_ACK).unwrap();
+            let nobody = RouteNetlinkMessage::GetLink(message::link(4_000_000));
+            let error = socket.get("x", &nobody, |_, _| Some(())).unwrap_err();
+            assert_eq!(error.errno(), Some(Errno::ENODEV));
+        });
+    }
+}

@@ -108,3 +108,84 @@ pub fn remove_stray(
         (Stray::Route(_) | Stray::Neighbour(_), None) => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::host::{purge, remove_all_ports};
+    use crate::kernel::testing::{Bench, Container, in_netns, port, sh};
+
+    #[test]
+    fn what_is_there_is_seen_and_what_is_others_is_not() {
+        in_netns(|| {
+            let mut bench = Bench::new();
+            let container = Container::new();
+            let ifindex = bench.attach(&container, &port(1));
+            // Somebody else's: a port, a route and an entry on the same bridge.
+            sh("ip link add v6kx type veth peer name v6ky && ip link set v6kx master v6k0 up");
+            sh("ip -6 route add 2001:db8:9::9 dev v6k0");
+            sh("bridge fdb add 02:00:00:00:00:99 dev v6kx master static");
+            let seen = observe(&mut bench.worker.socket, &bench.host.links).unwrap();
+            let expected = ObservedPort {
+                ifindex,
+                name: "v6k-1".into(),
+                alias: "v6pod test 1".into(),
+                up: true,
+                on_bridge: true,
+            };
+            assert_eq!(seen.ports, [expected]);
+            assert_eq!(seen.routes, [port(1).address]);
+            assert_eq!(seen.neighbours, [(port(1).address, port(1).mac.octets())]);
+            assert_eq!(seen.forwarding, [(ifindex, port(1).mac.octets())]);
+            assert_eq!(seen.bridge, Some(bench.host.bridge));
+        });
+    }
+
+    #[test]
+    fn strays_are_removed_one_by_one_and_twice_is_fine() {
+        in_netns(|| {
+            let mut bench = Bench::new();
+            let container = Container::new();
+            let ifindex = bench.attach(&container, &port(1));
+            let links = bench.host.links.clone();
+            let socket = &mut bench.worker.socket;
+            let seen = observe(socket, &links).unwrap();
+            let strays = [
+                Stray::Port(ifindex),
+                Stray::Route(port(1).address),
+                Stray::Neighbour(port(1).address),
+            ];
+            for stray in strays.into_iter().chain(strays) {
+                remove_stray(socket, &seen, stray).unwrap();
+            }
+            let bridge = Some(bench.host.bridge);
+            let nothing = Observed { bridge, ..Observed::default() };
+            assert_eq!(observe(socket, &links).unwrap(), nothing);
+        });
+    }
+
+    #[test]
+    fn all_ports_go_at_once_and_the_bridge_stays_until_purged() {
+        in_netns(|| {
+            let before = sh("ip -o link; ip -6 route; ip -6 addr");
+            let mut bench = Bench::new();
+            let containers = [Container::new(), Container::new(), Container::new()];
+            for (n, container) in (1..).zip(&containers) {
+                bench.attach(container, &port(n));
+            }
+            let links = bench.host.links.clone();
+            let socket = &mut bench.worker.socket;
+            for _ in 0..2 {
+                remove_all_ports(socket, &links).unwrap();
+                assert_eq!(observe(socket, &links).unwrap().ports, []);
+            }
+            assert!(sh("ip -o link").contains("v6k0"));
+            for _ in 0..2 {
+                let errors = purge(socket, &links);
+                assert!(errors.is_empty(), "{errors:?}");
+                assert_eq!(observe(socket, &links).unwrap(), Observed::default());
+            }
+            assert_eq!(sh("ip -o link; ip -6 route; ip -6 addr"), before);
+        });
+    }
+}

@@ -136,3 +136,110 @@ fn judge(
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::host::{PrepareError, prepare};
+    use crate::kernel::testing::{Bench, in_netns, sh, topology, worker};
+
+    /// A host with an uplink that has an on-link /64 around the prefix, and a default route: normal.
+    fn uplink() {
+        sh("ip link add v6kup type veth peer name v6kisp && ip link set v6kup up");
+        sh("ip link set v6kisp up && ip -6 addr add 2001:db8:1:2::42/64 dev v6kup nodad");
+        sh("ip -6 route add default via 2001:db8:1:2::1 dev v6kup");
+    }
+
+    fn found(prefix: &str) -> Vec<String> {
+        let mut worker = worker();
+        let prefix = prefix.parse().unwrap();
+        let overlaps = overlaps(&mut worker.socket, &topology(), prefix).unwrap();
+        overlaps.found.iter().map(ToString::to_string).collect()
+    }
+
+    const P: &str = "2001:db8:1:2:3::/80";
+
+    #[test]
+    fn a_prefix_on_the_uplinks_subnet_is_free() {
+        in_netns(|| {
+            assert_eq!(found(P), [""; 0]);
+            uplink();
+            assert_eq!(found(P), [""; 0]);
+        });
+    }
+
+    #[test]
+    fn what_lies_inside_the_prefix_is_in_its_way() {
+        in_netns(|| {
+            uplink();
+            sh("ip -6 addr add 2001:db8:1:2:3::99/128 dev v6kup nodad noprefixroute");
+            assert_eq!(found(P), ["2001:db8:1:2:3::99 is an address of v6kup"]);
+            sh("ip -6 addr del 2001:db8:1:2:3::99/128 dev v6kup");
+            for (route, says) in [
+                (
+                    "2001:db8:1:2:3:4::/96 via 2001:db8:1:2::7",
+                    "there is a route to 2001:db8:1:2:3:4::/96 by v6kup",
+                ),
+                ("2001:db8:1:2:3::/80 dev lo", "there is a route to 2001:db8:1:2:3::/80 by lo"),
+                ("blackhole 2001:db8:1:2:3::/80", "there is a route to 2001:db8:1:2:3::/80 by lo"),
+                (
+                    "2001:db8:1:2:3::5 dev v6kup table 77",
+                    "there is a route to 2001:db8:1:2:3::5/128 by v6kup",
+                ),
+            ] {
+                sh(&format!("ip -6 route add {route}"));
+                assert_eq!(found(P), [says], "{route}");
+                sh(&format!("ip -6 route del {route}"));
+            }
+            // The whole of the uplink's subnet, its own address included.
+            assert_eq!(found("2001:db8:1:2::/64").len(), 2);
+        });
+    }
+
+    #[test]
+    fn a_subnet_around_the_prefix_on_another_link_is_in_its_way() {
+        in_netns(|| {
+            uplink();
+            sh("ip link add v6klan type veth peer name v6kl && ip link set v6klan up");
+            sh("ip -6 route add 2001:db8:1:2:3::/72 dev v6klan");
+            assert_eq!(found(P), ["there is a route to 2001:db8:1:2::/72 by v6klan"]);
+            sh("ip -6 route del 2001:db8:1:2::/72");
+            // What a tunnel takes for everything is none.
+            sh("ip -6 route add 2000::/3 dev v6klan");
+            assert_eq!(found(P), [""; 0]);
+        });
+    }
+
+    #[test]
+    fn another_daemons_prefix_and_slirp4netnss_are_in_the_way() {
+        in_netns(|| {
+            sh("ip -6 route add unreachable 2001:db8:1:2::/64 proto 0x76 metric 7");
+            assert_eq!(found(P), ["another v6podd on this machine has 2001:db8:1:2::/64"]);
+            let slirp = "slirp4netns uses fd00::/64 inside containers";
+            for prefix in ["fd00::/64", "fd00:0:0:0:1::/80", "fd00::/48"] {
+                assert_eq!(found(prefix), [slirp], "{prefix}");
+            }
+            assert_eq!(found("fd00:0:0:1::/64"), [""; 0]);
+        });
+    }
+
+    #[test]
+    fn what_is_ours_is_not_in_our_way_and_what_is_not_stops_the_start() {
+        in_netns(|| {
+            let mut bench = Bench::new();
+            assert_eq!(found(P), [""; 0]);
+            sh(
+                "ip -6 route add 2001:db8:1:2:3::5 dev lo && ip -6 addr add 2001:db8:1:2:3::6 dev lo",
+            );
+            let error = prepare(&mut bench.worker.socket, &bench.topology).unwrap_err();
+            assert!(matches!(error, PrepareError::Overlap(_)));
+            assert_eq!(
+                error.to_string(),
+                "the prefix 2001:db8:1:2:3::/80 cannot be used: \
+                 2001:db8:1:2:3::6 is an address of lo; \
+                 there is a route to 2001:db8:1:2:3::5/128 by lo; \
+                 there is a route to 2001:db8:1:2:3::6/128 by lo"
+            );
+        });
+    }
+}

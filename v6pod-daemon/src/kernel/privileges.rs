@@ -60,3 +60,56 @@ pub fn keep_only_needed() -> Result<(), PrivilegeError> {
 fn names(caps: &[Capability]) -> String {
     caps.iter().map(Capability::to_string).collect::<Vec<_>>().join(", ")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+    use std::thread;
+
+    use super::*;
+    use crate::kernel::testing::in_netns;
+
+    /// Capabilities belong to threads, and a child has those of the thread that made it.
+    fn status() -> String {
+        let output = Command::new("grep")
+            .args(["-E", "^(Cap|NoNewPrivs)", "/proc/self/status"])
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    #[test]
+    fn four_capabilities_stay_and_no_program_gets_more() {
+        in_netns(|| {
+            keep_only_needed().unwrap();
+            // Bits 2, 12, 19 and 21.
+            let four = "0000000000281004";
+            let own = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+            for (set, bits) in [
+                ("CapInh", "0000000000000000"),
+                ("CapPrm", four),
+                ("CapEff", four),
+                ("CapBnd", four),
+                ("CapAmb", "0000000000000000"),
+                ("NoNewPrivs", "1"),
+            ] {
+                assert!(own.contains(&format!("{set}:\t{bits}\n")), "{set}: {own}");
+            }
+            // root's programs get what the bounding set lets them, and no more.
+            assert!(status().contains(&format!("CapEff:\t{four}")), "{}", status());
+            // Once more is fine, and so is a start that was given just these.
+            keep_only_needed().unwrap();
+            thread::spawn(|| keep_only_needed().unwrap()).join().unwrap();
+        });
+    }
+
+    #[test]
+    fn a_missing_capability_is_named() {
+        in_netns(|| {
+            caps::drop(None, CapSet::Effective, Capability::CAP_SYS_PTRACE).unwrap();
+            caps::drop(None, CapSet::Permitted, Capability::CAP_SYS_PTRACE).unwrap();
+            let error = keep_only_needed().unwrap_err().to_string();
+            assert!(error.ends_with("with CAP_SYS_PTRACE"), "{error}");
+        });
+    }
+}

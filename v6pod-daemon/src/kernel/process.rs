@@ -121,3 +121,77 @@ fn parse_start_time(stat: &[u8]) -> Option<u64> {
     let fields = std::str::from_utf8(stat.get(end_of_name + 1..)?).ok()?;
     fields.split_ascii_whitespace().nth(22 - 3)?.parse().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command};
+
+    use super::*;
+
+    fn sleeper() -> Child {
+        Command::new("sleep").arg("60").spawn().unwrap()
+    }
+
+    fn end(mut child: Child) {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn a_name_of_spaces_and_parentheses_does_not_shift_the_fields() {
+        let fields: Vec<String> = (3..=52).map(|n| n.to_string()).collect();
+        for name in ["sleep", "a b", ") 1 2 3 (", "))", "\n", "\u{fffd}"] {
+            let stat = format!("42 ({name}) {}\n", fields.join(" "));
+            assert_eq!(parse_start_time(stat.as_bytes()), Some(22), "{name:?}");
+        }
+        for wrong in ["", ")", "1 (a) S 1 2", "1 a S", "1 (a) S -"] {
+            assert_eq!(parse_start_time(wrong.as_bytes()), None, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_process_is_the_same_by_its_number_and_by_its_pidfd() {
+        let child = sleeper();
+        let process = Process::pin(child.id()).unwrap();
+        assert_eq!(process.pid(), child.id());
+        assert!(process.start_time() > 0);
+        let again = Process::from_pidfd(process.pidfd.try_clone().unwrap()).unwrap();
+        assert_eq!((again.pid(), again.start_time()), (process.pid(), process.start_time()));
+        end(child);
+        assert!(!process.is_alive().unwrap());
+    }
+
+    #[test]
+    fn attack_04_a_process_that_has_ended_has_no_namespace_and_cannot_be_pinned() {
+        let mut child = sleeper();
+        let process = Process::pin(child.id()).unwrap();
+        assert!(process.net_ns().is_ok());
+        child.kill().unwrap();
+        // Dead and not waited for: a zombie, whose number is not free yet.
+        let mut poll_fd = [PollFd::new(process.pidfd.as_fd(), PollFlags::POLLIN)];
+        poll(&mut poll_fd, PollTimeout::try_from(20_000).unwrap()).unwrap();
+        assert!(process.net_ns().is_err());
+        assert!(Process::pin(child.id()).unwrap_err().is_gone());
+        child.wait().unwrap();
+        assert!(Process::pin(child.id()).unwrap_err().is_gone());
+        assert!(Process::from_pidfd(process.pidfd).unwrap_err().is_gone());
+    }
+
+    #[test]
+    fn what_is_no_process_is_refused() {
+        for none in [0, u32::MAX, i32::MAX as u32] {
+            assert!(Process::pin(none).is_err(), "{none}");
+        }
+        assert!(Process::from_pidfd(File::open("/").unwrap().into()).is_err());
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_process_is_told() {
+        let child = sleeper();
+        let process = Process::pin(child.id()).unwrap();
+        let killer = tokio::task::spawn_blocking(move || end(child));
+        process.exited().await.unwrap();
+        assert!(!process.is_alive().unwrap());
+        killer.await.unwrap();
+    }
+}

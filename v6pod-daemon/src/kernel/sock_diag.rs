@@ -69,3 +69,100 @@ fn is_it(found: &InetResponseHeader, local: SocketAddr, peer: SocketAddr) -> boo
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, TcpListener, TcpStream};
+
+    use super::*;
+    use crate::kernel::testing::{in_netns, sh};
+
+    fn listeners() -> [TcpListener; 2] {
+        [
+            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap(),
+            TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).unwrap(),
+        ]
+    }
+
+    fn owner(accepted: &TcpStream) -> Option<Uid> {
+        owner_of_peer(accepted.local_addr().unwrap(), accepted.peer_addr().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn the_owner_is_he_who_holds_the_other_end() {
+        in_netns(|| {
+            for listener in listeners() {
+                let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+                let (accepted, _) = listener.accept().unwrap();
+                assert_eq!(owner(&accepted), Some(Uid::ROOT));
+                drop(client);
+            }
+        });
+    }
+
+    #[test]
+    fn attack_23_another_users_client_is_that_users() {
+        in_netns(|| {
+            for listener in listeners() {
+                let address = listener.local_addr().unwrap();
+                let connect =
+                    format!("exec 3<>/dev/tcp/{}/{}; read <&3", address.ip(), address.port());
+                let mut client = std::process::Command::new("setpriv")
+                    .args(["--reuid=64322", "--regid=64322", "--clear-groups"])
+                    .args(["bash", "-c", &connect])
+                    .spawn()
+                    .unwrap();
+                let (mut accepted, _) = listener.accept().unwrap();
+                assert_eq!(owner(&accepted), Uid::new(64_322));
+                accepted.write_all(b"\n").unwrap();
+                client.wait().unwrap();
+            }
+        });
+    }
+
+    #[test]
+    fn attack_23_a_socket_that_nobody_holds_is_nobodys_and_never_roots() {
+        in_netns(|| {
+            for listener in listeners() {
+                let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+                let (mut accepted, _) = listener.accept().unwrap();
+                client.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+                // Closed by its process, half open in the kernel.
+                drop(client);
+                let mut request = [0; 64];
+                assert_ne!(accepted.read(&mut request).unwrap(), 0);
+                assert_eq!(owner(&accepted), None, "orphan");
+                let (local, peer) = (accepted.local_addr().unwrap(), accepted.peer_addr().unwrap());
+                accepted.shutdown(Shutdown::Both).unwrap();
+                drop(accepted);
+                assert!(sh("ss -tan").contains("TIME-WAIT"));
+                assert_eq!(owner_of_peer(local, peer).unwrap(), None, "TIME_WAIT");
+            }
+        });
+    }
+
+    #[test]
+    fn a_listener_on_the_clients_port_is_not_the_client() {
+        in_netns(|| {
+            let mapped = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)).unwrap();
+            let port = mapped.local_addr().unwrap().port();
+            for ip in [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)] {
+                let (local, peer) = (SocketAddr::new(ip, 6781), SocketAddr::new(ip, port));
+                assert_eq!(owner_of_peer(local, peer).unwrap(), None);
+            }
+        });
+    }
+
+    #[test]
+    fn a_client_by_a_mapped_address_is_found() {
+        in_netns(|| {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let client = TcpStream::connect((Ipv4Addr::LOCALHOST.to_ipv6_mapped(), port)).unwrap();
+            let (accepted, _) = listener.accept().unwrap();
+            assert_eq!(owner(&accepted), Some(Uid::ROOT));
+            drop(client);
+        });
+    }
+}

@@ -1,7 +1,7 @@
 //! Network namespaces to throw away. Nothing of a test touches the machine's own.
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::panic::resume_unwind;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -74,6 +74,10 @@ impl Container {
 
     pub(crate) fn fd(&self) -> OwnedFd {
         self.0.try_clone().unwrap()
+    }
+
+    pub(crate) fn raw(&self) -> i32 {
+        self.0.as_raw_fd()
     }
 
     pub(crate) fn verified(&self, home: &Home) -> NetNs {

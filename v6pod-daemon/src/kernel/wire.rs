@@ -167,7 +167,7 @@ impl<'a> Wire<'a> {
         // The port's own IPv6 is switched off: it never has an address, sends no solicitations and
         // hears no advertisements, not even if somebody takes it out of the bridge (threats 6, 16).
         // The bridge does not mind.
-        Conf::Link(&self.port.name).ensure("disable_ipv6", 1)?;
+        Conf::Link(&self.port.name).write("disable_ipv6", 1)?;
         let index = self.ends()?.port;
         match self.set_port_flags(index, true) {
             // Linux before 5.18 has no locked ports. The rest is what must be.
@@ -252,6 +252,26 @@ pub fn undo_all(socket: &mut RouteSocket, host: &Host, port: &Port) -> Vec<Error
     steps.iter().rev().filter_map(|step| undo(socket, host, port, step).err()).collect()
 }
 
+/// Whether the port's other end is in that namespace, as far as can be seen: there is an interface with
+/// the number and Ethernet address that the port's other end has, whose own other end is the port. Its
+/// owner could build one like it in another namespace of his. For kernels without cookies.
+pub fn leads_to(
+    worker: &mut Worker,
+    host: &Host,
+    port: &Port,
+    namespace: &NetNs,
+) -> Result<bool, Error> {
+    let found = find_ours(&mut worker.socket, &port.name, host.links.ports)?;
+    let Some(ends) = found.and_then(|link| Some(Ends { port: link.index, peer: link.peer? }))
+    else {
+        return Ok(false);
+    };
+    worker.inside(namespace, |inside| {
+        let peer = message::find_by_index(&mut inside.socket, ends.peer)?;
+        Ok(peer.is_some_and(|peer| peer.mac == port.mac.octets() && peer.peer == Some(ends.port)))
+    })
+}
+
 pub(super) fn remove_route(
     socket: &mut RouteSocket,
     bridge: u32,
@@ -295,7 +315,7 @@ fn configure(inside: &mut Inside, port: &Port, peer: u32) -> Result<(), Error> {
         // Nobody answers them.
         ("router_solicitations", 0),
     ] {
-        conf.ensure(key, value)?;
+        conf.write(key, value)?;
     }
     let socket = &mut inside.socket;
     let lo = message::set_up(message::link(LOOPBACK), true);
@@ -332,6 +352,21 @@ mod tests {
 
     fn empty(bench: &Bench) -> Observed {
         Observed { bridge: Some(bench.host.bridge), ..Observed::default() }
+    }
+
+    #[test]
+    fn a_port_is_known_to_lead_to_its_own_container_only() {
+        in_netns(|| {
+            let mut bench = Bench::new();
+            let (a, b) = (Container::new(), Container::new());
+            bench.attach(&a, &port(1));
+            bench.attach(&b, &port(2));
+            for (container, n, leads) in [(&a, 1, true), (&b, 1, false), (&a, 2, false)] {
+                let ns = container.verified(bench.worker.home());
+                let found = leads_to(&mut bench.worker, &bench.host, &port(n), &ns).unwrap();
+                assert_eq!(found, leads);
+            }
+        });
     }
 
     fn pings(container: &Container, address: &str) -> bool {

@@ -201,3 +201,76 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("?")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::read_link;
+
+    use super::*;
+    use crate::kernel::testing::{Container, in_netns};
+
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+    }
+
+    fn here() -> String {
+        read_link("/proc/thread-self/ns/net").unwrap().to_string_lossy().into_owned()
+    }
+
+    #[test]
+    fn a_worker_is_inside_only_as_long_as_the_job_and_comes_home_by_a_panic_too() {
+        in_netns(|| {
+            let workers = Workers::start(1).unwrap();
+            let (home, container) = (here(), Container::new());
+            let there = container.enter(here);
+            let fd = container.fd();
+            let seen = block_on(workers.run(move |worker| {
+                let ns = NetNs::verify(fd, worker.home()).map_err(|refused| refused.why).unwrap();
+                let before = here();
+                let inside = worker.inside(&ns, |_| Ok::<_, Error>(here()))?;
+                let panic = catch_unwind(AssertUnwindSafe(|| {
+                    worker.inside(&ns, |_| -> Result<(), Error> { panic!("inside") })
+                }));
+                assert!(panic.is_err());
+                Ok::<_, Error>([before, inside, here()])
+            }));
+            assert_eq!(seen.unwrap(), [home.clone(), there, home]);
+        });
+    }
+
+    #[test]
+    fn a_job_that_panics_takes_no_other_with_it() {
+        in_netns(|| {
+            let workers = Workers::start(1).unwrap();
+            let home = here();
+            for _ in 0..3 {
+                let lost = block_on(workers.run(|_| -> Result<(), Error> { panic!("a test") }));
+                assert!(lost.unwrap_err().to_string().contains("panicked"));
+            }
+            let at = block_on(workers.run(|worker| {
+                worker
+                    .socket
+                    .get("look", &crate::kernel::message::find_by_name("lo"), |_, _| Some(here()))
+            }));
+            assert_eq!(at.unwrap(), Some(home));
+        });
+    }
+
+    #[test]
+    fn a_worker_that_is_lost_is_replaced_by_one_at_home() {
+        in_netns(|| {
+            let workers = Workers::start(1).unwrap();
+            let (home, container) = (here(), Container::new());
+            let fd = container.fd();
+            block_on(workers.run(move |worker| {
+                // As if the way home had failed.
+                setns(&fd, CloneFlags::CLONE_NEWNET).unwrap();
+                worker.lost = true;
+                Ok::<_, Error>(())
+            }))
+            .unwrap();
+            let at = block_on(workers.run(|_| Ok::<_, Error>(here()))).unwrap();
+            assert_eq!(at, home);
+        });
+    }
+}
