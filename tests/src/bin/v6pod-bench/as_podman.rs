@@ -1,9 +1,9 @@
 //! The part of podman that calls slirp4netns, in a process of its own.
 //!
-//! The bench starts itself again as an ordinary user in a user namespace, where podman would be. Each
-//! line on standard input is the id of a container: it gets a network namespace, slirp4netns is
-//! called for it as podman 4 does, and a line says where the namespace is and how long the call took.
-//! The next line, whatever it is, lets go of that namespace.
+//! The bench starts itself again as an ordinary user in a user namespace, where podman would be.
+//! Each line on standard input is the id of a container: it gets a network namespace, slirp4netns
+//! is called for it as podman 4 does, and a line says where the namespace is and how long the call
+//! took. The next line, whatever it is, lets go of that namespace.
 //!
 //! "How long" is from before the fork until the kernel opens the real slirp4netns to execute it: by
 //! then the shim has had its answer. A watch on that file tells (inotify(7), `IN_OPEN`).

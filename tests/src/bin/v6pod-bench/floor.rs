@@ -348,8 +348,8 @@ struct Ends {
 }
 
 impl Ends {
-    /// Reads just these: the typed decoder takes a tenth of the whole attachment's time for all the rest
-    /// that the kernel tells of a link.
+    /// Reads just these: the typed decoder takes a tenth of the whole attachment's time for all the
+    /// rest that the kernel tells of a link.
     fn read(link: &[u8]) -> Option<Self> {
         let index = u32_at(link, 4)?;
         let mut peer = 0;

@@ -7,7 +7,8 @@
 //! passes or fails on a time.
 //!
 //! What this program guarantees:
-//! - All of it happens in network namespaces of its own, which end with the process. The rest that it
+//! - All of it happens in network namespaces of its own, which end with the process. The rest that
+//!   it
 //!   makes (an account, files, a daemon) it takes away at its end, also after an error or a signal.
 //! - A time counts only if the attachment was there afterwards.
 //! - What cannot run here is printed as such, with the reason.

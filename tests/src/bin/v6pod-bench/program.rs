@@ -40,8 +40,8 @@ pub(crate) fn run(command: &mut Command) -> Result<Finished> {
     run_with(command, Stdio::null())
 }
 
-/// Runs a program with this input to its end. Its output goes through files: what it may leave in the
-/// background holds nothing up.
+/// Runs a program with this input to its end. Its output goes through files: what it may leave in
+/// the background holds nothing up.
 pub(crate) fn run_with(command: &mut Command, input: impl Into<Stdio>) -> Result<Finished> {
     let (mut stdout, mut stderr) = (tempfile::tempfile()?, tempfile::tempfile()?);
     command.stdin(input).stdout(stdout.try_clone()?).stderr(stderr.try_clone()?);

@@ -33,8 +33,8 @@ pub(crate) fn markdown(book: &Book) -> String {
         let _ = writeln!(text, "- {line}");
     }
     text.push_str(
-        "\nOne run, all contenders by turns, each time with a new network namespace. Figures are of \
-         this machine; the\nratios are what to look at. A ratio is one of medians.\n\n\
+        "\nOne run, all contenders by turns, each time with a new network namespace. Figures are \
+         of this machine; the\nratios are what to look at. A ratio is one of medians.\n\n\
          | what | median | p10–p90 | ratio | budget | n |\n|---|---:|---:|---:|---:|---:|\n",
     );
     for series in Series::ALL {
@@ -102,7 +102,8 @@ fn meaning(series: Series) -> &'static str {
              thread that does nothing else"
         }
         Series::Wire => {
-            "the same in v6podd, by its own clock (`v6pod_activation_seconds{part=\"wire\"}`)"
+            "the same in v6podd, by its own clock (`v6pod_activation_seconds{part=\"wire\"}`); its \
+             check has been in the namespace before, which the floor has not"
         }
         Series::Total => {
             "from the request to the answer in v6podd, by its own clock (`part=\"total\"`): \

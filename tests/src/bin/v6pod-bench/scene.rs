@@ -69,8 +69,8 @@ impl Scene {
         Ok(copy)
     }
 
-    /// Runs `job` inside the namespace, in which this thread's new sockets, sysctls and children are
-    /// meanwhile.
+    /// Runs `job` inside the namespace, in which this thread's new sockets, sysctls and children
+    /// are meanwhile.
     pub(crate) fn inside<T>(&self, netns: &NetNs, job: impl FnOnce() -> Result<T>) -> Result<T> {
         netns.enter()?;
         let result = job();
@@ -134,9 +134,9 @@ fn turn() -> Result<Flock<File>> {
     Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno.into())
 }
 
-/// Called right before whatever is timed, so that all begin alike: what was done before has settled in
-/// the kernel's own threads (namespaces that end, RCU grace periods, link events), and the processor
-/// is awake.
+/// Called right before whatever is timed, so that all begin alike: what was done before has settled
+/// in the kernel's own threads (namespaces that end, RCU grace periods, link events), and the
+/// processor is awake.
 pub(crate) fn calm() {
     const REST: Duration = Duration::from_millis(60);
     const WAKE: Duration = Duration::from_millis(1);

@@ -1,5 +1,5 @@
-//! iproute2, as a script would use it that wants to be quick: one `ip -batch` for the host's end and
-//! one for the inside.
+//! iproute2, as a script would use it that wants to be quick: one `ip -batch` for the host's end
+//! and one for the inside.
 //!
 //! It does less than v6podd: no forwarding entry (that is another program's, `bridge`), no sysctls.
 
