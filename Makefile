@@ -68,7 +68,7 @@ lint:
 
 bench: deps build
 	@echo '==> bench: interleaved runs (some minutes)'
-	$(CARGO) run --locked --release -p v6pod-tests --bin v6pod-bench
+	$(CARGO) run --locked --release -p v6pod-tests --bin v6pod-bench -- --write docs/bench.md
 
 # Does not build: `make build` as yourself, then this as root.
 install:
