@@ -332,6 +332,7 @@ fn wire(
     for step in step::attach() {
         wire.run(&step)?;
     }
+    wire.settle();
     Ok(wire.ifindex().unwrap_or_default())
 }
 
