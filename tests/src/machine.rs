@@ -11,7 +11,7 @@ use std::{env, io};
 
 use nix::fcntl::{Flock, FlockArg};
 
-use crate::Consul;
+use crate::{Consul, HostNs};
 
 const LOCK: &str = "/run/v6pod-tests.lock";
 
@@ -52,6 +52,7 @@ impl Machine {
             return None;
         }
         let turn = turn().expect("taking the lock of the tests");
+        HostNs::sweep();
         if needs.contains(&Need::Podman) {
             for device in DEVICES {
                 open_to_all(Path::new(device));
