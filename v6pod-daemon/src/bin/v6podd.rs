@@ -77,8 +77,7 @@ fn log_to_stderr() {
 fn run(config: Config) -> Result<(), Failure> {
     // Before there are threads: capabilities are each thread's own.
     privileges::keep_only_needed()?;
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let done = runtime.block_on(serve(config));
     // A thread that hangs in a hostile file's read must not keep the daemon from stopping.
     runtime.shutdown_timeout(Duration::from_secs(1));
