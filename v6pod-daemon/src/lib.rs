@@ -10,6 +10,7 @@
 //! - [`closer`]: closes what callers sent, where that harms nobody.
 //! - [`purge`]: takes all away.
 //! - [`config`]: the configuration file.
+//! - [`service`]: what systemd gives and wants.
 //!
 //! Imports run one way: `api` → `attachments` → the others; `core` imports none of them.
 
@@ -23,3 +24,4 @@ pub mod core;
 pub mod kernel;
 pub mod purge;
 pub mod registry;
+pub mod service;
