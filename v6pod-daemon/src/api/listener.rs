@@ -55,7 +55,7 @@ const WAITING: usize = 4096;
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// The unix socket.
-    #[error("cannot listen on {path}: {source}")]
+    #[error("cannot listen on {path}")]
     Unix {
         /// Where.
         path: String,
@@ -63,7 +63,7 @@ pub enum ListenError {
         source: io::Error,
     },
     /// A TCP address.
-    #[error("cannot listen on {address}: {source}; change `tcp` in [api]")]
+    #[error("cannot listen on {address}, which [api] tcp names")]
     Tcp {
         /// Where.
         address: SocketAddr,

@@ -195,11 +195,15 @@ fn attempt(
             Found::Nothing => {}
         }
         let wanted = wanted(ask, owner, id, process.as_ref())?;
-        ledger
-            .book
-            .reserve(wanted, Instant::now(), random)
-            .map_err(|refusal| refuse(&refusal))?
-            .clone()
+        let replaced = ledger.book.starts_of(owner, &ask.container);
+        let made = ledger.book.reserve(wanted, Instant::now(), random);
+        let made = made.map_err(|refusal| refuse(&refusal))?.clone();
+        // A container has one namespace at a time. Podman 5 makes the next one before the old
+        // slirp4netns has ended, and nobody is to be shown two addresses of one container.
+        for id in replaced {
+            shared.release_under(&mut ledger, &id, "its container has been started again");
+        }
+        made
     };
     let (id, generation) = (attachment.id.clone(), attachment.generation);
     let made = make(shared, worker, attachment, &ns, ask.interface.is_some());
@@ -332,6 +336,7 @@ fn wire(
     for step in step::attach() {
         wire.run(&step)?;
     }
+    wire.settle();
     Ok(wire.ifindex().unwrap_or_default())
 }
 
