@@ -11,6 +11,7 @@
 //! - [`purge`]: takes all away.
 //! - [`report`]: errors for people.
 //! - [`config`]: the configuration file.
+//! - [`service`]: what systemd gives and wants.
 //!
 //! Imports run one way: `api` → `attachments` → the others; `core` imports none of them.
 
@@ -25,3 +26,4 @@ pub mod kernel;
 pub mod purge;
 pub mod registry;
 pub mod report;
+pub mod service;

@@ -20,5 +20,5 @@ mod routes;
 mod stream;
 
 pub use caller::{Caller, Via};
-pub use listener::{ListenError, Listeners};
+pub use listener::{Inherited, ListenError, Listeners};
 pub use routes::router;

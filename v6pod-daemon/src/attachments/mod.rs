@@ -35,7 +35,7 @@ use crate::core::Links;
 use crate::core::attachment::Generation;
 use crate::core::book::{Book, Released};
 use crate::core::name::Names;
-use crate::kernel::{self, Workers};
+use crate::kernel::{self, Worker, Workers};
 use crate::registry::Registrar;
 
 pub use metrics::Metrics;
@@ -236,6 +236,18 @@ impl Attachments {
     pub fn deactivate(&self, owner: Uid, container: &ContainerId) -> bool {
         let found = self.0.ledger().book.of_container(owner, container).map(|a| a.id.clone());
         found.is_some_and(|id| !matches!(self.0.release(&id, "deactivated"), Released::Nothing))
+    }
+
+    /// Does a little of what every request needs: waits for a kernel worker, asks the kernel, takes
+    /// the book. That it returns at all is what a watchdog wants to know.
+    pub async fn pulse(&self) -> Result<(), kernel::Error> {
+        let state = Arc::clone(&self.0);
+        let beat = move |worker: &mut Worker| {
+            worker.ping()?;
+            drop(state.ledger());
+            Ok(())
+        };
+        self.0.workers.run(beat).await
     }
 
     /// Closes what callers sent.

@@ -5,10 +5,10 @@
 //! first look, so no end is missed between look and listening.
 
 use std::collections::HashSet;
-use std::fs::{self, DirBuilder, File, Permissions, TryLockError};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io;
 use std::net::Ipv6Addr;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -131,7 +131,14 @@ pub(crate) fn prepare_folders(config: &Config) -> Result<File, StartError> {
             .map_err(in_file(path))?;
     }
     let path = run.join("lock");
-    let lock = File::create(&path).map_err(in_file(&path))?;
+    // Nobody else may open it, or anybody could hold the lock. For reading alone: `v6podctl purge`
+    // makes it as root, and a daemon that is not root may read what it may not write.
+    let lock = OpenOptions::new()
+        .read(true)
+        .custom_flags(nix::libc::O_CREAT)
+        .mode(0o600)
+        .open(&path)
+        .map_err(in_file(&path))?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
         Err(TryLockError::WouldBlock) => Err(StartError::Running(config.instance.clone())),
@@ -182,7 +189,7 @@ pub(crate) fn registrar(config: &Config) -> Registrar {
         config::Registry::Embedded => Registrar::start(mark, Embedded::default(), system_jitter()),
         config::Registry::Consul(consul) => Registrar::start(
             mark.clone(),
-            Consul::new(mark, &consul.address, consul.token_file.clone()),
+            Consul::new(mark, &consul.address, consul.token_file.as_deref().map(Config::secret)),
             system_jitter(),
         ),
     }

@@ -5,15 +5,15 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
-use v6pod_daemon::api::{Listeners, router};
+use v6pod_daemon::api::{Inherited, Listeners, router};
 use v6pod_daemon::attachments;
 use v6pod_daemon::config::{Config, Options};
 use v6pod_daemon::kernel::privileges;
 use v6pod_daemon::report::chain;
+use v6pod_daemon::service;
 
 /// EX_CONFIG of sysexits.h: starting again will not help. The unit does not.
 const BAD_CONFIGURATION: u8 = 78;
@@ -37,6 +37,9 @@ fn main() -> ExitCode {
         Ok(config) => config,
         Err(error) => {
             eprintln!("v6podd: {}", chain(&error));
+            if let Ok(inherited) = Inherited::take() {
+                inherited.turn_away();
+            }
             return ExitCode::from(BAD_CONFIGURATION);
         }
     };
@@ -75,16 +78,21 @@ fn log_to_stderr() {
 }
 
 fn run(config: Config) -> Result<(), Failure> {
+    // Before anything else is opened.
+    let inherited = Inherited::take()?;
     // Before there are threads: capabilities are each thread's own.
     privileges::keep_only_needed()?;
+    if let (limit, Err(error)) = service::raise_descriptor_limit() {
+        tracing::warn!(limit, %error, "cannot raise the limit of open descriptors");
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let done = runtime.block_on(serve(config));
+    let done = runtime.block_on(serve(config, inherited));
     // A thread that hangs in a hostile file's read must not keep the daemon from stopping.
     runtime.shutdown_timeout(Duration::from_secs(1));
     done
 }
 
-async fn serve(config: Config) -> Result<(), Failure> {
+async fn serve(config: Config, inherited: Inherited) -> Result<(), Failure> {
     for off in config.switched_off() {
         tracing::warn!("off: {}: {}", off.feature, off.meaning);
     }
@@ -92,15 +100,15 @@ async fn serve(config: Config) -> Result<(), Failure> {
     let (mut terminate, mut interrupt) =
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let attachments = attachments::start(config.clone()).await?;
-    let listeners = Listeners::bind(&config).await?;
+    let listeners = Listeners::open(&config, inherited).await?;
     let status = attachments.status();
     tracing::info!(
         prefix = %status.prefix.prefix, bridge = %status.bridge,
         attachments = status.counts.attachments,
         "v6podd {} serves at {}", status.version, config.socket().display()
     );
-    let _ = sd_notify::notify(&[NotifyState::Ready]);
-    tokio::spawn(keep_watchdog_fed());
+    service::ready();
+    tokio::spawn(service::feed_watchdog(attachments.clone()));
 
     let (stop, stopped) = watch::channel(false);
     let served = listeners.serve(router(attachments.clone()), attachments, stopped);
@@ -110,21 +118,11 @@ async fn serve(config: Config) -> Result<(), Failure> {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
-    let _ = sd_notify::notify(&[NotifyState::Stopping]);
+    service::stopping();
     tracing::info!("stopping; what serves stays in place");
     let _ = stop.send(true);
     served.await;
     Ok(())
-}
-
-/// Tells systemd twice per its period that the runtime turns.
-async fn keep_watchdog_fed() {
-    let Some(period) = sd_notify::watchdog_enabled() else { return };
-    let mut ticks = tokio::time::interval(period / 2);
-    loop {
-        ticks.tick().await;
-        let _ = sd_notify::notify(&[NotifyState::Watchdog]);
-    }
 }
 
 #[cfg(test)]

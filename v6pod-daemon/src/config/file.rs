@@ -6,7 +6,7 @@ use toml::Spanned;
 
 use super::values::{
     ConsulUrl, Datacenter, Label, Loopback, MaybePath, Mtu, Ports, PrefixText, Slice, Span,
-    Template, Text, Uplink, Who, Zone,
+    Template, Text, TokenFile, Uplink, Who, Zone,
 };
 use crate::core::Instance;
 
@@ -89,7 +89,7 @@ pub(super) struct Registry {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Consul {
     pub(super) address: Key<Text<ConsulUrl>>,
-    pub(super) token_file: Key<Text<MaybePath>>,
+    pub(super) token_file: Key<Text<TokenFile>>,
     pub(super) datacenter: Key<Text<Datacenter>>,
     pub(super) ca_file: Key<Text<MaybePath>>,
     pub(super) cert_file: Key<Text<MaybePath>>,

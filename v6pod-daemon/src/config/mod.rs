@@ -12,6 +12,7 @@ mod options;
 mod tests;
 mod values;
 
+use std::env;
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -85,7 +86,7 @@ pub enum Registry {
 pub struct Consul {
     /// The agent.
     pub address: Authority,
-    /// The file with the token; absolute.
+    /// The file with the token; absolute, or a mere name: see [`Config::secret`].
     pub token_file: Option<PathBuf>,
 }
 
@@ -141,6 +142,14 @@ impl Config {
     /// The unix socket: `INSTANCE.sock` in [`Self::run_dir`].
     pub fn socket(&self) -> PathBuf {
         self.run_dir().join(format!("{}.sock", self.instance))
+    }
+
+    /// Where a secret is that the configuration names: an absolute path is itself, a mere name that
+    /// of a credential (`LoadCredential=` of the unit). Where there are no credentials, as when the
+    /// daemon is started by hand, it is a file beside the configuration.
+    pub fn secret(path: &Path) -> PathBuf {
+        let credentials = env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+        credentials.unwrap_or_else(|| PathBuf::from("/etc/v6pod")).join(path)
     }
 
     /// What this daemon does not do, and what that means for its users.

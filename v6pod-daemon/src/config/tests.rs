@@ -174,7 +174,8 @@ fn wrong_values_are_wrong_before_they_are_too_early() {
         "registry.consul.address = \"http://127.0.0:8500\"",
         "registry.consul.address = \"http://host:+80\"",
         "registry.consul.address = \"ftp://host:21\"",
-        "registry.consul.token_file = \"token\"",
+        "registry.consul.token_file = \"a/token\"",
+        "registry.consul.token_file = \"..\"",
         "registry.consul.ca_file = \"/etc/../ca\"",
         "registry.consul.datacenter = \"a b\"",
         "dns.zone = \"a..b\"",
@@ -185,6 +186,17 @@ fn wrong_values_are_wrong_before_they_are_too_early() {
         "api.tcp = [\"localhost:6781\"]",
     ] {
         refused(text);
+    }
+}
+
+#[test]
+fn a_token_is_a_file_or_a_credential() {
+    for (written, at) in [("/etc/token", "/etc/token"), ("consul-token", "/etc/v6pod/consul-token")]
+    {
+        let text = format!("registry = {{ kind = \"consul\", consul.token_file = \"{written}\" }}");
+        let Registry::Consul(consul) = Config::parse(&text).unwrap().registry else { panic!() };
+        // Tests have no credentials.
+        assert_eq!(Config::secret(&consul.token_file.unwrap()), Path::new(at));
     }
 }
 

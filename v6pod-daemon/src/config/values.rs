@@ -291,6 +291,23 @@ impl FromStr for MaybePath {
     }
 }
 
+/// `registry.consul.token_file`: the empty text, an absolute path, or a credential's name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct TokenFile(pub(super) Option<PathBuf>);
+
+impl FromStr for TokenFile {
+    type Err = Refused;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+        if !text.is_empty() && !text.starts_with('.') && text.bytes().all(allowed) {
+            return Ok(Self(Some(text.into())));
+        }
+        let refused = |_| Refused::new(text, "an absolute path, or the name of a credential");
+        text.parse().map(|MaybePath(path)| Self(path)).map_err(refused)
+    }
+}
+
 /// `registry.consul.datacenter`: the empty text, or a name of letters, digits, `-` and `_`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Datacenter(String);

@@ -11,6 +11,7 @@
 mod dump;
 mod error;
 pub mod events;
+pub mod handed;
 pub mod host;
 mod message;
 pub mod namespace;

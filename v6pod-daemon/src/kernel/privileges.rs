@@ -50,11 +50,51 @@ pub fn keep_only_needed() -> Result<(), PrivilegeError> {
         }
     }
     caps::clear(None, CapSet::Ambient)?;
-    // The effective ones first: they must be permitted at every moment.
-    caps::set(None, CapSet::Effective, &needed)?;
-    caps::set(None, CapSet::Permitted, &needed)?;
-    caps::clear(None, CapSet::Inheritable)?;
+    // What is as it should be is not set again: the unit's filter has no capset. The effective ones
+    // first: they must be permitted at every moment.
+    for set in [CapSet::Effective, CapSet::Permitted] {
+        if caps::read(None, set)? != needed {
+            caps::set(None, set, &needed)?;
+        }
+    }
+    // With no_new_privs they give a program nothing unless they are ambient as well.
+    if !caps::read(None, CapSet::Inheritable)?.is_subset(&needed) {
+        caps::clear(None, CapSet::Inheritable)?;
+    }
     nix::sys::prctl::set_no_new_privs().map_err(PrivilegeError::NoNewPrivs)
+}
+
+/// Runs `start` with CAP_NET_ADMIN ambient: a program that it starts on this thread (`nft`) has this
+/// one capability, also where the daemon is not root, and cannot gain another. Nothing else that the
+/// daemon starts has any. Of root's programs the bounding set decides, as ever.
+pub fn lending_net_admin<T>(start: impl FnOnce() -> T) -> Result<T, PrivilegeError> {
+    let lent = Lent::new()?;
+    let result = start();
+    drop(lent);
+    Ok(result)
+}
+
+/// While it lives, this thread's programs have CAP_NET_ADMIN.
+struct Lent;
+
+impl Lent {
+    fn new() -> Result<Self, PrivilegeError> {
+        // The kernel makes ambient only what can be inherited (capabilities(7)). Started by the unit
+        // the daemon has that already, and could not add it.
+        if !caps::has_cap(None, CapSet::Inheritable, Capability::CAP_NET_ADMIN)? {
+            caps::raise(None, CapSet::Inheritable, Capability::CAP_NET_ADMIN)?;
+        }
+        caps::raise(None, CapSet::Ambient, Capability::CAP_NET_ADMIN)?;
+        Ok(Self)
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if let Err(error) = caps::drop(None, CapSet::Ambient, Capability::CAP_NET_ADMIN) {
+            tracing::error!(%error, "a thread keeps a capability for its programs");
+        }
+    }
 }
 
 fn names(caps: &[Capability]) -> String {
@@ -100,6 +140,16 @@ mod tests {
             // Once more is fine, and so is a start that was given just these.
             keep_only_needed().unwrap();
             thread::spawn(|| keep_only_needed().unwrap()).join().unwrap();
+        });
+    }
+
+    #[test]
+    fn a_program_is_lent_one_capability_and_the_next_has_none() {
+        in_netns(|| {
+            keep_only_needed().unwrap();
+            let lent = lending_net_admin(status).unwrap();
+            assert!(lent.contains("CapAmb:\t0000000000001000"), "{lent}");
+            assert!(status().contains("CapAmb:\t0000000000000000"));
         });
     }
 

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::libc;
 use tokio::io::Interest;
@@ -57,6 +57,26 @@ pub(super) fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 pub(super) fn watch_borrowed(fd: BorrowedFd<'_>) -> io::Result<AsyncFd<BorrowedFd<'_>>> {
     // SAFETY: a BorrowedFd stays open as long as the borrow lasts, and the result does not outlive it.
     Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
+}
+
+/// Makes a descriptor that this process was started with its own, if it is what it should be.
+pub(super) fn take_over(
+    number: RawFd,
+    is_right: impl FnOnce(BorrowedFd<'_>) -> io::Result<bool>,
+) -> io::Result<OwnedFd> {
+    if number < 0 {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    // SAFETY: a number that is not open only makes the calls in `is_right` fail; nobody closes it
+    // meanwhile, for this is called while the process has one thread.
+    let right = is_right(unsafe { BorrowedFd::borrow_raw(number) })?;
+    if !right {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a listening socket"));
+    }
+    // SAFETY: it is open and listens. This process has not opened a listening socket yet, so it is
+    // one that it was started with, and `handed::listeners` takes those over once: nobody else
+    // has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 /// An nsfs ioctl without argument whose answer is its return value.

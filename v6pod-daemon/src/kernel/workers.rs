@@ -15,6 +15,7 @@ use nix::sched::{CloneFlags, setns};
 use tokio::sync::oneshot;
 
 use super::error::{Cause, Error};
+use super::message::find_by_name;
 use super::namespace::{self, Home, Identity, NetNs};
 use super::netlink::RouteSocket;
 
@@ -85,6 +86,11 @@ impl Worker {
     /// The namespaces that the daemon runs in.
     pub fn home(&self) -> &Home {
         &self.home
+    }
+
+    /// One round trip: whether the kernel still answers this thread.
+    pub fn ping(&mut self) -> Result<(), Error> {
+        self.socket.get("look at lo", &find_by_name("lo"), |_, _| Some(())).map(drop)
     }
 
     /// Runs `job` inside another namespace: this thread's sysctl files and new sockets are those of
@@ -240,12 +246,8 @@ mod tests {
                 let lost = block_on(workers.run(|_| -> Result<(), Error> { panic!("a test") }));
                 assert!(lost.unwrap_err().to_string().contains("panicked"));
             }
-            let at = block_on(workers.run(|worker| {
-                worker
-                    .socket
-                    .get("look", &crate::kernel::message::find_by_name("lo"), |_, _| Some(here()))
-            }));
-            assert_eq!(at.unwrap(), Some(home));
+            let at = block_on(workers.run(|worker| worker.ping().map(|()| here())));
+            assert_eq!(at.unwrap(), home);
         });
     }
 
