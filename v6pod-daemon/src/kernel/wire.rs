@@ -30,6 +30,7 @@ use super::namespace::NetNs;
 use super::netlink::RouteSocket;
 use super::sysctl::Conf;
 use super::workers::{Inside, Worker};
+use crate::core::ruleset::Elements;
 use crate::core::step::{Port, Step, attach};
 
 /// The metric of the default route inside: before netavark's 100. Where a container has a network of
@@ -79,6 +80,10 @@ impl<'a> Wire<'a> {
     /// container's owner took the interface away meanwhile.
     pub fn run(&mut self, step: &Step) -> Result<(), Error> {
         match step {
+            Step::Rules => {
+                let elements = Elements::of(self.port);
+                self.worker.rules.add(&self.host.links, &elements)
+            }
             Step::Pair => self.pair(),
             Step::Guard => self.guard(),
             Step::Forwarding => self.forwarding(),
@@ -226,8 +231,16 @@ impl<'a> Wire<'a> {
 
 /// Undoes one step, whether or not it was ever run. [`Step::Pair`] takes some 20 ms of the kernel's
 /// time (RCU), [`Step::Up`] some of it: not on a request's path.
-pub fn undo(socket: &mut RouteSocket, host: &Host, port: &Port, step: &Step) -> Result<(), Error> {
+pub fn undo(worker: &mut Worker, host: &Host, port: &Port, step: &Step) -> Result<(), Error> {
+    let socket = &mut worker.socket;
     match step {
+        // Last of all undone: nothing of the port is there any more. What conntrack remembers goes
+        // after the elements: a flow that still is one would outlive its permission by days.
+        Step::Rules => {
+            let removed = worker.rules.remove(&host.links, &Elements::of(port));
+            let forgotten = worker.rules.forget_flows(port.address);
+            removed.and(forgotten)
+        }
         Step::Pair => {
             let Some(link) = find_port(socket, host, port)? else { return Ok(()) };
             let doing = format!("delete {}", port.name);
@@ -247,9 +260,9 @@ pub fn undo(socket: &mut RouteSocket, host: &Host, port: &Port, step: &Step) -> 
 }
 
 /// Undoes all steps, in reverse, whatever fails on the way: what failed is the answer.
-pub fn undo_all(socket: &mut RouteSocket, host: &Host, port: &Port) -> Vec<Error> {
+pub fn undo_all(worker: &mut Worker, host: &Host, port: &Port) -> Vec<Error> {
     let steps = attach();
-    steps.iter().rev().filter_map(|step| undo(socket, host, port, step).err()).collect()
+    steps.iter().rev().filter_map(|step| undo(worker, host, port, step).err()).collect()
 }
 
 /// Whether the port's other end is in that namespace, as far as can be seen: there is an interface with
@@ -391,7 +404,7 @@ mod tests {
             );
             assert_eq!(seen.forwarding.len(), 2);
             for n in [1, 2] {
-                assert!(undo_all(&mut bench.worker.socket, &bench.host, &port(n)).is_empty());
+                assert!(undo_all(&mut bench.worker, &bench.host, &port(n)).is_empty());
             }
             assert_eq!(left(&mut bench), empty(&bench));
             assert!(!a.sh("ip -o link").contains("eth0"));
@@ -427,7 +440,7 @@ mod tests {
             let container = Container::new();
             let (port, ns) = (port(1), container.verified(bench.worker.home()));
             let mut wire = Wire::new(&mut bench.worker, &bench.host, &port, &ns);
-            for step in &attach()[..6] {
+            for step in &attach()[..7] {
                 assert!(!sh("ip -o link show v6k-1 2>/dev/null || :").contains(",UP"));
                 wire.run(step).unwrap();
             }
@@ -470,7 +483,7 @@ mod tests {
                     wire.run(step).unwrap();
                 }
                 for _ in 0..2 {
-                    let errors = undo_all(&mut bench.worker.socket, &bench.host, &port);
+                    let errors = undo_all(&mut bench.worker, &bench.host, &port);
                     assert!(errors.is_empty(), "{count}: {errors:?}");
                     assert_eq!(left(&mut bench), empty(&bench), "after {count} steps");
                 }
@@ -486,13 +499,13 @@ mod tests {
             let (port, ns) = (port(1), container.verified(bench.worker.home()));
             for sabotage in ["ip link del eth0", "ip link set eth0 name eth9"] {
                 let mut wire = Wire::new(&mut bench.worker, &bench.host, &port, &ns);
-                for step in &attach()[..5] {
+                for step in &attach()[..6] {
                     wire.run(step).unwrap();
                 }
                 container.sh(sabotage);
                 let error = wire.run(&Step::Inside).unwrap_err();
                 assert!(error.is_gone(), "{sabotage}: {error}");
-                assert!(undo_all(&mut bench.worker.socket, &bench.host, &port).is_empty());
+                assert!(undo_all(&mut bench.worker, &bench.host, &port).is_empty());
                 assert_eq!(left(&mut bench), empty(&bench), "{sabotage}");
             }
         });
@@ -515,7 +528,7 @@ mod tests {
                 Wire::new(&mut bench.worker, &bench.host, &port, &ns).run(&Step::Pair).unwrap_err();
             assert!(error.already_exists() && error.name_taken().is_none(), "{error}");
             // And what is not ours stays when the step is undone.
-            assert!(undo_all(&mut bench.worker.socket, &bench.host, &port).is_empty());
+            assert!(undo_all(&mut bench.worker, &bench.host, &port).is_empty());
             assert!(sh("ip -o link").contains("v6k-1"));
         });
     }
