@@ -32,7 +32,8 @@ use crate::core::ruleset::{Elements, KNOWN_SET, OWNER_SET, PORT_SET};
 #[derive(Debug)]
 pub struct RulesSocket(Socket<Message>);
 
-/// The elements of an instance's sets, as bytes: the fields of a key, each filled up to four bytes.
+/// The elements of an instance's sets, sorted, as bytes: the fields of a key, each filled up to four
+/// bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ObservedElements {
     /// Port, Ethernet address and address.
@@ -54,6 +55,16 @@ impl ObservedElements {
             all.owners.push(owner);
         }
         all.sorted()
+    }
+
+    /// Whether all elements of the other are among these.
+    pub fn has_all_of(&self, other: &Self) -> bool {
+        let within = |all: &[Vec<u8>], some: &[Vec<u8>]| {
+            some.iter().all(|element| all.binary_search(element).is_ok())
+        };
+        within(&self.ports, &other.ports)
+            && within(&self.known, &other.known)
+            && within(&self.owners, &other.owners)
     }
 
     fn sorted(mut self) -> Self {
