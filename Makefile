@@ -20,7 +20,8 @@ config  := $(DESTDIR)/etc/v6pod
 dropins := $(DESTDIR)/etc/containers/containers.conf.d
 
 # The files under systemd/ name the places of a package; what is installed names its own.
-relocate := sed -E 's,/usr/(local/)?(sbin/v6podd|bin/v6podctl|libexec/v6pod),$(PREFIX)/\2,g'
+relocate := sed -E -e 's,@PREFIX@,$(PREFIX),g' \
+	-e 's,/usr/(local/)?(sbin/v6podd|bin/v6podctl|libexec/v6pod),$(PREFIX)/\2,g'
 
 .PHONY: help deps build test demo lint bench install uninstall clean
 
@@ -67,7 +68,7 @@ lint:
 
 bench: deps build
 	@echo '==> bench: interleaved runs (some minutes)'
-	$(CARGO) run --locked --release -p v6pod-tests --bin v6pod-bench
+	$(CARGO) run --locked --release -p v6pod-tests --bin v6pod-bench -- --write docs/bench.md
 
 # Does not build: `make build` as yourself, then this as root.
 install:

@@ -81,7 +81,7 @@ stop_daemon() {
 purge() {
     [[ -n $work && -e $work/v6pod.toml ]] || return 0
     "$work/v6podctl" purge --config "$work/v6pod.toml" \
-        --run-dir "$work/run" --state-dir "$work/state"
+        --run-dir "$work/run" --state-dir "$work/state" | show
 }
 
 clean_up() {
@@ -104,7 +104,7 @@ failed() {
         tail -n 40 "$work/log" >&2
     fi
     clean_up >&2
-    ((status == 0)) || printf '\n==> demo: FAILED\n' >&2
+    ((status == 0)) || printf '\n==> demo: FAILED in step %d\n' "$step" >&2
     exit "$status"
 }
 
@@ -312,7 +312,7 @@ show <<<"$page"
 [[ $page == Hello* ]] || die "that is not the page"
 
 say "The page, from ${users[1]}'s own container"
-page=$(as "${users[1]}" podman run --rm "$image" wget -qO- -T 10 "http://[$address]/")
+page=$(as "${users[1]}" podman run --rm "$image" wget -qO- "http://[$address]/")
 show <<<"$page"
 [[ $page == Hello* ]] || die "that is not the page"
 

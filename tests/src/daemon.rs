@@ -97,7 +97,7 @@ impl Daemon {
         let log = File::options().append(true).create(true).open(self.log_file());
         let log = log.expect("opening the log");
         let mut command = self.command(&built("v6podd"));
-        command.args(self.overrides()).env("RUST_LOG", "debug").stdin(Stdio::null());
+        command.args(self.overrides()).env("V6POD_LOG", "debug").stdin(Stdio::null());
         command.stdout(log.try_clone().expect("duplicating a descriptor")).stderr(log);
         let mut process = Background::start(&mut command);
         eventually(READY, "v6podd answers", || {

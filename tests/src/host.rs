@@ -1,10 +1,11 @@
 //! A network namespace that plays a host.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::{Finished, run};
+use crate::{Finished, Process, run};
 
 /// The range that containers get addresses of, routed to the host by the outside.
 pub const PREFIX: &str = "2001:db8:1:2:3::/80";
@@ -12,6 +13,9 @@ pub const PREFIX: &str = "2001:db8:1:2:3::/80";
 pub const OUTSIDE_V6: &str = "2001:db8:ffff::1";
 /// The outside's IPv4 address.
 pub const OUTSIDE_V4: &str = "198.51.100.1";
+
+/// How the names of all namespaces of these tests begin.
+const NAMES: &str = "v6t-";
 
 /// A network namespace in place of a host, and another one in place of the rest of the world.
 ///
@@ -56,6 +60,18 @@ impl HostNs {
         Self { host, outside }
     }
 
+    /// Removes what a killed run of the tests left behind: its namespaces and all that runs in
+    /// them. Only for whose turn it is.
+    pub(crate) fn sweep() {
+        let names = fs::read_dir("/run/netns").into_iter().flatten().flatten();
+        let names = names.filter_map(|entry| entry.file_name().into_string().ok());
+        for left in names.filter(|name| name.starts_with(NAMES)).map(NetNs) {
+            let pids = ip(&["netns", "pids", &left.0]);
+            let pids = pids.stdout.lines().filter_map(|pid| pid.parse().ok());
+            pids.filter_map(Process::open).for_each(|process| process.kill());
+        }
+    }
+
     /// A command that runs in the host's network, and in every other respect as the test does.
     pub fn command(&self, program: impl AsRef<Path>) -> Command {
         self.host.command(program.as_ref())
@@ -93,7 +109,7 @@ impl NetNs {
     fn new(role: &str) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("v6t-{}-{number}-{role}", std::process::id());
+        let name = format!("{NAMES}{}-{number}-{role}", std::process::id());
         ip(&["netns", "add", &name]).ok();
         let namespace = Self(name);
         namespace.ip("link set lo up").ok();

@@ -11,9 +11,9 @@ use std::{env, io};
 
 use nix::fcntl::{Flock, FlockArg};
 
-use crate::Consul;
+use crate::{Consul, HostNs};
 
-const LOCK: &str = "/tmp/v6pod-tests.lock";
+const LOCK: &str = "/run/v6pod-tests.lock";
 
 /// Device nodes that a rootless container's programs open as their user. On ordinary machines they
 /// are 0666; on some they are root's alone.
@@ -52,6 +52,7 @@ impl Machine {
             return None;
         }
         let turn = turn().expect("taking the lock of the tests");
+        HostNs::sweep();
         if needs.contains(&Need::Podman) {
             for device in DEVICES {
                 open_to_all(Path::new(device));

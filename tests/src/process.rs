@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::fd::OwnedFd;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 /// A process, pinned: a signal goes to this one or to nobody, never to a later one of the same id.
@@ -42,9 +43,10 @@ impl Process {
         let _ = pidfd_send_signal(&self.pidfd, signal);
     }
 
-    /// Whether it runs.
+    /// Whether it runs. A pidfd becomes readable when its process ends, reaped or not.
     pub fn is_alive(&self) -> bool {
-        Self::open(self.pid).is_some_and(|now| now.cmdline == self.cmdline)
+        let mut ended = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        poll(&mut ended, Some(&Timespec::default())).expect("polling a pidfd") == 0
     }
 }
 
@@ -87,9 +89,10 @@ mod tests {
         let found = crate::eventually(crate::PATIENCE, "sleep", || {
             processes(Some("sleep"), |uid| uid == me)
                 .into_iter()
-                .find(|p| p.pid() == i32::try_from(child.pid()).unwrap())
+                .find(|p| p.cmdline().contains("987654"))
         });
-        assert!(found.is_alive() && found.cmdline().contains("987654"));
+        assert_eq!(u32::try_from(found.pid()), Ok(child.pid()));
+        assert!(found.is_alive());
         found.kill();
         child.wait_within(crate::PATIENCE);
         assert!(!found.is_alive());

@@ -59,8 +59,8 @@ fn conmon_killed_takes_the_attachment_along() {
     // slirp4netns ends with conmon; the container's process lives on without a network, as ever.
     before.comes_back(&stage.daemon);
     assert!(init.is_alive());
+    // Podman 4.3.1 cannot remove such a container, with v6pod or without.
     init.kill();
-    container.remove();
     before.comes_back(&stage.daemon);
 }
 
@@ -98,6 +98,7 @@ fn restart_and_stop_with_start_give_one_attachment_each() {
         let inside = container.exec(&["sh", "-c", MINE]);
         assert_eq!(inside.ok(), format!("{}/128", attachment.address), "after {again}");
     }
+    // Podman makes the new namespace before the old slirp4netns has quite ended.
     assert_eq!(watch.most(), 1);
     container.remove();
     before.comes_back(&stage.daemon);
@@ -181,9 +182,8 @@ fn other_networks_are_left_alone() {
     let user = stage.user();
     let watch = stage.watch();
     for network in ["host", "none", "bridge"] {
-        let addresses = ["cat", "/proc/net/if_inet6"];
-        let seen = user.run(&["--network", network], &addresses);
-        assert!(!seen.ok().contains("20010db8000100020003"), "{network}: {seen}");
+        let seen = user.run(&["--network", network], &["sh", "-c", MINE]);
+        assert!(!seen.ok().contains("2001:db8:1:2:3:"), "{network}: {seen}");
     }
     assert_eq!(watch.most(), 0);
 

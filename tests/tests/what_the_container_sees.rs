@@ -113,8 +113,8 @@ fn ipv4_is_what_it_was() {
     let _server = outside_web_server(&stage.host, root.path());
     // Addresses, routes, name servers and a page.
     let script = format!(
-        "ip -4 -o addr show dev tap0; ip -4 route; cat /etc/resolv.conf; \
-         wget -qO- -T 10 http://{OUTSIDE_V4}:8000/"
+        "ip -4 -o addr show dev tap0 | cut -d: -f2; ip -4 route; cat /etc/resolv.conf; \
+         wget -qO- http://{OUTSIDE_V4}:8000/"
     );
     let with = stage.user().run(&[], &["sh", "-c", &script]).ok().to_owned();
     stage.user().use_plain();
@@ -132,7 +132,7 @@ fn it_goes_out_with_its_own_address() {
     let container = stage.user().sleeper("client");
     let address = stage.daemon.the_attachment().address;
     let url = format!("http://[{OUTSIDE_V6}]:8000/");
-    assert_eq!(container.exec(&["wget", "-qO-", "-T", "10", &url]).ok(), "outside");
+    assert_eq!(container.exec(&["wget", "-qO-", &url]).ok(), "outside");
     let log = fs::read_to_string(root.path().join("log")).expect("reading the log");
     assert!(log.contains(&format!("[{address}]")), "{log}");
 }
@@ -148,7 +148,7 @@ fn the_host_the_outside_and_another_users_container_reach_it() {
     let curl = ["-sS", "--globoff", "-m", "10", "--retry", "5", "--retry-connrefused", &url];
     assert_eq!(run(stage.host.command("curl").args(curl)).ok(), "inside");
     assert_eq!(run(stage.host.outside("curl").args(curl)).ok(), "inside");
-    let other = stage.users[1].run(&[], &["wget", "-qO-", "-T", "10", &url]);
+    let other = stage.users[1].run(&[], &["wget", "-qO-", &url]);
     assert_eq!(other.ok(), "inside");
 }
 

@@ -23,7 +23,7 @@ const LARGEST: usize = 64 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody listens there.
-    #[error("cannot reach v6podd at {}: {source}; is it running?", .path.display())]
+    #[error("cannot reach v6podd at {}; is it running?", .path.display())]
     Away {
         /// Where.
         path: PathBuf,

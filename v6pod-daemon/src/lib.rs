@@ -9,6 +9,7 @@
 //! - [`client`]: the API from the other end, for v6podctl.
 //! - [`closer`]: closes what callers sent, where that harms nobody.
 //! - [`purge`]: takes all away.
+//! - [`report`]: errors for people.
 //! - [`config`]: the configuration file.
 //!
 //! Imports run one way: `api` → `attachments` → the others; `core` imports none of them.
@@ -23,3 +24,4 @@ pub mod core;
 pub mod kernel;
 pub mod purge;
 pub mod registry;
+pub mod report;

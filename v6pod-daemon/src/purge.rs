@@ -42,7 +42,7 @@ pub enum PurgeError {
     #[error("{0}")]
     Left(String),
     /// The records cannot be removed.
-    #[error("cannot remove the records: {0}")]
+    #[error("cannot remove the records")]
     Records(#[source] io::Error),
 }
 

@@ -49,7 +49,7 @@ const HEAD: usize = 16 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// The unix socket.
-    #[error("cannot listen on {path}: {source}")]
+    #[error("cannot listen on {path}")]
     Unix {
         /// Where.
         path: String,
@@ -57,7 +57,7 @@ pub enum ListenError {
         source: io::Error,
     },
     /// A TCP address.
-    #[error("cannot listen on {address}: {source}; change `tcp` in [api]")]
+    #[error("cannot listen on {address}, which [api] tcp names")]
     Tcp {
         /// Where.
         address: std::net::SocketAddr,

@@ -63,7 +63,8 @@ impl Shared {
             self.holds.end(id);
             self.unname(ledger, id);
             let (shared, attachment) = (Arc::clone(self), attachment.clone());
-            tokio::spawn(async move { shared.take_away(*attachment).await });
+            // Not `tokio::spawn`: this may be a worker's thread.
+            self.runtime.spawn(async move { shared.take_away(*attachment).await });
         }
         released
     }

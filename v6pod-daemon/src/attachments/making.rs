@@ -182,6 +182,9 @@ fn attempt(
     let owner = whose(&ns, ask)?;
     let identity = worker.identify(&ns)?;
     let id = NamespaceId { inode: identity.inode, cookie: identity.cookie };
+    if id.cookie.is_none() {
+        release_mistaken(shared, worker, owner, &id, &ns)?;
+    }
     shared.metrics.took(Part::Check, began.elapsed());
 
     let attachment = {
@@ -195,17 +198,45 @@ fn attempt(
             Found::Nothing => {}
         }
         let wanted = wanted(ask, owner, id, process.as_ref())?;
-        ledger
-            .book
-            .reserve(wanted, Instant::now(), random)
-            .map_err(|refusal| refuse(&refusal))?
-            .clone()
+        let replaced = ledger.book.starts_of(owner, &ask.container);
+        let made = ledger.book.reserve(wanted, Instant::now(), random);
+        let made = made.map_err(|refusal| refuse(&refusal))?.clone();
+        // A container has one namespace at a time. Podman 5 makes the next one before the old
+        // slirp4netns has ended, and nobody is to be shown two addresses of one container.
+        for id in replaced {
+            shared.release_under(&mut ledger, &id, "its container has been started again");
+        }
+        made
     };
     let (id, generation) = (attachment.id.clone(), attachment.generation);
     let made = make(shared, worker, attachment, &ns, ask.interface.is_some());
     shared.rested.notify_waiters();
     made?;
     Ok((Attempt::Attached(id, Hold::Mine(generation, process)), None))
+}
+
+/// Before Linux 5.14 a namespace has no cookie, and its inode may have been another's a moment ago, of
+/// whose end the news is still on its way. Then that one's port does not lead here, and it has ended.
+fn release_mistaken(
+    shared: &Arc<Shared>,
+    worker: &mut Worker,
+    owner: Uid,
+    namespace: &NamespaceId,
+    ns: &NetNs,
+) -> Result<(), Refused> {
+    let found = {
+        let ledger = shared.ledger();
+        match ledger.book.at(owner, namespace) {
+            Found::Attached(id) => ledger.book.find(&id).cloned(),
+            Found::Nothing | Found::InMotion => None,
+        }
+    };
+    if let Some(found) = found
+        && !kernel::wire::leads_to(worker, &shared.host(), &found.port, ns)?
+    {
+        shared.release(&found.id, "its namespace has ended, and another has its number");
+    }
+    Ok(())
 }
 
 /// The owner of the attachment that is asked for, if the asker may ask for it.
@@ -339,6 +370,7 @@ fn wire(
     for step in step::attach() {
         wire.run(&step)?;
     }
+    wire.settle();
     Ok(wire.ifindex().unwrap_or_default())
 }
 

@@ -46,7 +46,7 @@ const ROUND: Duration = Duration::from_secs(60);
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// A folder cannot be made, or a file in it cannot be read or written.
-    #[error("{}: {source}", .path.display())]
+    #[error("cannot use {}", .path.display())]
     File {
         /// Which.
         path: PathBuf,
@@ -66,10 +66,10 @@ pub enum StartError {
     #[error("cannot protect containers: {0}")]
     Rules(#[from] NftError),
     /// No random numbers for a prefix of this host's own.
-    #[error("no random numbers: {0}")]
+    #[error("no random numbers")]
     Random(#[source] rand::rngs::SysError),
     /// A thread cannot be started.
-    #[error("cannot start a thread: {0}")]
+    #[error("cannot start a thread")]
     Thread(#[source] io::Error),
 }
 

@@ -1,7 +1,6 @@
 //! v6podd: gives each rootless podman container a routable IPv6 address.
 
 use std::io::IsTerminal as _;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -12,8 +11,9 @@ use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 use v6pod_daemon::api::{Listeners, router};
 use v6pod_daemon::attachments;
-use v6pod_daemon::config::Config;
+use v6pod_daemon::config::{Config, Options};
 use v6pod_daemon::kernel::privileges;
+use v6pod_daemon::report::chain;
 
 /// EX_CONFIG of sysexits.h: starting again will not help. The unit does not.
 const BAD_CONFIGURATION: u8 = 78;
@@ -22,32 +22,21 @@ const BAD_CONFIGURATION: u8 = 78;
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Cli {
-    /// The configuration; /etc/v6pod/v6pod.toml if it is there, else the defaults.
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    options: Options,
     /// Check the configuration, say what is wrong with it, and end.
     #[arg(long)]
     check: bool,
-    /// Where volatile state goes, instead of /run/INSTANCE.
-    #[arg(long, value_name = "DIR", hide = true)]
-    run_dir: Option<PathBuf>,
-    /// Where lasting state goes, instead of /var/lib/INSTANCE.
-    #[arg(long, value_name = "DIR", hide = true)]
-    state_dir: Option<PathBuf>,
 }
 
 type Failure = Box<dyn std::error::Error>;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let config = match Config::load(cli.config.as_deref()) {
-        Ok(mut config) => {
-            config.run_dir = cli.run_dir.or(config.run_dir);
-            config.state_dir = cli.state_dir.or(config.state_dir);
-            config
-        }
+    let config = match cli.options.load() {
+        Ok(config) => config,
         Err(error) => {
-            eprintln!("v6podd: {error}");
+            eprintln!("v6podd: {}", chain(&error));
             return ExitCode::from(BAD_CONFIGURATION);
         }
     };
@@ -59,7 +48,7 @@ fn main() -> ExitCode {
     match run(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!("{error}");
+            tracing::error!("{}", chain(&*error));
             ExitCode::FAILURE
         }
     }
@@ -88,8 +77,7 @@ fn log_to_stderr() {
 fn run(config: Config) -> Result<(), Failure> {
     // Before there are threads: capabilities are each thread's own.
     privileges::keep_only_needed()?;
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let done = runtime.block_on(serve(config));
     // A thread that hangs in a hostile file's read must not keep the daemon from stopping.
     runtime.shutdown_timeout(Duration::from_secs(1));

@@ -7,6 +7,7 @@
 mod error;
 mod file;
 mod later;
+mod options;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -21,6 +22,7 @@ use toml::Spanned;
 use v6pod_proto::{LinkName, SwitchedOff};
 
 pub use error::{ConfigError, Mistake};
+pub use options::Options;
 pub use values::{Authority, Host, Refused};
 
 use crate::core::ruleset::Ingress;

@@ -8,7 +8,7 @@
 //!   then its address is taken.
 
 use std::collections::{HashMap, HashSet};
-use std::net::Ipv6Addr;
+use std::hash::Hash;
 use std::time::{Duration, Instant};
 
 use v6pod_proto::{AttachmentId, ContainerId, LinkName, Mac, Uid};
@@ -96,6 +96,7 @@ pub struct Book {
     attachments: HashMap<AttachmentId, Attachment>,
     by_ifindex: HashMap<u32, AttachmentId>,
     by_inode: HashMap<u64, Vec<AttachmentId>>,
+    by_container: HashMap<(Uid, ContainerId), Vec<AttachmentId>>,
     macs: HashMap<Mac, AttachmentId>,
     per_owner: HashMap<Uid, usize>,
     generation: Generation,
@@ -113,6 +114,7 @@ impl Book {
             attachments: HashMap::new(),
             by_ifindex: HashMap::new(),
             by_inode: HashMap::new(),
+            by_container: HashMap::new(),
             macs: HashMap::new(),
             per_owner: HashMap::new(),
             generation: Generation::default(),
@@ -168,9 +170,13 @@ impl Book {
 
     /// This owner's attachment of this container, the latest if a restart left two.
     pub fn of_container(&self, owner: Uid, container: &ContainerId) -> Option<&Attachment> {
-        self.shown()
-            .filter(|a| a.owner == owner && a.container == *container)
-            .max_by_key(|a| (a.generation, a.since))
+        self.starts(owner, container).max_by_key(|a| (a.generation, a.since))
+    }
+
+    /// This owner's attachments of this container that are not on their way out: what an earlier
+    /// start of it left behind, in another namespace.
+    pub fn starts_of(&self, owner: Uid, container: &ContainerId) -> Vec<AttachmentId> {
+        self.starts(owner, container).map(|a| a.id.clone()).collect()
     }
 
     /// What is at this namespace.
@@ -196,7 +202,10 @@ impl Book {
         mut random: impl FnMut() -> Result<u128, E>,
     ) -> Result<&Attachment, Refusal<E>> {
         let limit = self.terms.per_owner;
-        if self.of_owner(wanted.owner) >= limit {
+        // What this one replaces does not count. What is being taken away does, or whoever is quick
+        // could fill the bridge with it.
+        let replaced = self.starts(wanted.owner, &wanted.container).count();
+        if self.of_owner(wanted.owner) - replaced >= limit {
             return Err(Refusal::Quota { owner: wanted.owner, limit });
         }
         if self.attachments.len() >= BRIDGE_PORTS {
@@ -371,7 +380,8 @@ impl Book {
         {
             self.by_ifindex.remove(&ifindex);
         }
-        remove_from(&mut self.by_inode, a.namespace.inode, id);
+        remove_from(&mut self.by_inode, &a.namespace.inode, id);
+        remove_from(&mut self.by_container, &(a.owner, a.container), id);
         if let Some(count) = self.per_owner.get_mut(&a.owner) {
             *count -= 1;
             if *count == 0 {
@@ -380,9 +390,10 @@ impl Book {
         }
     }
 
-    /// Whether the address is some attachment's.
-    pub fn by_address(&self, address: Ipv6Addr) -> Option<&Attachment> {
-        self.shown().find(|a| a.port.address == address)
+    fn starts(&self, owner: Uid, container: &ContainerId) -> impl Iterator<Item = &Attachment> {
+        let ids = self.by_container.get(&(owner, container.clone()));
+        let all = ids.into_iter().flatten().filter_map(|id| self.attachments.get(id));
+        all.filter(|a| a.phase.shown().is_some())
     }
 
     fn next_generation(&mut self) -> Generation {
@@ -404,6 +415,8 @@ impl Book {
         let id = attachment.id.clone();
         self.macs.insert(attachment.port.mac, id.clone());
         self.by_inode.entry(attachment.namespace.inode).or_default().push(id.clone());
+        let container = (attachment.owner, attachment.container.clone());
+        self.by_container.entry(container).or_default().push(id.clone());
         *self.per_owner.entry(attachment.owner).or_default() += 1;
         self.attachments.entry(id).insert_entry(attachment).into_mut()
     }
@@ -422,11 +435,11 @@ pub enum Released {
     Yours(Box<Attachment>),
 }
 
-fn remove_from(map: &mut HashMap<u64, Vec<AttachmentId>>, key: u64, id: &AttachmentId) {
-    if let Some(ids) = map.get_mut(&key) {
+fn remove_from<K: Eq + Hash>(map: &mut HashMap<K, Vec<AttachmentId>>, key: &K, id: &AttachmentId) {
+    if let Some(ids) = map.get_mut(key) {
         ids.retain(|i| i != id);
         if ids.is_empty() {
-            map.remove(&key);
+            map.remove(key);
         }
     }
 }

@@ -17,12 +17,16 @@ use netlink_packet_route::route::{
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
+use nix::libc;
 use v6pod_proto::{LinkName, Mac};
 
 use super::PROTOCOL;
 use super::error::{Cause, Error};
 use super::netlink::RouteSocket;
 use super::view;
+
+/// `IF_OPER_UP`.
+const OPERATIONAL: u8 = 6;
 
 /// One link as a lookup by name finds it.
 #[derive(Debug, Clone)]
@@ -32,6 +36,8 @@ pub(super) struct FoundLink {
     pub(super) mtu: u32,
     pub(super) up: bool,
     pub(super) is_bridge: bool,
+    /// Whether it carries packets: it is up, and so is its other end.
+    pub(super) running: bool,
     pub(super) peer: Option<u32>,
     pub(super) mac: Vec<u8>,
 }
@@ -64,6 +70,7 @@ fn look_up(
             group: link.group,
             mtu: link.mtu,
             up: link.is_up(),
+            running: link.state == OPERATIONAL,
             is_bridge: link.kind == "bridge",
             peer: link.peer,
             mac: link.mac.to_vec(),
@@ -96,6 +103,19 @@ pub(super) fn find_ours(
         }
         other => Ok(other),
     }
+}
+
+/// Whether packets to that address are for this namespace itself.
+pub(super) fn is_local(socket: &mut RouteSocket, address: Ipv6Addr) -> Result<bool, Error> {
+    let mut question = RouteMessage::default();
+    question.header.address_family = AddressFamily::Inet6;
+    question.header.destination_prefix_length = 128;
+    question.attributes.push(RouteAttribute::Destination(address.into()));
+    let question = RouteNetlinkMessage::GetRoute(question);
+    let kind = socket.get(format!("look up the route to {address}"), &question, |_, payload| {
+        Some(view::Route::parse(payload)?.kind)
+    })?;
+    Ok(kind == Some(libc::RTN_LOCAL))
 }
 
 /// The beginning of a message about an existing link.

@@ -192,10 +192,12 @@ mod tests {
     use std::os::fd::AsRawFd;
 
     use nix::fcntl::open;
+    use nix::mount::{MsFlags, mount};
+    use nix::sched::{CloneFlags, unshare};
     use nix::sys::stat::Mode;
 
     use super::*;
-    use crate::kernel::testing::{Container, Rootless, in_netns, worker};
+    use crate::kernel::testing::{Container, Rootless, in_netns, sh, skipped, worker};
 
     fn refused(fd: OwnedFd, home: &Home) -> NotANetNs {
         NetNs::verify(fd, home).unwrap_err().why
@@ -232,6 +234,33 @@ mod tests {
             ] {
                 assert_eq!(refused(fd, &home), why, "{what}");
             }
+        });
+    }
+
+    /// Whoever serves a FUSE file may take his time over every question about it. This one never
+    /// answers: fstat(2) or fstatfs(2) would hang.
+    #[test]
+    fn attack_33_a_descriptor_of_a_file_system_that_never_answers_is_refused_at_once() {
+        in_netns(|| {
+            if !std::path::Path::new("/dev/fuse").exists() {
+                return skipped("no /dev/fuse");
+            }
+            unshare(CloneFlags::CLONE_NEWNS).unwrap();
+            sh("mount --make-rprivate /");
+            let server = File::options().read(true).write(true).open("/dev/fuse").unwrap();
+            let folder = tempfile::tempdir().unwrap();
+            let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", server.as_raw_fd());
+            let (kind, flags) = (Some("fuse"), MsFlags::empty());
+            mount(Some("v6k"), folder.path(), kind, flags, Some(options.as_str())).unwrap();
+            let path_only = open(folder.path(), OFlag::O_PATH, Mode::empty()).unwrap();
+            let home = Home::here().unwrap();
+            let (done, result) = std::sync::mpsc::channel();
+            std::thread::spawn(move || done.send(refused(path_only, &home)));
+            let answer = result.recv_timeout(std::time::Duration::from_secs(20));
+            // Ends the connection, and so whatever still waits for it.
+            drop(server);
+            assert_eq!(answer, Ok(NotANetNs::NotANamespace));
+            sh(&format!("umount -l {}", folder.path().display()));
         });
     }
 

@@ -34,25 +34,13 @@ const RECEIVE: usize = 64 * 1024;
 /// How often an inconsistent dump is tried again.
 const DUMPS: usize = 16;
 
-/// The bytes that a socket sends from and receives into, kept when the socket goes.
-#[derive(Debug)]
-pub(super) struct Buffers {
-    send: Vec<u8>,
-    receive: Box<[u8]>,
-}
-
-impl Default for Buffers {
-    fn default() -> Self {
-        Self { send: Vec::with_capacity(1024), receive: vec![0; RECEIVE].into() }
-    }
-}
-
 /// A socket for messages of type `M`, in the namespace in which the thread was that opened it.
 #[derive(Debug)]
 pub struct Socket<M> {
     inner: netlink_sys::Socket,
     sequence: u32,
-    buffers: Buffers,
+    sending: Vec<u8>,
+    receiving: Box<[u8]>,
     messages: PhantomData<fn(M)>,
 }
 
@@ -62,17 +50,13 @@ pub type RouteSocket = Socket<RouteNetlinkMessage>;
 impl RouteSocket {
     /// Opens a socket for links, addresses, routes and neighbours.
     pub fn route() -> Result<Self, Error> {
-        Self::open(netlink_sys::protocols::NETLINK_ROUTE, Buffers::default())
-    }
-
-    pub(super) fn route_with(buffers: Buffers) -> Result<Self, Error> {
-        Self::open(netlink_sys::protocols::NETLINK_ROUTE, buffers)
+        Self::open(netlink_sys::protocols::NETLINK_ROUTE)
     }
 }
 
 impl<M: NetlinkSerializable> Socket<M> {
     /// Opens a socket of a netlink family that speaks `M`.
-    pub(super) fn open(protocol: isize, buffers: Buffers) -> Result<Self, Error> {
+    pub(super) fn open(protocol: isize) -> Result<Self, Error> {
         let open = || {
             let inner = netlink_sys::Socket::new(protocol)?;
             // Connected to the kernel, so that no process can send to us.
@@ -87,11 +71,13 @@ impl<M: NetlinkSerializable> Socket<M> {
             Ok(inner)
         };
         let inner = open().map_err(|e: std::io::Error| Error::io("open a netlink socket", e))?;
-        Ok(Self { inner, sequence: 0, buffers, messages: PhantomData })
-    }
-
-    pub(super) fn into_buffers(self) -> Buffers {
-        self.buffers
+        Ok(Self {
+            inner,
+            sequence: 0,
+            sending: Vec::with_capacity(1024),
+            receiving: vec![0; RECEIVE].into(),
+            messages: PhantomData,
+        })
     }
 
     /// Has the kernel do something. `flags` are those of the request (`NLM_F_CREATE`, …); a success
@@ -158,7 +144,7 @@ impl<M: NetlinkSerializable> Socket<M> {
     }
 
     fn batch(&mut self, begin: &M, messages: &[(M, u16)], end: &M) -> Result<(), Cause> {
-        self.buffers.send.clear();
+        self.sending.clear();
         // Kernels before 6.10 acknowledge neither of these two, whatever is asked.
         let first = self.put(begin, NLM_F_REQUEST);
         for (message, flags) in messages {
@@ -169,7 +155,7 @@ impl<M: NetlinkSerializable> Socket<M> {
         let mut left = messages.len();
         while left > 0 {
             let received = self.receive()?;
-            let mut rest = &self.buffers.receive[..received];
+            let mut rest = &self.receiving[..received];
             while let Some((header, payload)) = next_message(&mut rest) {
                 let number = header.sequence.wrapping_sub(first) as usize;
                 if number <= messages.len() && i32::from(header.kind) == libc::NLMSG_ERROR {
@@ -191,7 +177,7 @@ impl<M: NetlinkSerializable> Socket<M> {
         let mut consistency = Consistency::Whole;
         loop {
             let received = self.receive()?;
-            let mut rest = &self.buffers.receive[..received];
+            let mut rest = &self.receiving[..received];
             while let Some((header, payload)) = next_message(&mut rest) {
                 // An answer that came after we had given up on it.
                 if header.sequence != sequence {
@@ -212,7 +198,7 @@ impl<M: NetlinkSerializable> Socket<M> {
     }
 
     fn send(&mut self, message: &M, flags: u16) -> Result<u32, Cause> {
-        self.buffers.send.clear();
+        self.sending.clear();
         let sequence = self.put(message, flags);
         self.transmit().map(|()| sequence)
     }
@@ -221,7 +207,7 @@ impl<M: NetlinkSerializable> Socket<M> {
     fn put(&mut self, message: &M, flags: u16) -> u32 {
         self.sequence = self.sequence.wrapping_add(1).max(1);
         let length = HEADER + message.buffer_len();
-        let buffer = &mut self.buffers.send;
+        let buffer = &mut self.sending;
         let start = buffer.len();
         buffer.resize(start + length.next_multiple_of(4), 0);
         let bytes = &mut buffer[start..start + length];
@@ -235,7 +221,7 @@ impl<M: NetlinkSerializable> Socket<M> {
 
     fn transmit(&self) -> Result<(), Cause> {
         loop {
-            match send(self.inner.as_raw_fd(), &self.buffers.send, MsgFlags::empty()) {
+            match send(self.inner.as_raw_fd(), &self.sending, MsgFlags::empty()) {
                 Ok(_) => return Ok(()),
                 Err(Errno::EINTR) => {}
                 Err(errno) => return Err(Cause::Io(errno.into())),
@@ -244,7 +230,7 @@ impl<M: NetlinkSerializable> Socket<M> {
     }
 
     fn receive(&mut self) -> Result<usize, Cause> {
-        let buffer = &mut self.buffers.receive;
+        let buffer = &mut self.receiving;
         loop {
             match recv(self.inner.as_raw_fd(), buffer, MsgFlags::MSG_TRUNC) {
                 Ok(0) => return Err(Cause::Garbled("nothing in it")),

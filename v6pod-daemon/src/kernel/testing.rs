@@ -22,10 +22,7 @@ use crate::core::step::{Port, attach};
 /// Runs the body on a thread in a network namespace of its own, the "host" of the test.
 pub(crate) fn in_netns(body: impl FnOnce() + Send + 'static) {
     if !geteuid().is_root() {
-        let required = std::env::var("V6POD_TEST_REQUIRE").is_ok_and(|value| value == "all");
-        assert!(!required, "needs root");
-        eprintln!("skipped: needs root");
-        return;
+        return skipped("needs root");
     }
     let thread = thread::spawn(|| {
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
@@ -35,6 +32,13 @@ pub(crate) fn in_netns(body: impl FnOnce() + Send + 'static) {
     if let Err(panic) = thread.join() {
         resume_unwind(panic);
     }
+}
+
+/// Says that a test is not run, unless all must be.
+pub(crate) fn skipped(why: &str) {
+    let required = std::env::var("V6POD_TEST_REQUIRE").is_ok_and(|value| value == "all");
+    assert!(!required, "{why}");
+    eprintln!("skipped: {why}");
 }
 
 /// Runs a shell command in the calling thread's namespace; it must succeed. Its output.
@@ -158,13 +162,18 @@ impl Bench {
         Self { worker, topology, host }
     }
 
-    /// Runs all steps.
+    /// Runs all steps. The port's number.
     pub(crate) fn attach(&mut self, container: &Container, port: &Port) -> u32 {
         let ns = container.verified(self.worker.home());
-        let mut wire = super::Wire::new(&mut self.worker, &self.host, port, &ns);
+        self.attach_to(&ns, port)
+    }
+
+    pub(crate) fn attach_to(&mut self, ns: &NetNs, port: &Port) -> u32 {
+        let mut wire = super::Wire::new(&mut self.worker, &self.host, port, ns);
         for step in &attach() {
             wire.run(step).unwrap();
         }
+        wire.settle();
         wire.ifindex().unwrap()
     }
 }

@@ -52,6 +52,8 @@ pub(super) struct Link<'a> {
     pub(super) kind: &'a str,
     pub(super) group: u32,
     pub(super) mtu: u32,
+    /// RFC 2863's ifOperStatus as Linux numbers it (`IF_OPER_*`).
+    pub(super) state: u8,
     pub(super) master: Option<u32>,
     /// The other end of a veth pair, as a number of the namespace that it is in.
     pub(super) peer: Option<u32>,
@@ -72,6 +74,7 @@ impl<'a> Link<'a> {
                 libc::IFLA_IFALIAS => link.alias = text(value),
                 libc::IFLA_ADDRESS => link.mac = value,
                 libc::IFLA_MTU => link.mtu = u32_at(value, 0)?,
+                libc::IFLA_OPERSTATE => link.state = *value.first()?,
                 libc::IFLA_LINK => link.peer = u32_at(value, 0),
                 libc::IFLA_MASTER => link.master = u32_at(value, 0),
                 libc::IFLA_GROUP => link.group = u32_at(value, 0)?,

@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 use super::error::{Cause, Error};
 use super::firewall::RulesSocket;
 use super::namespace::{self, Home, Identity, NetNs};
-use super::netlink::{Buffers, RouteSocket};
+use super::netlink::RouteSocket;
 
 type Job = Box<dyn FnOnce(&mut Worker) + Send>;
 
@@ -76,8 +76,6 @@ pub struct Worker {
     /// For the firewall's elements.
     pub rules: RulesSocket,
     home: Arc<Home>,
-    /// What the last socket inside a namespace was using.
-    spare: Option<Buffers>,
     lost: bool,
 }
 
@@ -85,7 +83,7 @@ impl Worker {
     /// A worker for the calling thread.
     pub fn open(home: Arc<Home>) -> Result<Self, Error> {
         let (socket, rules) = (RouteSocket::route()?, RulesSocket::open()?);
-        Ok(Self { socket, rules, home, spare: None, lost: false })
+        Ok(Self { socket, rules, home, lost: false })
     }
 
     /// The namespaces that the daemon runs in.
@@ -98,20 +96,15 @@ impl Worker {
     pub fn inside<T, E: From<Error>>(
         &mut self,
         namespace: &NetNs,
-        job: impl FnOnce(&mut Inside) -> Result<T, E>,
+        job: impl FnOnce(Inside) -> Result<T, E>,
     ) -> Result<T, E> {
         if self.lost {
             return Err(Error::new("enter a namespace", Cause::Lost).into());
         }
         setns(namespace, CloneFlags::CLONE_NEWNET)
             .map_err(|errno| Error::io("enter a namespace", errno))?;
-        let buffers = self.spare.take().unwrap_or_default();
-        let result = catch_unwind(AssertUnwindSafe(|| {
-            let mut inside = Inside { socket: RouteSocket::route_with(buffers)? };
-            let result = job(&mut inside);
-            self.spare = Some(inside.socket.into_buffers());
-            result
-        }));
+        let result =
+            catch_unwind(AssertUnwindSafe(|| job(Inside { socket: RouteSocket::route()? })));
         if let Err(errno) = setns(&*self.home, CloneFlags::CLONE_NEWNET) {
             tracing::error!(%errno, "a thread cannot leave a namespace; it is given up");
             self.lost = true;

@@ -19,6 +19,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{BackendError, Listed, Service, ServiceId};
+use crate::report::chain;
 
 /// How many writes run at a time. One stuck for good costs the others an eighth.
 pub(super) const WRITES_MAX: usize = 8;
@@ -367,7 +368,7 @@ impl Ledger {
     /// The registry cannot be had: no writes until a list succeeds.
     fn out(&mut self, now: Instant, error: &BackendError, jitter: f64) {
         let failures = self.outage.as_ref().map_or(0, |outage| outage.failures).saturating_add(1);
-        self.outage = Some(Outage { failures, error: error.chain() });
+        self.outage = Some(Outage { failures, error: chain(error) });
         self.list.due = now + TRANSIENT.delay(failures, jitter);
     }
 
@@ -451,7 +452,7 @@ impl Entry {
     fn fail(&mut self, error: &BackendError, jitter: f64) -> Duration {
         self.failures = self.failures.saturating_add(1);
         let refused = matches!(error, BackendError::Rejected { .. });
-        self.error = Some(Failure { text: error.chain(), refused });
+        self.error = Some(Failure { text: chain(error), refused });
         if refused { REFUSED } else { TRANSIENT }.delay(self.failures, jitter)
     }
 

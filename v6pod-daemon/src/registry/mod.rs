@@ -110,18 +110,5 @@ pub enum BackendError {
     Token(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-impl BackendError {
-    /// The error and its causes in one line.
-    pub fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            text = format!("{text}: {error}");
-            cause = error.source();
-        }
-        text
-    }
-}
-
 #[cfg(test)]
 mod testing;

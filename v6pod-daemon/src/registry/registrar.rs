@@ -13,6 +13,7 @@ use v6pod_proto::{AttachmentId, NameState, RegistryView};
 
 use super::ledger::{Job, Ledger, View};
 use super::{Backend, BackendError, Listed, Mark, Registration, Service, ServiceId};
+use crate::report::chain;
 
 /// How long a register or deregister call may take. An agent that has lost its servers blocks them
 /// for as long as that lasts, but has taken them in by then: a list finds that out.
@@ -265,10 +266,10 @@ fn report(id: &ServiceId, result: &Result<(), BackendError>) {
     match result {
         Ok(()) => tracing::debug!(service = %id, "told the registry"),
         Err(error @ BackendError::Rejected { .. }) => {
-            tracing::warn!(service = %id, error = error.chain(), "the registry refuses a name");
+            tracing::warn!(service = %id, error = chain(error), "the registry refuses a name");
         }
         Err(error) => {
-            tracing::debug!(service = %id, error = error.chain(), "the registry was not told");
+            tracing::debug!(service = %id, error = chain(error), "the registry was not told");
         }
     }
 }

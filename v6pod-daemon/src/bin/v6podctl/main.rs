@@ -4,14 +4,15 @@
 
 mod table;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 use serde::Serialize;
 use v6pod_daemon::client::{Client, ClientError};
-use v6pod_daemon::config::Config;
+use v6pod_daemon::config::Options;
 use v6pod_daemon::purge;
+use v6pod_daemon::report::chain;
 use v6pod_proto::{Attachment, AttachmentList, Capacity, DEFAULT_SOCKET, Status};
 
 /// Shows the containers' addresses and names that v6podd has given.
@@ -43,20 +44,7 @@ enum Command {
     Capacity,
     /// Take away all that v6podd has made: ports, routes, the bridge, names, records. Running
     /// containers lose their address. The daemon must be stopped.
-    Purge(PurgeArgs),
-}
-
-#[derive(Debug, Args)]
-struct PurgeArgs {
-    /// The daemon's configuration.
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// The daemon's volatile state, if not in /run.
-    #[arg(long, value_name = "DIR", hide = true)]
-    run_dir: Option<PathBuf>,
-    /// The daemon's lasting state, if not in /var/lib.
-    #[arg(long, value_name = "DIR", hide = true)]
-    state_dir: Option<PathBuf>,
+    Purge(Options),
 }
 
 type Failure = Box<dyn std::error::Error>;
@@ -68,7 +56,7 @@ fn main() -> ExitCode {
     match done {
         Ok(text) => print(&text),
         Err(error) => {
-            eprintln!("v6podctl: {error}");
+            eprintln!("v6podctl: {}", chain(&*error));
             ExitCode::FAILURE
         }
     }
@@ -99,8 +87,8 @@ async fn run(cli: &Cli) -> Result<String, Failure> {
             let capacity: Capacity = client.get("/api/capacity").await?;
             cli.render(&capacity, table::capacity)
         }
-        Command::Purge(args) => {
-            let removed = purge::purge(&args.config()?).await?;
+        Command::Purge(options) => {
+            let removed = purge::purge(&options.clone().load()?).await?;
             cli.render(&removed, ToString::to_string)
         }
     }
@@ -113,15 +101,6 @@ impl Cli {
         human: impl FnOnce(&T) -> String,
     ) -> Result<String, Failure> {
         if self.json { Ok(serde_json::to_string_pretty(value)? + "\n") } else { Ok(human(value)) }
-    }
-}
-
-impl PurgeArgs {
-    fn config(&self) -> Result<Config, Failure> {
-        let mut config = Config::load(self.config.as_deref().map(Path::new))?;
-        config.run_dir = self.run_dir.clone().or(config.run_dir);
-        config.state_dir = self.state_dir.clone().or(config.state_dir);
-        Ok(config)
     }
 }
 

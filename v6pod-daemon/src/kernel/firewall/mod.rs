@@ -24,7 +24,7 @@ use nix::libc;
 
 use self::message::{Message, Table};
 use super::error::{Cause, Error, gone_is_fine};
-use super::netlink::{Buffers, Socket};
+use super::netlink::Socket;
 use crate::core::links::Links;
 use crate::core::ruleset::{Elements, KNOWN_SET, OWNER_SET, PORT_SET};
 
@@ -78,7 +78,7 @@ impl ObservedElements {
 impl RulesSocket {
     /// Opens one.
     pub fn open() -> Result<Self, Error> {
-        Socket::open(libc::NETLINK_NETFILTER as isize, Buffers::default()).map(Self)
+        Socket::open(libc::NETLINK_NETFILTER as isize).map(Self)
     }
 
     /// Adds an attachment's elements to all sets, or to none. [`Error::has_no_rules`] if the tables

@@ -142,6 +142,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::report::chain;
 
     /// Answers one request with these bytes; the request's bytes come back.
     async fn serve(answer: Vec<u8>) -> (Authority, tokio::task::JoinHandle<String>) {
@@ -172,7 +173,7 @@ mod tests {
         let answer = agent.call(Method::GET, "/x?y", Vec::new()).await.unwrap();
         let error = answer.success().unwrap_err();
         let refused = "the registry refuses: 403 Perm ed";
-        assert_eq!(error.chain(), refused);
+        assert_eq!(chain(&error), refused);
         let request = served.await.unwrap();
         assert!(request.starts_with("GET /x?y HTTP/1.1\r\n"), "{request}");
         assert!(request.contains("x-consul-token: s3cret\r\n"), "{request}");
@@ -186,7 +187,7 @@ mod tests {
             std::fs::write(file.path(), wrong).unwrap();
             let error = token(file.path().to_owned()).await.unwrap_err();
             assert!(matches!(error, BackendError::Token(_)));
-            assert!(!error.chain().contains("s3c"));
+            assert!(!chain(&error).contains("s3c"));
         }
         let missing = token(PathBuf::from("/nonexistent/token")).await;
         assert!(matches!(missing, Err(BackendError::Token(_))));

@@ -1,0 +1,29 @@
+//! Where the configuration is, as the programs' command lines say.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{Config, ConfigError};
+
+/// The options that v6podd and v6podctl share.
+#[derive(Debug, Clone, Args)]
+pub struct Options {
+    /// The configuration; /etc/v6pod/v6pod.toml if it is there, else the defaults.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where volatile state goes, instead of /run/INSTANCE.
+    #[arg(long, value_name = "DIR", hide = true)]
+    run_dir: Option<PathBuf>,
+    /// Where lasting state goes, instead of /var/lib/INSTANCE.
+    #[arg(long, value_name = "DIR", hide = true)]
+    state_dir: Option<PathBuf>,
+}
+
+impl Options {
+    /// Reads the configuration that the options name.
+    pub fn load(self) -> Result<Config, ConfigError> {
+        let config = Config::load(self.config.as_deref())?;
+        Ok(Config { run_dir: self.run_dir, state_dir: self.state_dir, ..config })
+    }
+}

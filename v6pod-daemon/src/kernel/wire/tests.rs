@@ -1,0 +1,268 @@
+use std::io::ErrorKind;
+use std::net::TcpStream;
+
+use super::*;
+use crate::kernel::observe::{Observed, observe};
+use crate::kernel::testing::{Bench, Container, Rootless, eventually, in_netns, port, sh, try_sh};
+
+fn left(bench: &mut Bench) -> Observed {
+    observe(&mut bench.worker.socket, &bench.host.links).unwrap()
+}
+
+fn empty(bench: &Bench) -> Observed {
+    Observed { bridge: Some(bench.host.bridge), ..Observed::default() }
+}
+
+#[test]
+fn a_port_is_known_to_lead_to_its_own_container_only() {
+    in_netns(|| {
+        let mut bench = Bench::new();
+        let (a, b) = (Container::new(), Container::new());
+        bench.attach(&a, &port(1));
+        bench.attach(&b, &port(2));
+        for (container, n, leads) in [(&a, 1, true), (&b, 1, false), (&a, 2, false)] {
+            let ns = container.verified(bench.worker.home());
+            let found = leads_to(&mut bench.worker, &bench.host, &port(n), &ns).unwrap();
+            assert_eq!(found, leads);
+        }
+    });
+}
+
+fn pings(container: &Container, address: &str) -> bool {
+    container.enter(|| try_sh(&format!("ping -6 -n -c 1 -W 2 {address}")).0)
+}
+
+#[test]
+fn two_containers_reach_the_gateway_and_each_other_and_leave_nothing() {
+    in_netns(|| {
+        let mut bench = Bench::new();
+        let (a, b) = (Container::new(), Container::new());
+        let (first, second) = (bench.attach(&a, &port(1)), bench.attach(&b, &port(2)));
+        assert_ne!(first, second);
+        assert!(pings(&a, "2001:db8:1:2:3::1"));
+        assert!(pings(&a, "2001:db8:1:2:3::1002"));
+        assert!(pings(&b, "2001:db8:1:2:3::1001"));
+        let seen = left(&mut bench);
+        assert_eq!(
+            (seen.ports.len(), seen.routes.len(), seen.neighbours.len()),
+            (2, 2, 2),
+            "{seen:?}"
+        );
+        assert_eq!(seen.forwarding.len(), 2);
+        for n in [1, 2] {
+            assert!(undo_all(&mut bench.worker, &bench.host, &port(n)).is_empty());
+        }
+        assert_eq!(left(&mut bench), empty(&bench));
+        assert!(!a.sh("ip -o link").contains("eth0"));
+    });
+}
+
+#[test]
+fn the_interface_inside_has_one_address_and_is_complete_at_once() {
+    in_netns(|| {
+        let mut bench = Bench::new();
+        let container = Container::new();
+        bench.attach(&container, &port(1));
+        let addresses = container.sh("ip -6 -o addr show dev eth0");
+        assert_eq!(addresses.lines().count(), 1, "{addresses}");
+        assert!(addresses.contains("2001:db8:1:2:3::1001/128 scope global"), "{addresses}");
+        assert!(!addresses.contains("tentative"), "{addresses}");
+        let routes = container.sh("ip -6 route");
+        assert!(routes.contains("default via 2001:db8:1:2:3::1 dev eth0"), "{routes}");
+        for key in ["accept_ra", "autoconf", "accept_redirects"] {
+            let value = container.sh(&format!("cat /proc/sys/net/ipv6/conf/eth0/{key}"));
+            assert_eq!(value, "0\n", "{key}");
+        }
+        let link = container.sh("ip -o link show eth0");
+        assert!(link.contains("02:00:00:00:00:01") && link.contains("mtu 1500"), "{link}");
+        assert!(container.sh("ip -o link show lo").contains(",UP"));
+    });
+}
+
+#[test]
+fn attack_06_07_32_a_port_is_isolated_quiet_and_without_address_before_it_is_up() {
+    in_netns(|| {
+        let mut bench = Bench::new();
+        let container = Container::new();
+        let (port, ns) = (port(1), container.verified(bench.worker.home()));
+        let mut wire = Wire::new(&mut bench.worker, &bench.host, &port, &ns);
+        for step in &attach()[..7] {
+            assert!(!sh("ip -o link show v6k-1 2>/dev/null || :").contains(",UP"));
+            wire.run(step).unwrap();
+        }
+        let flags = sh("bridge -d link show dev v6k-1");
+        for flag in [
+            "isolated on",
+            "learning off",
+            "flood off",
+            "mcast_flood off",
+            "bcast_flood off",
+            "hairpin off",
+            "neigh_suppress off",
+            "locked on",
+            "mcast_router 0",
+        ] {
+            assert!(flags.contains(flag), "{flag}: {flags}");
+        }
+        wire.run(&Step::Up).unwrap();
+        eventually("both ends have a carrier", || sh("ip -o link show v6k-1").contains("LOWER_UP"));
+        assert_eq!(sh("ip -6 addr show dev v6k-1"), "");
+        let fdb = sh("bridge fdb show dev v6k-1");
+        assert!(fdb.contains("02:00:00:00:00:01") && fdb.contains("static"), "{fdb}");
+        let link = sh("ip -o link show v6k-1");
+        assert!(link.contains("alias v6pod test 1"), "{link}");
+        // Not even when somebody takes it out of the bridge and would have it configure itself.
+        sh("ip link set v6k-1 nomaster addrgenmode eui64");
+        sh("ip link set v6k-1 down && ip link set v6k-1 up");
+        assert_eq!(sh("ip -6 addr show dev v6k-1"), "");
+    });
+}
+
+#[test]
+fn any_beginning_of_the_steps_is_undone_and_undoing_twice_is_fine() {
+    in_netns(|| {
+        let mut bench = Bench::new();
+        let port = port(1);
+        for count in 0..=attach().len() {
+            let container = Container::new();
+            let ns = container.verified(bench.worker.home());
+            let mut wire = Wire::new(&mut bench.worker, &bench.host, &port, &ns);
+            for step in &attach()[..count] {
+                wire.run(step).unwrap();
+            }
+            for _ in 0..2 {
+                let errors = undo_all(&mut bench.worker, &bench.host, &port);
+                assert!(errors.is_empty(), "{count}: {errors:?}");
+                assert_eq!(left(&mut bench), empty(&bench), "after {count} steps");
+            }
+        }
+    });
+}
+
+#[test]
+fn attack_29_an_interface_taken_away_between_steps_is_an_error_about_itself() {
+    in_netns(|| {
+        let mut bench = Bench::new();
+        let container = Container::new();
+        let (port, ns) = (port(1), container.verified(bench.worker.home()));
+        for sabotage in ["ip link del eth0", "ip link set eth0 name eth9"] {
+            let mut wire = Wire::new(&mut bench.worker, &bench.host, &port, &ns);
+            for step in &attach()[..6] {
+                wire.run(step).unwrap();
+            }
+            container.sh(sabotage);
+            let error = wire.run(&Step::Inside).unwrap_err();
+            assert!(error.is_gone(), "{sabotage}: {error}");
+            assert!(undo_all(&mut bench.worker, &bench.host, &port).is_empty());
+            assert_eq!(left(&mut bench), empty(&bench), "{sabotage}");
+        }
+    });
+}
+
+#[test]
+fn a_name_taken_inside_is_told_from_a_name_taken_on_the_host() {
+    in_netns(|| {
+        let mut bench = Bench::new();
+        let container = Container::new();
+        container.sh("ip link add eth0 type veth peer name eth0-peer");
+        let (port, ns) = (port(1), container.verified(bench.worker.home()));
+        let error =
+            Wire::new(&mut bench.worker, &bench.host, &port, &ns).run(&Step::Pair).unwrap_err();
+        assert_eq!(error.name_taken(), Some(&port.interface), "{error}");
+        assert_eq!(left(&mut bench), empty(&bench));
+
+        sh("ip link add v6k-1 type veth peer name v6k-other");
+        let error =
+            Wire::new(&mut bench.worker, &bench.host, &port, &ns).run(&Step::Pair).unwrap_err();
+        assert!(error.already_exists() && error.name_taken().is_none(), "{error}");
+        // And what is not ours stays when the step is undone.
+        assert!(undo_all(&mut bench.worker, &bench.host, &port).is_empty());
+        assert!(sh("ip -o link").contains("v6k-1"));
+    });
+}
+
+/// Packets that were lost and sent again, as the calling thread's namespace has counted them.
+fn lost() -> Vec<(String, u64)> {
+    let tcp = std::fs::read_to_string("/proc/thread-self/net/snmp").unwrap();
+    let mut tcp = tcp.lines().filter(|line| line.starts_with("Tcp:"));
+    let (names, values) = (tcp.next().unwrap(), tcp.next().unwrap());
+    let tcp = names.split(' ').zip(values.split(' '));
+    let ip6 = std::fs::read_to_string("/proc/thread-self/net/snmp6").unwrap();
+    let ip6 = ip6.lines().filter_map(|line| line.split_once(char::is_whitespace));
+    let counters = tcp.chain(ip6).filter_map(|(name, value)| {
+        // One question for the gateway is none too many.
+        let expected = match name {
+            "Icmp6OutNeighborSolicits" => 1,
+            "RetransSegs" | "Ip6InAddrErrors" => 0,
+            _ => return None,
+        };
+        let value = value.trim().parse::<u64>().unwrap();
+        (value != expected).then(|| (name.to_owned(), value))
+    });
+    counters.collect()
+}
+
+#[test]
+fn once_settled_not_even_the_first_packet_is_lost() {
+    in_netns(|| {
+        let mut bench = Bench::new();
+        for n in 1..=60 {
+            let container = Container::new();
+            bench.attach(&container, &port(n));
+            let lost = container.enter(|| {
+                let refused = TcpStream::connect("[2001:db8:1:2:3::1]:9").unwrap_err();
+                assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+                lost()
+            });
+            assert_eq!(lost, [], "container {n}");
+            // So that the next is the bridge's first port again.
+            assert!(undo_all(&mut bench.worker, &bench.host, &port(n)).is_empty());
+        }
+    });
+}
+
+/// What systemd makes of the daemon: a user of its own with four capabilities, a rootless container's
+/// namespace before it.
+#[test]
+fn four_capabilities_and_no_root_are_enough_to_attach_a_rootless_container() {
+    in_netns(|| {
+        let rootless = Rootless::start();
+        let exe = std::env::current_exe().unwrap();
+        let caps = ["inh", "ambient"].map(|set| {
+            format!("--{set}-caps=-all,+net_admin,+sys_admin,+sys_ptrace,+dac_read_search")
+        });
+        let output = std::process::Command::new("setpriv")
+            .args(["--reuid=64323", "--regid=64323", "--clear-groups"])
+            .args(["--bounding-set=-all,+net_admin,+sys_admin,+sys_ptrace,+dac_read_search"])
+            .args(caps)
+            .arg(exe)
+            .args(["--ignored", "--exact", "kernel::wire::tests::as_the_daemons_user"])
+            .env("V6K_PID", rootless.pid().to_string())
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(text.contains("1 passed"), "{text}");
+        assert!(sh("ip -o link show v6k-1").contains("LOWER_UP"));
+    });
+}
+
+#[test]
+#[ignore = "run by the test before it, as another user"]
+fn as_the_daemons_user() {
+    let Some(pid) = std::env::var("V6K_PID").ok().and_then(|pid| pid.parse().ok()) else {
+        eprintln!("skipped: no test of its own");
+        return;
+    };
+    crate::kernel::privileges::keep_only_needed().unwrap();
+    let mut bench = Bench::new();
+    let fd = crate::kernel::Process::pin(pid).unwrap().net_ns().unwrap();
+    let ns = NetNs::verify(fd, bench.worker.home()).unwrap();
+    assert_eq!(ns.owner().as_raw(), Rootless::UID);
+    bench.attach_to(&ns, &port(1));
+    let seen = left(&mut bench);
+    assert_eq!((seen.ports.len(), seen.routes.len(), seen.forwarding.len()), (1, 1, 1));
+    assert!(bench.worker.identify(&ns).is_ok());
+    // And an event's socket, larger than an ordinary user may have.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async { crate::kernel::Events::listen(&bench.host.links).unwrap() });
+}
