@@ -46,14 +46,16 @@ pub enum PurgeError {
     Records(#[source] io::Error),
 }
 
-/// Takes away the ports, the routes, the bridge, the names and the records of an instance whose
+/// Takes away the ports, the routes, the bridge, the rules, the names and the records of an instance whose
 /// daemon does not run. Forwarding stays on: somebody else may count on it by now.
 pub async fn purge(config: &Config) -> Result<Purged, PurgeError> {
     let _lock = attachments::prepare_folders(config)?;
     let links = Links::of(&config.instance);
     let work = move |worker: &mut Worker| -> Result<(usize, bool), PurgeError> {
         let observed = kernel::observe::observe(&mut worker.socket, &links)?;
-        let errors = kernel::host::purge(&mut worker.socket, &links);
+        let mut errors = kernel::host::purge(&mut worker.socket, &links);
+        // The rules last: as long as there is a port, it is under them.
+        errors.extend(worker.rules.purge(&links).err());
         if !errors.is_empty() {
             let texts: Vec<_> = errors.iter().map(ToString::to_string).collect();
             return Err(PurgeError::Left(texts.join("; ")));

@@ -125,7 +125,8 @@ pub(super) fn undo(
     worker: &mut Worker,
     attachment: &Attachment,
 ) -> Result<(), Undone> {
-    let errors = kernel::wire::undo_all(&mut worker.socket, &shared.host(), &attachment.port);
+    let _rules = shared.rules.hold();
+    let errors = kernel::wire::undo_all(worker, &shared.host(), &attachment.port);
     if errors.is_empty() { Ok(()) } else { Err(Undone(errors)) }
 }
 

@@ -308,6 +308,12 @@ fn make(
     let made = record(shared, &attachment).and_then(|()| {
         let began = Instant::now();
         let mut wired = wire(shared, worker, &attachment, ns);
+        if wired.as_ref().is_err_and(kernel::Error::has_no_rules) {
+            match shared.look_after_rules(worker) {
+                Ok(()) => wired = wire(shared, worker, &attachment, ns),
+                Err(error) => tracing::error!(%error, "cannot put the firewall's rules back"),
+            }
+        }
         if wired.as_ref().is_err_and(|error| error.name_taken().is_some()) && !interface_is_a_wish {
             attachment.port.interface = link(SECOND_INTERFACE)?;
             shared.ledger().book.rename_interface(&attachment.id, &attachment.port.interface);
@@ -359,6 +365,7 @@ fn wire(
     ns: &NetNs,
 ) -> Result<u32, kernel::Error> {
     let host = shared.host();
+    let _rules = shared.rules.hold();
     let mut wire = Wire::new(worker, &host, &attachment.port, ns);
     for step in step::attach() {
         wire.run(&step)?;

@@ -22,6 +22,7 @@ pub struct Metrics {
     taken_over: Counter<u64, AtomicU64>,
     released: Counter<u64, AtomicU64>,
     refused: Family<Label, Counter<u64, AtomicU64>>,
+    repaired: Counter<u64, AtomicU64>,
 }
 
 /// A part of an activation.
@@ -45,6 +46,7 @@ impl Default for Metrics {
             taken_over: Counter::default(),
             released: Counter::default(),
             refused: Family::default(),
+            repaired: Counter::default(),
         }
     }
 }
@@ -70,6 +72,11 @@ impl Metrics {
             "Activations refused, by reason",
             self.refused.clone(),
         );
+        registry.register(
+            "firewall_repairs",
+            "How often the firewall's rules were gone and put back",
+            self.repaired.clone(),
+        );
     }
 
     pub(super) fn took(&self, part: Part, time: Duration) {
@@ -92,6 +99,10 @@ impl Metrics {
 
     pub(super) fn released(&self) {
         self.released.inc();
+    }
+
+    pub(super) fn repaired(&self) {
+        self.repaired.inc();
     }
 
     pub(super) fn refused(&self, reason: &'static str) {

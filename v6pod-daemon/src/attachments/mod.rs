@@ -16,6 +16,7 @@ mod metrics;
 mod naming;
 pub mod records;
 mod restoring;
+mod rules;
 mod view;
 
 use std::collections::HashMap;
@@ -45,6 +46,7 @@ pub use view::Viewer;
 
 use holding::Holds;
 use records::Records;
+use rules::Rules;
 
 /// How long a request waits for one that is at work on the same namespace.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -59,6 +61,7 @@ struct Shared {
     topology: kernel::Topology,
     /// As the kernel last had it: the uplink moves, the bridge may have to be made again.
     host: Mutex<kernel::Host>,
+    rules: Rules,
     prefix_source: &'static str,
     started: Instant,
     ledger: Mutex<Ledger>,

@@ -19,6 +19,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::holding::Holds;
 use super::records::Records;
+use super::rules::Rules;
 use super::{Attachments, Ended, Ledger, Metrics, Shared, ending, making};
 use crate::closer::Closer;
 use crate::config::{self, Config, PrefixSource};
@@ -27,7 +28,9 @@ use crate::core::attachment::Attachment;
 use crate::core::book::{Book, Terms};
 use crate::core::name::{Label, Names};
 use crate::core::reconcile::{Plan, PortSeen, Seen, reconcile};
+use crate::core::ruleset::{Elements, Policy, Ruleset};
 use crate::core::{Links, Prefix};
+use crate::kernel::firewall::nft::{self, NftError};
 use crate::kernel::host::{Forwarding, PrepareError};
 use crate::kernel::observe::Stray;
 use crate::kernel::{self, Event, Events, Observed, Process, Topology, Worker, Workers};
@@ -59,6 +62,9 @@ pub enum StartError {
     /// The kernel refuses what is needed.
     #[error(transparent)]
     Kernel(#[from] kernel::Error),
+    /// The firewall's rules cannot be in force.
+    #[error("cannot protect containers: {0}")]
+    Rules(#[from] NftError),
     /// No random numbers for a prefix of this host's own.
     #[error("no random numbers")]
     Random(#[source] rand::rngs::SysError),
@@ -79,7 +85,11 @@ pub async fn start(config: Config) -> Result<Attachments, StartError> {
         uplink: config.uplink.clone(),
         forwarding: Forwarding::probe()?,
     };
+    let policy = Policy { links: links.clone(), prefix, ingress: config.ingress };
     let workers = Workers::start(WORKERS)?;
+    // Before anything of the host is touched: without rules there is no daemon.
+    let text = Ruleset::of(&policy, &[]);
+    workers.run(move |_: &mut Worker| nft::check(&text).map_err(StartError::Rules)).await?;
     let sweeper = Workers::start(1)?;
     // Before the first look, or an end between look and listening would be missed.
     let events = Events::listen(&links)?;
@@ -93,6 +103,7 @@ pub async fn start(config: Config) -> Result<Attachments, StartError> {
     let (ended, news) = mpsc::unbounded_channel();
     let shared = Arc::new(Shared {
         links,
+        rules: Rules::new(policy),
         prefix_source,
         started: Instant::now(),
         ledger: Mutex::new(ledger(&config, prefix, host.mtu)),
@@ -203,12 +214,17 @@ async fn restore(shared: &Arc<Shared>) -> Result<(), StartError> {
         tracing::error!(file = file.file, "put aside a file that is no record: {}", file.reason);
     }
     let state = Arc::clone(shared);
-    let job = move |worker: &mut Worker| -> Result<Vec<(Attachment, u32, Option<Process>)>, _> {
+    type Adopted = Vec<(Attachment, u32, Option<Process>)>;
+    let job = move |worker: &mut Worker| -> Result<Adopted, StartError> {
         let observed = kernel::observe::observe(&mut worker.socket, &state.links)?;
         let prefix = state.ledger().book.terms().prefix;
         let plan = reconcile(recorded, seen(&observed), |address| prefix.contains(address));
+        // In one transaction, so that what goes on is at no moment open or cut off. What does not go
+        // on has no elements from here, known to a record or not.
+        let elements: Vec<_> = plan.adopt.iter().map(|(a, _)| Elements::of(&a.port)).collect();
+        state.rules.load(&elements)?;
         clean(&state, worker, &observed, &plan);
-        Ok::<_, kernel::Error>(plan.adopt.into_iter().map(|(a, i)| with_holder(a, i)).collect())
+        Ok(plan.adopt.into_iter().map(|(a, i)| with_holder(a, i)).collect())
     };
     let adopted = shared.workers.run(job).await?;
     adopt(shared, adopted).await;
@@ -317,7 +333,8 @@ async fn watch(shared: Arc<Shared>, mut events: Events) {
     }
 }
 
-/// Events were lost, or it is time for a round: what has no port any more has ended.
+/// Events were lost, or it is time for a round: what has no port any more has ended, and rules that
+/// are gone come back.
 async fn look_again(shared: &Arc<Shared>) {
     let links = shared.links.clone();
     let look = move |worker: &mut Worker| kernel::observe::observe(&mut worker.socket, &links);
@@ -329,6 +346,11 @@ async fn look_again(shared: &Arc<Shared>) {
             }
         }
         Err(error) => tracing::warn!(%error, "cannot look at the kernel"),
+    }
+    let state = Arc::clone(shared);
+    let look = move |worker: &mut Worker| state.look_after_rules(worker);
+    if let Err(error) = shared.workers.run(look).await {
+        tracing::error!(%error, "cannot look after the firewall's rules");
     }
 }
 

@@ -113,7 +113,7 @@ impl Attachments {
             uplink: host.uplink,
             counts,
             registry: self.registry(),
-            last_repair: None,
+            last_repair: shared.rules.last_repair(),
             off: shared.config.switched_off(),
         }
     }

@@ -3,9 +3,11 @@
 
 use v6pod_proto::SwitchedOff;
 
-use super::Registry;
 use super::error::{Mistake, line_of};
 use super::file::{File, HostPolicy, Key, Mode, Nat66, Verdict};
+use super::{Config, Registry};
+use crate::core::ruleset::Ingress;
+
 use super::values::{ConsulUrl, PrefixText, Slice, Text, Who};
 
 const LEAVE: &str = "leave the key out";
@@ -65,20 +67,20 @@ fn addressing(file: &File) -> [Option<Later>; 8] {
 }
 
 #[rustfmt::skip]
-fn policy(file: &File) -> [Option<Later>; 8] {
+fn policy(file: &File) -> [Option<Later>; 7] {
     let File { limits, firewall, .. } = file;
     let everybody = |users: &Vec<Text<Who>>| users.iter().any(|who| who.0 == Who::Everybody);
     [
         later("limits.users", &limits.users, everybody, "choice of users", "write [\"*\"]"),
         later("limits.operators", &limits.operators, Vec::is_empty, "operators but root",
             "write []"),
-        later("firewall.ingress", &firewall.ingress, |v| *v == Verdict::Allow, "firewall",
-            "write \"allow\", which is what is in force"),
-        later("firewall.egress", &firewall.egress, |v| *v == Verdict::Allow, "firewall",
+        later("firewall.egress", &firewall.egress, |v| *v == Verdict::Allow, "rules for what leaves",
             "write \"allow\", which is what is in force"),
         later("firewall.openings", &firewall.openings, never, "openings", LEAVE),
-        later("firewall.east_west", &firewall.east_west, never, "firewall", LEAVE),
-        later("firewall.host", &firewall.host, |v| *v == HostPolicy::AsOutside, "firewall",
+        later("firewall.east_west", &firewall.east_west, never,
+            "rules of their own for neighbours", LEAVE),
+        later("firewall.host", &firewall.host, |v| *v == HostPolicy::AsOutside,
+            "rules for containers to this host",
             "write \"as-outside\", which is what is in force"),
         later("firewall.allow", &firewall.allow, never, "openings", LEAVE),
     ]
@@ -113,11 +115,15 @@ fn names(file: &File) -> [Option<Later>; 11] {
 /// What is off in every configuration, and what that means.
 const OFF: [(&str, &str); 10] = [
     (
-        "firewall",
-        "No ruleset is loaded: every port of every container is open to the world, and a container \
-         can send with an address that is not its own.",
+        "openings",
+        "Annotations, labels and published ports open nothing: a container is reached by its owner's \
+         and root's processes on this host alone, or, with firewall.ingress = \"allow\", by everybody.",
     ),
-    ("openings", "Annotations, labels and published ports open nothing, as nothing is closed."),
+    (
+        "egress",
+        "Containers reach whatever this host does, and the host's own addresses as far as its own \
+         firewall lets them.",
+    ),
     (
         "nat66",
         "A unique local address (RFC 4193) reaches no further than its prefix is routed: nothing \
@@ -137,10 +143,15 @@ const OFF: [(&str, &str); 10] = [
 ];
 
 /// The list for `/api/status` and for the warning at the start.
-pub(super) fn switched_off(registry: &Registry) -> Vec<SwitchedOff> {
+pub(super) fn switched_off(config: &Config) -> Vec<SwitchedOff> {
     let nameless = ("registry", "Names go nowhere: a container is found by its address alone.");
-    let registry = (*registry == Registry::None).then_some(nameless);
-    let all = OFF.into_iter().chain(registry);
+    let open = (
+        "firewall.ingress",
+        "Every port of every container is open to whoever can route to it, as the configuration asks.",
+    );
+    let registry = (config.registry == Registry::None).then_some(nameless);
+    let ingress = (config.ingress == Ingress::Allow).then_some(open);
+    let all = OFF.into_iter().chain(registry).chain(ingress);
     all.map(|(feature, meaning)| SwitchedOff { feature: feature.into(), meaning: meaning.into() })
         .collect()
 }

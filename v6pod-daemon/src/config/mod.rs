@@ -26,8 +26,9 @@ pub use error::{ConfigError, Mistake};
 pub use options::Options;
 pub use values::{Authority, Host, Refused};
 
+use crate::core::ruleset::Ingress;
 use crate::core::{Instance, Prefix};
-use file::{File, RegistryKind};
+use file::{File, RegistryKind, Verdict};
 use values::{ConsulUrl, Label, Loopback, PrefixText, Text};
 
 /// Where the configuration is unless `--config` says otherwise.
@@ -49,6 +50,8 @@ pub struct Config {
     pub quarantine: Duration,
     /// How many attachments one owner may have.
     pub per_owner: u32,
+    /// What happens to packets for containers that nothing lets in.
+    pub ingress: Ingress,
     /// Where names go.
     pub registry: Registry,
     /// Names that no container gets, as DNS labels in lower case.
@@ -119,6 +122,11 @@ impl Config {
                 .quarantine
                 .map_or(default.quarantine, |v| v.into_inner().0.0),
             per_owner: file.limits.per_owner.map_or(default.per_owner, Spanned::into_inner),
+            ingress: match file.firewall.ingress.map(Spanned::into_inner) {
+                None => default.ingress,
+                Some(Verdict::Deny) => Ingress::Deny,
+                Some(Verdict::Allow) => Ingress::Allow,
+            },
             reserved: file.registry.reserved.as_ref().map_or(default.reserved, labels),
             registry: registry(file.registry),
             tcp: file.api.tcp.as_ref().map_or(default.tcp, addresses),
@@ -154,7 +162,7 @@ impl Config {
 
     /// What this daemon does not do, and what that means for its users.
     pub fn switched_off(&self) -> Vec<SwitchedOff> {
-        later::switched_off(&self.registry)
+        later::switched_off(self)
     }
 }
 
@@ -167,6 +175,7 @@ impl Default for Config {
             uplink: None,
             quarantine: Duration::from_secs(300),
             per_owner: 256,
+            ingress: Ingress::Deny,
             registry: Registry::Embedded,
             reserved: ["consul", "vault", "nomad"].map(str::to_owned).into(),
             tcp: vec![(Ipv4Addr::LOCALHOST, 6781).into(), (Ipv6Addr::LOCALHOST, 6781).into()],

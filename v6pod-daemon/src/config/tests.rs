@@ -63,6 +63,7 @@ fn a_file_is_read_into_types() {
         uplink = "wan0"
         addresses.quarantine = "90s"
         limits.per_owner = 3
+        firewall.ingress = "allow"
         api.tcp = []
         [registry]
         kind = "consul"
@@ -77,6 +78,7 @@ fn a_file_is_read_into_types() {
     assert_eq!(config.uplink, Some("wan0".parse().unwrap()));
     assert_eq!(config.quarantine, Duration::from_secs(90));
     assert_eq!((config.per_owner, config.tcp.len()), (3, 0));
+    assert_eq!(config.ingress, Ingress::Allow);
     assert_eq!(config.reserved, ["db"]);
     let Registry::Consul(consul) = config.registry else { panic!("{:?}", config.registry) };
     assert_eq!(consul.address.to_string(), "consul.example:8501");
@@ -223,7 +225,7 @@ fn the_full_design_is_too_early_where_it_is_written() {
 
 #[test]
 fn of_several_keys_that_are_too_early_the_first_is_named() {
-    let text = "[dns]\nenabled = true\n[firewall]\ningress = \"deny\"\n";
+    let text = "[dns]\nenabled = true\n[firewall]\negress = \"deny\"\n";
     assert!(matches!(mistake(text), Mistake::NotYet { line: 2, key: "dns.enabled", .. }));
 }
 
@@ -244,11 +246,14 @@ fn only_the_default_file_may_be_missing() {
 #[test]
 fn what_is_off_is_said_once_each() {
     let off = Config::default().switched_off();
-    assert!(off.iter().any(|entry| entry.feature == "firewall"));
+    assert!(off.iter().any(|entry| entry.feature == "openings"));
+    assert!(off.iter().all(|entry| entry.feature != "firewall.ingress"));
     for (at, entry) in off.iter().enumerate() {
         assert!(entry.meaning.ends_with('.'), "{entry:?}");
         assert!(off[..at].iter().all(|other| other.feature != entry.feature), "{entry:?}");
     }
     let nameless = Config { registry: Registry::None, ..Config::default() };
     assert_eq!(nameless.switched_off().len(), off.len() + 1);
+    let open = Config { ingress: Ingress::Allow, ..Config::default() };
+    assert!(open.switched_off().iter().any(|entry| entry.feature == "firewall.ingress"));
 }

@@ -225,6 +225,7 @@ impl Book {
             address,
             gateway: self.terms.prefix.gateway(),
             mtu: self.terms.mtu,
+            owner: wanted.owner,
             alias: format!("v6pod {} uid {}", id.short(), wanted.owner),
         };
         self.made += 1;

@@ -5,6 +5,9 @@ use std::str::FromStr;
 
 use v6pod_proto::{LinkName, Mac};
 
+/// The instance of a machine that has but one.
+const DEFAULT: &str = "v6pod";
+
 /// What tells several daemons of one machine apart: 1 to 8 lower-case letters, digits and `-`,
 /// beginning with a letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +35,7 @@ impl Instance {
 
 impl Default for Instance {
     fn default() -> Self {
-        Self("v6pod".into())
+        Self(DEFAULT.into())
     }
 }
 
@@ -56,7 +59,7 @@ impl fmt::Display for Instance {
     }
 }
 
-/// One instance's links.
+/// One instance's links, and the name of its firewall tables.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Links {
     /// The bridge: the instance's name and `0`.
@@ -68,6 +71,10 @@ pub struct Links {
     pub ports: u32,
     /// The link group of the bridge, another one: deleting the ports' group must spare it.
     pub bridges: u32,
+    /// The nftables tables, one of the bridge and one of the inet family: `v6pod`, or of another
+    /// instance `v6pod-INSTANCE`. An instance may be called `meta` or `set`, which nft takes for
+    /// words of its language.
+    pub table: Box<str>,
 }
 
 impl Links {
@@ -82,6 +89,10 @@ impl Links {
             bridge_mac: Mac::local([0x02, 0x76, a, b, c, d]),
             ports,
             bridges: ports + 1,
+            table: match instance.as_str() {
+                DEFAULT => DEFAULT.into(),
+                other => format!("{DEFAULT}-{other}").into(),
+            },
         }
     }
 }
@@ -95,6 +106,7 @@ mod tests {
         let (a, b) = (Links::of(&"v6pod".parse().unwrap()), Links::of(&"other".parse().unwrap()));
         assert_eq!(a.bridge.as_str(), "v6pod0");
         assert!(a.bridge != b.bridge && a.bridge_mac != b.bridge_mac);
+        assert_eq!((&*a.table, &*b.table), ("v6pod", "v6pod-other"));
         let groups = [a.ports, a.bridges, b.ports, b.bridges];
         assert!(groups.iter().enumerate().all(|(i, g)| !groups[..i].contains(g)));
     }

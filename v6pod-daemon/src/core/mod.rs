@@ -9,6 +9,7 @@ pub mod links;
 pub mod name;
 pub mod prefix;
 pub mod reconcile;
+pub mod ruleset;
 pub mod step;
 
 pub use links::{Instance, Links};

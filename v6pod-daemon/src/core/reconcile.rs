@@ -91,6 +91,7 @@ mod tests {
                 address: address(n),
                 gateway: address(1),
                 mtu: 1500,
+                owner: Uid::ROOT,
                 alias: String::new(),
             },
             holder: None,

@@ -8,7 +8,7 @@
 use std::net::Ipv6Addr;
 
 use serde::{Deserialize, Serialize};
-use v6pod_proto::{LinkName, Mac};
+use v6pod_proto::{LinkName, Mac, Uid};
 
 /// One attachment's kernel objects, by name and address: enough to make them and to take them away
 /// again without having seen them.
@@ -26,6 +26,10 @@ pub struct Port {
     pub gateway: Ipv6Addr,
     /// In bytes, for both ends.
     pub mtu: u32,
+    /// Whose the attachment is: his processes on the host reach it. Not in the record's port, the
+    /// record itself says it; until it has, it is nobody's.
+    #[serde(skip, default = "nobody")]
+    pub owner: Uid,
     /// The port's alias: says to a person and to a restarted daemon whose port this is.
     pub alias: String,
 }
@@ -33,6 +37,9 @@ pub struct Port {
 /// One change of the kernel's state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
+    /// The firewall's elements: who may send by the port, and whose processes reach the address.
+    /// Undone by removing them, and with them what conntrack remembers of the address.
+    Rules,
     /// Both ends of the veth pair, in place at once: the host's as port of the bridge and member of
     /// the ports' link group, the other in the container. Both down. Undone by deleting the port.
     Pair,
@@ -53,8 +60,9 @@ pub enum Step {
 }
 
 /// All steps that attach a container to the bridge, in their order.
-pub const fn attach() -> [Step; 7] {
+pub const fn attach() -> [Step; 8] {
     [
+        Step::Rules,
         Step::Pair,
         Step::Guard,
         Step::Forwarding,
@@ -63,4 +71,12 @@ pub const fn attach() -> [Step; 7] {
         Step::Inside,
         Step::Up,
     ]
+}
+
+/// A uid with which nothing runs: a namespace of this owner could not be asked for.
+const fn nobody() -> Uid {
+    match Uid::new(u32::MAX - 1) {
+        Some(uid) => uid,
+        None => Uid::ROOT,
+    }
 }

@@ -29,6 +29,9 @@ pub(super) enum Cause {
     /// A link bears a name that is ours and is not one of ours.
     #[error("the link {0} exists and is not of this instance")]
     NotOurs(LinkName),
+    /// The tables of the firewall are not there.
+    #[error("there is no firewall table {0}: was the ruleset flushed? Restart v6podd")]
+    NoRules(Box<str>),
     /// No answer within the time a kernel needs.
     #[error("no answer from the kernel")]
     Silent,
@@ -93,6 +96,11 @@ impl Error {
             Cause::NameTaken(name) => Some(name),
             _ => None,
         }
+    }
+
+    /// The firewall's tables are gone: somebody flushed the ruleset.
+    pub fn has_no_rules(&self) -> bool {
+        matches!(self.cause, Cause::NoRules(_))
     }
 
     /// A link has our name and is somebody else's.

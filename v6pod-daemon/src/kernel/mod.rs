@@ -1,4 +1,4 @@
-//! What is: links, addresses, routes, namespaces, sysctls, processes and sockets as Linux has them.
+//! What is: links, addresses, routes, firewall rules, namespaces, sysctls, processes and sockets as Linux has them.
 //!
 //! Guarantees:
 //! - Knows nothing of containers, users' rights or records. Policy is the caller's.
@@ -11,6 +11,7 @@
 mod dump;
 mod error;
 pub mod events;
+pub mod firewall;
 pub mod handed;
 pub mod host;
 mod message;

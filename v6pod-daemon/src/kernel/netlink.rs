@@ -131,6 +131,42 @@ impl<M: NetlinkSerializable> Socket<M> {
         Err(Error::new(doing, Cause::Unsettled))
     }
 
+    /// Sends `begin`, the messages with their flags, and `end` as one, and waits until each of the
+    /// messages is acknowledged. The first refusal is the result; nfnetlink then does none of them.
+    pub(super) fn transaction(
+        &mut self,
+        doing: impl Into<Cow<'static, str>>,
+        begin: &M,
+        messages: &[(M, u16)],
+        end: &M,
+    ) -> Result<(), Error> {
+        self.batch(begin, messages, end).map_err(|cause| Error::new(doing, cause))
+    }
+
+    fn batch(&mut self, begin: &M, messages: &[(M, u16)], end: &M) -> Result<(), Cause> {
+        self.sending.clear();
+        // Kernels before 6.10 acknowledge neither of these two, whatever is asked.
+        let first = self.put(begin, NLM_F_REQUEST);
+        for (message, flags) in messages {
+            self.put(message, NLM_F_REQUEST | NLM_F_ACK | flags);
+        }
+        self.put(end, NLM_F_REQUEST);
+        self.transmit()?;
+        let mut left = messages.len();
+        while left > 0 {
+            let received = self.receive()?;
+            let mut rest = &self.receiving[..received];
+            while let Some((header, payload)) = next_message(&mut rest) {
+                let number = header.sequence.wrapping_sub(first) as usize;
+                if number <= messages.len() && i32::from(header.kind) == libc::NLMSG_ERROR {
+                    verdict(header.flags, payload)?;
+                    left = left.saturating_sub(1);
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn exchange(
         &mut self,
         message: &M,
@@ -162,19 +198,31 @@ impl<M: NetlinkSerializable> Socket<M> {
     }
 
     fn send(&mut self, message: &M, flags: u16) -> Result<u32, Cause> {
+        self.sending.clear();
+        let sequence = self.put(message, flags);
+        self.transmit().map(|()| sequence)
+    }
+
+    /// Appends a message to what is sent next. Gives its sequence number.
+    fn put(&mut self, message: &M, flags: u16) -> u32 {
         self.sequence = self.sequence.wrapping_add(1).max(1);
         let length = HEADER + message.buffer_len();
         let buffer = &mut self.sending;
-        buffer.clear();
-        buffer.resize(length, 0);
-        buffer[0..4].copy_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_ne_bytes());
-        buffer[4..6].copy_from_slice(&message.message_type().to_ne_bytes());
-        buffer[6..8].copy_from_slice(&flags.to_ne_bytes());
-        buffer[8..12].copy_from_slice(&self.sequence.to_ne_bytes());
-        message.serialize(&mut buffer[HEADER..]);
+        let start = buffer.len();
+        buffer.resize(start + length.next_multiple_of(4), 0);
+        let bytes = &mut buffer[start..start + length];
+        bytes[0..4].copy_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_ne_bytes());
+        bytes[4..6].copy_from_slice(&message.message_type().to_ne_bytes());
+        bytes[6..8].copy_from_slice(&flags.to_ne_bytes());
+        bytes[8..12].copy_from_slice(&self.sequence.to_ne_bytes());
+        message.serialize(&mut bytes[HEADER..]);
+        self.sequence
+    }
+
+    fn transmit(&self) -> Result<(), Cause> {
         loop {
-            match send(self.inner.as_raw_fd(), buffer, MsgFlags::empty()) {
-                Ok(_) => return Ok(self.sequence),
+            match send(self.inner.as_raw_fd(), &self.sending, MsgFlags::empty()) {
+                Ok(_) => return Ok(()),
                 Err(Errno::EINTR) => {}
                 Err(errno) => return Err(Cause::Io(errno.into())),
             }

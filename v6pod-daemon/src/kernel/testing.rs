@@ -11,10 +11,12 @@ use std::time::{Duration, Instant};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::geteuid;
 
+use super::firewall::nft;
 use super::host::{Forwarding, Host, Topology, prepare};
 use super::namespace::{Home, NetNs};
 use super::workers::Worker;
 use crate::core::links::Links;
+use crate::core::ruleset::{Ingress, Policy, Ruleset};
 use crate::core::step::{Port, attach};
 
 /// Runs the body on a thread in a network namespace of its own, the "host" of the test.
@@ -156,6 +158,7 @@ impl Bench {
         let mut worker = worker();
         let topology = topology();
         let host = prepare(&mut worker.socket, &topology).unwrap();
+        load_rules();
         Self { worker, topology, host }
     }
 
@@ -189,6 +192,17 @@ pub(crate) fn topology() -> Topology {
     }
 }
 
+/// The rules that fit [`topology`].
+pub(crate) fn policy(ingress: Ingress) -> Policy {
+    let Topology { links, prefix, .. } = topology();
+    Policy { links, prefix, ingress }
+}
+
+/// Puts them in force in the calling thread's namespace, closed.
+pub(crate) fn load_rules() {
+    nft::load(&Ruleset::of(&policy(Ingress::Deny), &[])).unwrap();
+}
+
 /// The `n`th container's port.
 pub(crate) fn port(n: u8) -> Port {
     Port {
@@ -198,6 +212,7 @@ pub(crate) fn port(n: u8) -> Port {
         address: format!("2001:db8:1:2:3::{:x}", 0x1000 + u16::from(n)).parse().unwrap(),
         gateway: "2001:db8:1:2:3::1".parse().unwrap(),
         mtu: 1500,
+        owner: v6pod_proto::Uid::new(Rootless::UID).unwrap(),
         alias: format!("v6pod test {n}"),
     }
 }

@@ -31,6 +31,7 @@ use super::namespace::NetNs;
 use super::netlink::RouteSocket;
 use super::sysctl::Conf;
 use super::workers::{Inside, Worker};
+use crate::core::ruleset::Elements;
 use crate::core::step::{Port, Step, attach};
 
 /// The metric of the default route inside: before netavark's 100. Where a container has a network of
@@ -82,6 +83,10 @@ impl<'a> Wire<'a> {
     /// container's owner took the interface away meanwhile.
     pub fn run(&mut self, step: &Step) -> Result<(), Error> {
         match step {
+            Step::Rules => {
+                let elements = Elements::of(self.port);
+                self.worker.rules.add(&self.host.links, &elements)
+            }
             Step::Pair => self.pair(),
             Step::Guard => self.guard(),
             Step::Forwarding => self.forwarding(),
@@ -264,8 +269,16 @@ impl<'a> Wire<'a> {
 
 /// Undoes one step, whether or not it was ever run. [`Step::Pair`] takes some 20 ms of the kernel's
 /// time (RCU), [`Step::Up`] some of it: not on a request's path.
-pub fn undo(socket: &mut RouteSocket, host: &Host, port: &Port, step: &Step) -> Result<(), Error> {
+pub fn undo(worker: &mut Worker, host: &Host, port: &Port, step: &Step) -> Result<(), Error> {
+    let socket = &mut worker.socket;
     match step {
+        // Last of all undone: nothing of the port is there any more. What conntrack remembers goes
+        // after the elements: a flow that still is one would outlive its permission by days.
+        Step::Rules => {
+            let removed = worker.rules.remove(&host.links, &Elements::of(port));
+            let forgotten = worker.rules.forget_flows(port.address);
+            removed.and(forgotten)
+        }
         Step::Pair => {
             let Some(link) = find_port(socket, host, port)? else { return Ok(()) };
             let doing = format!("delete {}", port.name);
@@ -285,9 +298,9 @@ pub fn undo(socket: &mut RouteSocket, host: &Host, port: &Port, step: &Step) -> 
 }
 
 /// Undoes all steps, in reverse, whatever fails on the way: what failed is the answer.
-pub fn undo_all(socket: &mut RouteSocket, host: &Host, port: &Port) -> Vec<Error> {
+pub fn undo_all(worker: &mut Worker, host: &Host, port: &Port) -> Vec<Error> {
     let steps = attach();
-    steps.iter().rev().filter_map(|step| undo(socket, host, port, step).err()).collect()
+    steps.iter().rev().filter_map(|step| undo(worker, host, port, step).err()).collect()
 }
 
 /// Whether the port's other end is in that namespace, as far as can be seen: there is an interface with

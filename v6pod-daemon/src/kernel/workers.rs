@@ -15,6 +15,7 @@ use nix::sched::{CloneFlags, setns};
 use tokio::sync::oneshot;
 
 use super::error::{Cause, Error};
+use super::firewall::RulesSocket;
 use super::message::find_by_name;
 use super::namespace::{self, Home, Identity, NetNs};
 use super::netlink::RouteSocket;
@@ -73,6 +74,8 @@ impl Workers {
 pub struct Worker {
     /// For links, routes and neighbours of the host.
     pub socket: RouteSocket,
+    /// For the firewall's elements.
+    pub rules: RulesSocket,
     home: Arc<Home>,
     lost: bool,
 }
@@ -80,7 +83,8 @@ pub struct Worker {
 impl Worker {
     /// A worker for the calling thread.
     pub fn open(home: Arc<Home>) -> Result<Self, Error> {
-        Ok(Self { socket: RouteSocket::route()?, home, lost: false })
+        let (socket, rules) = (RouteSocket::route()?, RulesSocket::open()?);
+        Ok(Self { socket, rules, home, lost: false })
     }
 
     /// The namespaces that the daemon runs in.

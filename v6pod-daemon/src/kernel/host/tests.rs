@@ -13,7 +13,7 @@ use nix::sys::socket::{
 
 use super::*;
 use crate::kernel::testing::{
-    Bench, Container, eventually, in_netns, port, sh, skipped, topology, try_sh, worker,
+    Bench, Container, eventually, in_netns, load_rules, port, sh, skipped, topology, try_sh, worker,
 };
 
 /// The router's namespace, its link to the calling thread's, and the host's link-local address there.
@@ -111,6 +111,7 @@ fn reaches_outside(forwarding: Forwarding) -> Router {
         .namespace
         .sh(&format!("ip -6 route add 2001:db8:1:2:3::/80 via {} dev isp0", router.host));
     router.namespace.sh("ip -6 addr add 2001:db8:ffff::1/128 dev lo && ip link set lo up");
+    load_rules();
     let mut bench = Bench { worker, topology, host };
     let container = Container::new();
     bench.attach(&container, &port(1));
@@ -329,7 +330,7 @@ fn an_old_prefix_goes_when_its_last_container_has() {
             assert!(both.contains(expected), "{expected}: {both}");
         }
         assert!(container.enter(|| try_sh("ping -6 -n -c 1 -W 5 2001:db8:1:2:3::1").0));
-        let failed = crate::kernel::wire::undo_all(&mut bench.worker.socket, &bench.host, &port(1));
+        let failed = crate::kernel::wire::undo_all(&mut bench.worker, &bench.host, &port(1));
         assert!(failed.is_empty(), "{failed:?}");
         prepare(&mut bench.worker.socket, &bench.topology).unwrap();
         let one = state();

@@ -50,7 +50,7 @@ fn two_containers_reach_the_gateway_and_each_other_and_leave_nothing() {
         );
         assert_eq!(seen.forwarding.len(), 2);
         for n in [1, 2] {
-            assert!(undo_all(&mut bench.worker.socket, &bench.host, &port(n)).is_empty());
+            assert!(undo_all(&mut bench.worker, &bench.host, &port(n)).is_empty());
         }
         assert_eq!(left(&mut bench), empty(&bench));
         assert!(!a.sh("ip -o link").contains("eth0"));
@@ -86,7 +86,7 @@ fn attack_06_07_32_a_port_is_isolated_quiet_and_without_address_before_it_is_up(
         let container = Container::new();
         let (port, ns) = (port(1), container.verified(bench.worker.home()));
         let mut wire = Wire::new(&mut bench.worker, &bench.host, &port, &ns);
-        for step in &attach()[..6] {
+        for step in &attach()[..7] {
             assert!(!sh("ip -o link show v6k-1 2>/dev/null || :").contains(",UP"));
             wire.run(step).unwrap();
         }
@@ -131,7 +131,7 @@ fn any_beginning_of_the_steps_is_undone_and_undoing_twice_is_fine() {
                 wire.run(step).unwrap();
             }
             for _ in 0..2 {
-                let errors = undo_all(&mut bench.worker.socket, &bench.host, &port);
+                let errors = undo_all(&mut bench.worker, &bench.host, &port);
                 assert!(errors.is_empty(), "{count}: {errors:?}");
                 assert_eq!(left(&mut bench), empty(&bench), "after {count} steps");
             }
@@ -147,13 +147,13 @@ fn attack_29_an_interface_taken_away_between_steps_is_an_error_about_itself() {
         let (port, ns) = (port(1), container.verified(bench.worker.home()));
         for sabotage in ["ip link del eth0", "ip link set eth0 name eth9"] {
             let mut wire = Wire::new(&mut bench.worker, &bench.host, &port, &ns);
-            for step in &attach()[..5] {
+            for step in &attach()[..6] {
                 wire.run(step).unwrap();
             }
             container.sh(sabotage);
             let error = wire.run(&Step::Inside).unwrap_err();
             assert!(error.is_gone(), "{sabotage}: {error}");
-            assert!(undo_all(&mut bench.worker.socket, &bench.host, &port).is_empty());
+            assert!(undo_all(&mut bench.worker, &bench.host, &port).is_empty());
             assert_eq!(left(&mut bench), empty(&bench), "{sabotage}");
         }
     });
@@ -176,7 +176,7 @@ fn a_name_taken_inside_is_told_from_a_name_taken_on_the_host() {
             Wire::new(&mut bench.worker, &bench.host, &port, &ns).run(&Step::Pair).unwrap_err();
         assert!(error.already_exists() && error.name_taken().is_none(), "{error}");
         // And what is not ours stays when the step is undone.
-        assert!(undo_all(&mut bench.worker.socket, &bench.host, &port).is_empty());
+        assert!(undo_all(&mut bench.worker, &bench.host, &port).is_empty());
         assert!(sh("ip -o link").contains("v6k-1"));
     });
 }
@@ -216,7 +216,7 @@ fn once_settled_not_even_the_first_packet_is_lost() {
             });
             assert_eq!(lost, [], "container {n}");
             // So that the next is the bridge's first port again.
-            assert!(undo_all(&mut bench.worker.socket, &bench.host, &port(n)).is_empty());
+            assert!(undo_all(&mut bench.worker, &bench.host, &port(n)).is_empty());
         }
     });
 }

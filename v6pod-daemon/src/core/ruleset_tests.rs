@@ -1,0 +1,136 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::core::Instance;
+
+fn policy(instance: &str, prefix: &str, ingress: Ingress) -> Policy {
+    let links = Links::of(&instance.parse::<Instance>().unwrap());
+    Policy { links, prefix: prefix.parse().unwrap(), ingress }
+}
+
+fn elements(n: u8) -> Elements {
+    Elements {
+        port: format!("v6p{n:012x}").parse().unwrap(),
+        mac: Mac::local([2, 0, 0, 0, 0, n]),
+        address: Ipv6Addr::new(0x2001, 0xdb8, 1, 2, 3, 0, 0, n.into()),
+        owner: Uid::new(1000 + u32::from(n)).unwrap(),
+    }
+}
+
+/// The checked-in documents: they are to be read, and every change of the rules shows in them.
+#[test]
+fn the_rules_are_the_golden_documents() {
+    let prefix = "2001:db8:1:2:3::/80";
+    let three: Vec<_> = (2..5).map(elements).collect();
+    for (name, golden, policy, attachments) in [
+        (
+            "deny",
+            include_str!("golden/deny.nft"),
+            policy("v6pod", prefix, Ingress::Deny),
+            &three[..0],
+        ),
+        (
+            "allow",
+            include_str!("golden/allow.nft"),
+            policy("v6pod", prefix, Ingress::Allow),
+            &three[..0],
+        ),
+        (
+            "other",
+            include_str!("golden/other.nft"),
+            policy("meta", "fd76:706f:64:a::7af0/124", Ingress::Deny),
+            &three[..],
+        ),
+    ] {
+        let text = Ruleset::of(&policy, attachments);
+        let differs = text.lines().zip(golden.lines()).find(|(ours, theirs)| ours != theirs);
+        assert_eq!(differs, None, "golden/{name}.nft differs; the rules are now:\n{text}");
+        assert_eq!(text, golden, "golden/{name}.nft");
+    }
+}
+
+/// The rules of one chain, its type line first.
+fn chain<'a>(text: &'a str, table: &str, name: &str) -> Vec<&'a str> {
+    let table = text.split(&format!("\ntable {table}")).nth(1).unwrap();
+    let body = table.split(&format!("\tchain {name} {{\n")).nth(1).unwrap();
+    let lines = body.split("\n\t}").next().unwrap().lines().map(str::trim);
+    lines.filter(|line| !line.is_empty() && !line.starts_with('#')).collect()
+}
+
+fn priority(type_line: &str) -> i32 {
+    let word = type_line.split("priority ").nth(1).unwrap().split(';').next().unwrap();
+    // NF_IP_PRI_FILTER.
+    if word == "filter" { 0 } else { word.parse().unwrap() }
+}
+
+fn accepts(rule: &str) -> bool {
+    ["accept", "goto", "jump"].iter().any(|word| rule.split(' ').any(|w| w == *word))
+}
+
+fn position(rules: &[&str], wanted: &str) -> usize {
+    rules.iter().position(|rule| *rule == wanted).unwrap_or_else(|| panic!("{wanted}: {rules:?}"))
+}
+
+proptest! {
+    /// CVE-2025-52889 and -52890: an accept before the check of the source lets everything through.
+    #[test]
+    fn attack_09_nothing_is_accepted_before_the_source_is_checked(
+        instance in "[a-z][a-z0-9-]{0,7}",
+        low in any::<u64>(),
+        deny in any::<bool>(),
+        count in 0..3u8,
+    ) {
+        let ingress = if deny { Ingress::Deny } else { Ingress::Allow };
+        let prefix = Prefix::unique_local(low).to_string();
+        let attachments: Vec<_> = (0..count).map(|n| elements(n + 2)).collect();
+        let text = Ruleset::of(&policy(&instance, &prefix, ingress), &attachments);
+
+        let on_port = chain(&text, "bridge", "from_port");
+        let check = position(&on_port, "iifname . ether saddr . ip6 saddr != @port drop");
+        prop_assert!(on_port[..check].iter().all(|rule| !accepts(rule)), "{:?}", on_port);
+        let on_bridge = chain(&text, "inet", "from_bridge");
+        let check = position(&on_bridge, "ether saddr . ip6 saddr != @known drop");
+        prop_assert!(on_bridge[..check].iter().all(|rule| !accepts(rule)), "{:?}", on_bridge);
+
+        // Both are reached first of all, and from a hook that comes before all that accept.
+        let bridge = chain(&text, "bridge", "prerouting");
+        let inet = chain(&text, "inet", "prerouting");
+        prop_assert!(bridge[1].ends_with("jump from_port") && inet[1].ends_with("jump from_bridge"));
+        // Conntrack's defragmentation, conntrack itself.
+        prop_assert!(priority(inet[0]) < -400 && priority(bridge[0]) < -200);
+        for name in ["forward", "output", "input"] {
+            let later = priority(chain(&text, "inet", name)[0]);
+            prop_assert!(priority(inet[0]) < later && priority(bridge[0]) < later);
+        }
+        // A policy of drop would drop what passes between the making of the chain and its rules.
+        prop_assert!(!text.contains("policy drop"));
+        let all_filled_in = !text.contains("{TABLE") && !text.contains("ELEMENTS");
+        prop_assert!(all_filled_in);
+    }
+}
+
+#[test]
+fn only_the_last_word_about_a_container_depends_on_ingress() {
+    let [deny, allow] = [Ingress::Deny, Ingress::Allow]
+        .map(|ingress| Ruleset::of(&policy("v6pod", "2001:db8:1:2:3::/80", ingress), &[]));
+    let bridge = |text: &str| text.split("table inet").next().unwrap().to_owned();
+    assert_eq!(bridge(&deny), bridge(&allow));
+    for name in ["prerouting", "from_bridge", "input"] {
+        assert_eq!(chain(&deny, "inet", name), chain(&allow, "inet", name));
+    }
+    assert_eq!(chain(&deny, "inet", "to_container").last(), Some(&"drop"));
+    assert_eq!(chain(&allow, "inet", "to_container"), ["accept"]);
+}
+
+#[test]
+fn a_port_whose_name_is_not_plain_gets_no_elements() {
+    let wrong = |name: &str| Elements { port: name.parse().unwrap(), ..elements(3) };
+    for name in ["v6p*", "a\"b", "a;b", "a}b", "a$b"] {
+        let text = Ruleset::of(
+            &policy("v6pod", "2001:db8:1:2:3::/80", Ingress::Deny),
+            &[elements(2), wrong(name)],
+        );
+        assert!(text.contains("\"v6p000000000002\"") && !text.contains(name), "{name}");
+        assert!(!text.contains("::3"), "{name}");
+    }
+}

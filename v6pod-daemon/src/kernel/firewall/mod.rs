@@ -1,0 +1,178 @@
+//! The firewall: its rules as a text for nft, once, at the start; a container's elements in them by
+//! netlink, in microseconds, as it comes and goes.
+//!
+//! Guarantees:
+//! - All elements of an attachment come in one transaction. Adding what is there and removing what is
+//!   not are successes.
+//! - No other table is read or written.
+//! - An element that cannot be added because the table is gone is an error that says so: an attachment
+//!   is never made without its rules.
+//!
+//! The few messages are written by hand ([`message`]): what netlink-packet-netfilter 0.4 would save is
+//! less than the six crates that it brings, and it refuses a listed message as a whole if it does not
+//! understand one attribute.
+
+mod conntrack;
+mod message;
+pub mod nft;
+
+use std::net::Ipv6Addr;
+
+use netlink_packet_core::NLM_F_CREATE;
+use nix::errno::Errno;
+use nix::libc;
+
+use self::message::{Message, Table};
+use super::error::{Cause, Error, gone_is_fine};
+use super::netlink::Socket;
+use crate::core::links::Links;
+use crate::core::ruleset::{Elements, KNOWN_SET, OWNER_SET, PORT_SET};
+
+/// A socket for the elements of an instance's sets, in the namespace of the thread that opened it.
+#[derive(Debug)]
+pub struct RulesSocket(Socket<Message>);
+
+/// The elements of an instance's sets, sorted, as bytes: the fields of a key, each filled up to four
+/// bytes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ObservedElements {
+    /// Port, Ethernet address and address.
+    pub ports: Vec<Vec<u8>>,
+    /// Ethernet address and address.
+    pub known: Vec<Vec<u8>>,
+    /// Address and uid.
+    pub owners: Vec<Vec<u8>>,
+}
+
+impl ObservedElements {
+    /// Those that these attachments should have, sorted.
+    pub fn expected<'a>(attachments: impl IntoIterator<Item = &'a Elements>) -> Self {
+        let mut all = Self::default();
+        for elements in attachments {
+            let [(_, _, port), (_, _, known), (_, _, owner)] = keys(elements);
+            all.ports.push(port);
+            all.known.push(known);
+            all.owners.push(owner);
+        }
+        all.sorted()
+    }
+
+    /// Whether all elements of the other are among these.
+    pub fn has_all_of(&self, other: &Self) -> bool {
+        let within = |all: &[Vec<u8>], some: &[Vec<u8>]| {
+            some.iter().all(|element| all.binary_search(element).is_ok())
+        };
+        within(&self.ports, &other.ports)
+            && within(&self.known, &other.known)
+            && within(&self.owners, &other.owners)
+    }
+
+    fn sorted(mut self) -> Self {
+        for set in [&mut self.ports, &mut self.known, &mut self.owners] {
+            set.sort_unstable();
+        }
+        self
+    }
+}
+
+impl RulesSocket {
+    /// Opens one.
+    pub fn open() -> Result<Self, Error> {
+        Socket::open(libc::NETLINK_NETFILTER as isize).map(Self)
+    }
+
+    /// Adds an attachment's elements to all sets, or to none. [`Error::has_no_rules`] if the tables
+    /// are not there.
+    pub fn add(&mut self, links: &Links, elements: &Elements) -> Result<(), Error> {
+        let messages = keys(elements).map(|(family, set, key)| {
+            (Message::new_element(Table { family, name: &links.table }, set, &key), NLM_F_CREATE)
+        });
+        let doing = format!("let {} pass", elements.address);
+        match self.transaction(doing.clone(), &messages) {
+            Err(error) if error.errno() == Some(Errno::ENOENT) => {
+                Err(Error::new(doing, Cause::NoRules(links.table.clone())))
+            }
+            other => other,
+        }
+    }
+
+    /// Removes an attachment's elements from all sets.
+    pub fn remove(&mut self, links: &Links, elements: &Elements) -> Result<(), Error> {
+        let messages = keys(elements).map(|(family, set, key)| {
+            (Message::delete_element(Table { family, name: &links.table }, set, &key), 0)
+        });
+        let doing = || format!("let {} pass no more", elements.address);
+        match self.transaction(doing(), &messages) {
+            // One that is gone keeps all from being removed.
+            Err(error) if error.is_gone() => messages.iter().try_for_each(|one| {
+                gone_is_fine(self.transaction(doing(), std::slice::from_ref(one)))
+            }),
+            other => other,
+        }
+    }
+
+    /// The elements of all sets, sorted; none if a table is not there.
+    pub fn observe(&mut self, links: &Links) -> Result<Option<ObservedElements>, Error> {
+        let mut list = |family, set: &str| {
+            let question = Message::list_elements(Table { family, name: &links.table }, set);
+            let doing = format!("list the set {set} of {}", links.table);
+            let read = |kind, payload: &[u8]| message::elements(kind, payload);
+            Ok(self.0.dump(doing, &question, read)?.into_iter().flatten().collect())
+        };
+        let mut all = || -> Result<ObservedElements, Error> {
+            Ok(ObservedElements {
+                ports: list(message::BRIDGE, PORT_SET)?,
+                known: list(message::INET, KNOWN_SET)?,
+                owners: list(message::INET, OWNER_SET)?,
+            })
+        };
+        match all() {
+            Ok(elements) => Ok(Some(elements.sorted())),
+            Err(error) if error.is_gone() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Has conntrack forget every flow from or to this address. Asks the kernel to look at each flow
+    /// that it knows: milliseconds on a busy host, and not for a request's path.
+    pub fn forget_flows(&mut self, address: Ipv6Addr) -> Result<(), Error> {
+        conntrack::forget(&mut self.0, address)
+    }
+
+    /// Does all of it or nothing.
+    fn transaction(&mut self, doing: String, messages: &[(Message, u16)]) -> Result<(), Error> {
+        self.0.transaction(doing, &Message::begin(), messages, &Message::end())
+    }
+
+    /// Deletes both tables.
+    pub fn purge(&mut self, links: &Links) -> Result<(), Error> {
+        [message::BRIDGE, message::INET].into_iter().try_for_each(|family| {
+            let table = Message::delete_table(Table { family, name: &links.table });
+            let doing = format!("delete the table {}", links.table);
+            gone_is_fine(self.transaction(doing, &[(table, 0)]))
+        })
+    }
+}
+
+/// Family, set and key of each of an attachment's elements.
+fn keys(elements: &Elements) -> [(u8, &'static str, Vec<u8>); 3] {
+    let Elements { port, mac, address, owner } = elements;
+    // IFNAMSIZ is 16; a name has 15 bytes at most. An Ethernet address takes two registers.
+    let mut name = [0; 16];
+    for (to, from) in name.iter_mut().zip(port.as_str().bytes()) {
+        *to = from;
+    }
+    let [a, b, c, d, e, f] = mac.octets();
+    let mac = [a, b, c, d, e, f, 0, 0];
+    let address = address.octets();
+    // A uid is a number of the host's byte order to nft.
+    let uid = owner.as_raw().to_ne_bytes();
+    [
+        (message::BRIDGE, PORT_SET, [&name[..], &mac, &address].concat()),
+        (message::INET, KNOWN_SET, [&mac[..], &address].concat()),
+        (message::INET, OWNER_SET, [&address[..], &uid].concat()),
+    ]
+}
+
+#[cfg(test)]
+mod tests;

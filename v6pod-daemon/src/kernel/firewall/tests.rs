@@ -1,0 +1,167 @@
+use netlink_packet_core::NLM_F_CREATE;
+
+use super::message::{Message, Table};
+use super::*;
+use crate::core::ruleset::{Ingress, Ruleset};
+use crate::kernel::testing::{Bench, Container, in_netns, policy, port, sh};
+
+fn elements(n: u8) -> Elements {
+    Elements::of(&port(n))
+}
+
+fn table() -> String {
+    policy(Ingress::Deny).links.table.into()
+}
+
+/// What nft says of all sets of both tables.
+fn listed() -> String {
+    sh(&format!("nft list table bridge {0}; nft list table inet {0}", table()))
+}
+
+#[test]
+fn the_golden_documents_are_taken_by_nft_and_the_kernel_and_checking_changes_nothing() {
+    in_netns(|| {
+        for text in [
+            include_str!("../../core/golden/deny.nft"),
+            include_str!("../../core/golden/allow.nft"),
+            include_str!("../../core/golden/other.nft"),
+        ] {
+            nft::check(text).unwrap();
+            assert_eq!(sh("nft list tables"), "");
+        }
+    });
+}
+
+#[test]
+fn elements_come_and_go_together_and_twice_is_fine() {
+    in_netns(|| {
+        let policy = policy(Ingress::Deny);
+        let links = &policy.links;
+        nft::load(&Ruleset::of(&policy, &[])).unwrap();
+        let empty = listed();
+        let mut rules = RulesSocket::open().unwrap();
+        for _ in 0..2 {
+            rules.add(links, &elements(1)).unwrap();
+            rules.add(links, &elements(2)).unwrap();
+        }
+        let both = [elements(1), elements(2)];
+        assert_eq!(rules.observe(links).unwrap(), Some(ObservedElements::expected(&both)));
+        let text = listed();
+        for wanted in [
+            "\"v6k-1\" . 02:00:00:00:00:01 . 2001:db8:1:2:3:0:0:1001",
+            "02:00:00:00:00:02 . 2001:db8:1:2:3:0:0:1002",
+            "2001:db8:1:2:3:0:0:1001 . 64321",
+        ] {
+            let text = text.replace("3::", "3:0:0:");
+            assert!(text.contains(wanted), "{wanted}: {text}");
+        }
+        // One of the three is gone already: the others go all the same.
+        sh(&format!(
+            "nft delete element inet {} owner '{{ 2001:db8:1:2:3::1001 . 64321 }}'",
+            table()
+        ));
+        for _ in 0..2 {
+            rules.remove(links, &elements(1)).unwrap();
+        }
+        let second = ObservedElements::expected(&both[1..]);
+        assert_eq!(rules.observe(links).unwrap(), Some(second));
+        rules.remove(links, &elements(2)).unwrap();
+        assert_eq!(listed(), empty);
+    });
+}
+
+#[test]
+fn elements_of_the_text_are_those_that_netlink_makes() {
+    in_netns(|| {
+        let policy = policy(Ingress::Allow);
+        let all = [elements(1), elements(2), elements(3)];
+        nft::load(&Ruleset::of(&policy, &all)).unwrap();
+        let mut rules = RulesSocket::open().unwrap();
+        let seen = rules.observe(&policy.links).unwrap();
+        assert_eq!(seen, Some(ObservedElements::expected(&all)));
+        // And are therefore removed by it.
+        for one in &all {
+            rules.remove(&policy.links, one).unwrap();
+        }
+        assert_eq!(rules.observe(&policy.links).unwrap(), Some(ObservedElements::default()));
+    });
+}
+
+#[test]
+fn a_transaction_with_one_bad_message_does_nothing() {
+    in_netns(|| {
+        let policy = policy(Ingress::Deny);
+        nft::load(&Ruleset::of(&policy, &[])).unwrap();
+        let mut rules = RulesSocket::open().unwrap();
+        let table = Table { family: message::INET, name: &policy.links.table };
+        let [_, (_, _, key), _] = keys(&elements(1));
+        let good = (Message::new_element(table, KNOWN_SET, &key), NLM_F_CREATE);
+        let bad = (Message::new_element(table, KNOWN_SET, &key[1..]), NLM_F_CREATE);
+        for both in [[good.clone(), bad.clone()], [bad, good.clone()]] {
+            let error = rules.transaction("x".into(), &both).unwrap_err();
+            assert_eq!(error.errno(), Some(Errno::EINVAL), "{error}");
+            assert_eq!(rules.observe(&policy.links).unwrap(), Some(ObservedElements::default()));
+        }
+        // The socket is none the worse for it.
+        rules.transaction("x".into(), &[good]).unwrap();
+        assert_eq!(rules.observe(&policy.links).unwrap().unwrap().known.len(), 1);
+    });
+}
+
+#[test]
+fn without_the_tables_nothing_is_added_and_nothing_is_in_the_way_of_removing() {
+    in_netns(|| {
+        let policy = policy(Ingress::Deny);
+        let links = &policy.links;
+        let mut rules = RulesSocket::open().unwrap();
+        let error = rules.add(links, &elements(1)).unwrap_err();
+        assert!(error.has_no_rules() && !error.is_gone(), "{error}");
+        rules.remove(links, &elements(1)).unwrap();
+        assert_eq!(rules.observe(links).unwrap(), None);
+        rules.purge(links).unwrap();
+        // One of two is as bad as none.
+        nft::load(&Ruleset::of(&policy, &[])).unwrap();
+        sh(&format!("nft delete table bridge {}", links.table));
+        assert!(rules.add(links, &elements(1)).unwrap_err().has_no_rules());
+        assert_eq!(rules.observe(links).unwrap(), None);
+        sh("nft add table inet v6k-others");
+        rules.purge(links).unwrap();
+        assert_eq!(sh("nft list tables"), "table inet v6k-others\n");
+    });
+}
+
+#[test]
+fn what_nft_refuses_is_said_in_its_words() {
+    in_netns(|| {
+        let error = nft::load("add rule inet nowhere x accept\n").unwrap_err();
+        let nft::NftError::Refused(words) = &error else { panic!("{error}") };
+        assert!(words.contains("No such file or directory"), "{words}");
+        let good = Ruleset::of(&policy(Ingress::Deny), &[]);
+        nft::load(&(good + "nonsense\n")).unwrap_err();
+        assert_eq!(sh("nft list tables"), "");
+    });
+}
+
+#[test]
+fn attack_12_the_flows_of_an_address_are_forgotten_and_no_others() {
+    in_netns(|| {
+        let mut bench = Bench::new();
+        let containers = [Container::new(), Container::new()];
+        for (n, container) in (1..).zip(&containers) {
+            bench.attach(container, &port(n));
+        }
+        let [a, b] = [port(1).address, port(2).address];
+        // Each begins a flow, and one is begun towards each.
+        for container in &containers {
+            container.sh("ping -6 -n -c 1 -W 10 2001:db8:1:2:3::1");
+        }
+        sh(&format!("ping -6 -n -c 1 -W 10 {a}; ping -6 -n -c 1 -W 10 {b}"));
+        let mut rules = RulesSocket::open().unwrap();
+        let mut count = |address| conntrack::flows(&mut rules.0, address).unwrap().len();
+        assert_eq!((count(a), count(b)), (2, 2));
+        for _ in 0..2 {
+            bench.worker.rules.forget_flows(a).unwrap();
+            assert_eq!((count(a), count(b)), (0, 2));
+        }
+    });
+}
