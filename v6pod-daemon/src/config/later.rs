@@ -6,7 +6,7 @@ use v6pod_proto::SwitchedOff;
 use super::Registry;
 use super::error::{Mistake, line_of};
 use super::file::{File, HostPolicy, Key, Mode, Nat66, Verdict};
-use super::values::{ConsulUrl, PrefixText, Slice, Text, Who};
+use super::values::{ConsulUrl, PrefixText, Slice, Text};
 
 const LEAVE: &str = "leave the key out";
 
@@ -65,13 +65,9 @@ fn addressing(file: &File) -> [Option<Later>; 8] {
 }
 
 #[rustfmt::skip]
-fn policy(file: &File) -> [Option<Later>; 8] {
-    let File { limits, firewall, .. } = file;
-    let everybody = |users: &Vec<Text<Who>>| users.iter().any(|who| who.0 == Who::Everybody);
+fn policy(file: &File) -> [Option<Later>; 6] {
+    let File { firewall, .. } = file;
     [
-        later("limits.users", &limits.users, everybody, "choice of users", "write [\"*\"]"),
-        later("limits.operators", &limits.operators, Vec::is_empty, "operators but root",
-            "write []"),
         later("firewall.ingress", &firewall.ingress, |v| *v == Verdict::Allow, "firewall",
             "write \"allow\", which is what is in force"),
         later("firewall.egress", &firewall.egress, |v| *v == Verdict::Allow, "firewall",
@@ -111,7 +107,7 @@ fn names(file: &File) -> [Option<Later>; 11] {
 }
 
 /// What is off in every configuration, and what that means.
-const OFF: [(&str, &str); 10] = [
+const OFF: [(&str, &str); 9] = [
     (
         "firewall",
         "No ruleset is loaded: every port of every container is open to the world, and a container \
@@ -132,7 +128,6 @@ const OFF: [(&str, &str); 10] = [
     ("renumbering", "The prefix is read at the start and stays while the daemon runs."),
     ("wishes", "No container can ask for a certain address, a subnet or a name."),
     ("owner-slices", "The containers of all owners draw their addresses from one range."),
-    ("operators", "Every user may attach containers, and only root sees those of others."),
     ("dns", "The daemon answers no DNS: names are found by its API, or in Consul if it has one."),
 ];
 
