@@ -8,6 +8,8 @@
 //! - [`api`]: HTTP: listeners, who is calling, routes, errors.
 //! - [`client`]: the API from the other end, for v6podctl.
 //! - [`closer`]: closes what callers sent, where that harms nobody.
+//! - [`fair`]: a queue in which owners take turns.
+//! - [`access`]: who may attach and who operates.
 //! - [`purge`]: takes all away.
 //! - [`report`]: errors for people.
 //! - [`config`]: the configuration file.
@@ -15,6 +17,7 @@
 //!
 //! Imports run one way: `api` → `attachments` → the others; `core` imports none of them.
 
+pub mod access;
 pub mod api;
 pub mod attachments;
 pub mod client;
@@ -22,6 +25,7 @@ pub mod closer;
 pub mod config;
 pub mod container;
 pub mod core;
+pub mod fair;
 pub mod kernel;
 pub mod purge;
 pub mod registry;

@@ -3,9 +3,6 @@
 //! Guarantees: without a service manager everything here does nothing; the watchdog is fed only by
 //! the work that requests need, never by a bare timer.
 
-use std::io;
-
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 
 use crate::attachments::Attachments;
@@ -38,17 +35,6 @@ pub async fn feed_watchdog(attachments: Attachments) {
             Err(error) => tracing::error!(%error, "the watchdog is not fed"),
         }
     }
-}
-
-/// Raises the limit of open descriptors as far as it goes: each lease is one. What it is then, and
-/// whether more could not be had.
-pub fn raise_descriptor_limit() -> (Option<u64>, io::Result<()>) {
-    let limit = getrlimit(Resource::Nofile);
-    if limit.current == limit.maximum {
-        return (limit.current, Ok(()));
-    }
-    let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
-    (getrlimit(Resource::Nofile).current, raised.map_err(io::Error::from))
 }
 
 fn tell(state: NotifyState<'_>) {

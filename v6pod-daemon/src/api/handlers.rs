@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
 use axum::extract::{Extension, Path, Query, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -19,6 +19,7 @@ use super::problem::Failure;
 use super::stream::{Inbox, Received, take};
 use super::{body, metrics};
 use crate::attachments::{Ask, Attachments, Lease, Refused, Viewer};
+use crate::closer::Foreign;
 
 /// What a request knows of its connection.
 #[derive(Debug, Clone)]
@@ -38,13 +39,19 @@ impl Connection {
 type Body = Result<Bytes, BytesRejection>;
 
 /// `POST /api/activate`
-#[cfg_attr(test, utoipa::path(post, path = "/api/activate", request_body(content((Activate = "application/json"), (Activate = "application/x-www-form-urlencoded"))), responses((status = 200, description = "The attachment, made, completed or found", body = Attachment), (status = 400, description = "Malformed", body = v6pod_proto::Problem, content_type = "application/problem+json"), (status = 403, description = "A descriptor that is not yours", body = v6pod_proto::Problem, content_type = "application/problem+json"), (status = 404, description = "Unknown, or another's", body = v6pod_proto::Problem, content_type = "application/problem+json"), (status = 409, description = "Something stands in the way", body = v6pod_proto::Problem, content_type = "application/problem+json"), (status = 413, description = "Too large", body = v6pod_proto::Problem, content_type = "application/problem+json"), (status = 415, description = "Neither JSON nor a form", body = v6pod_proto::Problem, content_type = "application/problem+json"), (status = 422, description = "Understood and impossible", body = v6pod_proto::Problem, content_type = "application/problem+json"), (status = 429, description = "Quota", body = v6pod_proto::Problem, content_type = "application/problem+json"), (status = 500, description = "The kernel or the disk failed", body = v6pod_proto::Problem, content_type = "application/problem+json"), (status = 503, description = "Try again", body = v6pod_proto::Problem, content_type = "application/problem+json"), (status = 507, description = "No address or port left", body = v6pod_proto::Problem, content_type = "application/problem+json"))))]
+#[cfg_attr(test, utoipa::path(post, path = "/api/activate", request_body(content((Activate = "application/json"), (Activate = "application/x-www-form-urlencoded"))), responses((status = 200, description = "The attachment, made, completed or found", body = Attachment), (status = 400, description = "Malformed", body = v6pod_proto::Problem, content_type = "application/problem+json"), (status = 403, description = "A descriptor that is not yours, or no right to attach", body = v6pod_proto::Problem, content_type = "application/problem+json"), (status = 404, description = "Unknown, or another's", body = v6pod_proto::Problem, content_type = "application/problem+json"), (status = 409, description = "Something stands in the way", body = v6pod_proto::Problem, content_type = "application/problem+json"), (status = 413, description = "Too large", body = v6pod_proto::Problem, content_type = "application/problem+json"), (status = 415, description = "Neither JSON nor a form", body = v6pod_proto::Problem, content_type = "application/problem+json"), (status = 422, description = "Understood and impossible", body = v6pod_proto::Problem, content_type = "application/problem+json"), (status = 429, description = "Quota", body = v6pod_proto::Problem, content_type = "application/problem+json"), (status = 500, description = "The kernel or the disk failed", body = v6pod_proto::Problem, content_type = "application/problem+json"), (status = 503, description = "Try again", body = v6pod_proto::Problem, content_type = "application/problem+json"), (status = 507, description = "No address or port left", body = v6pod_proto::Problem, content_type = "application/problem+json"))))]
 pub(crate) async fn activate(
     State(attachments): State<Attachments>,
     Extension(connection): Extension<Connection>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Attachment>, Failure> {
+    if !connection.caller.standing.attaches {
+        return Err(Failure::new(
+            Code::Forbidden,
+            "this host's operator lets others than you attach containers (limits.users)",
+        ));
+    }
     let request: Activate = read(&headers, body)?;
     match take(&connection.inbox) {
         Received::One(fd) => by_descriptor(&attachments, &connection, request, fd).await,
@@ -59,7 +66,7 @@ async fn by_descriptor(
     attachments: &Attachments,
     connection: &Connection,
     request: Activate,
-    fd: std::os::fd::OwnedFd,
+    fd: Foreign,
 ) -> Result<Json<Attachment>, Failure> {
     let Via::Unix { pid } = connection.caller.via else {
         return Err(Failure::new(Code::Malformed, "a descriptor comes over the unix socket"));
@@ -93,7 +100,7 @@ async fn by_id(
     if !caller.may(owner) {
         return Err(Failure::not_found());
     }
-    Ok(Json(attachments.activate_by_id(Ask::by_id(request, owner, caller.sees_all())).await?))
+    Ok(Json(attachments.activate_by_id(Ask::by_id(request, owner, caller.uid)).await?))
 }
 
 /// `POST /api/deactivate`
@@ -144,8 +151,10 @@ pub(crate) async fn list(
 pub(crate) async fn show(
     State(attachments): State<Attachments>,
     Extension(connection): Extension<Connection>,
-    Path(reference): Path<String>,
+    reference: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Attachment>, Failure> {
+    // What is no UTF-8 refers to nothing.
+    let Path(reference) = reference.map_err(|_| Failure::not_found())?;
     Ok(Json(attachments.find(connection.viewer(), &reference)?))
 }
 

@@ -1,8 +1,8 @@
 //! The sockets, and what one connection goes through.
 //!
 //! Guarantees: a connection that says nothing, or says it slowly, is closed after [`HEADERS`] and
-//! [`REQUEST`]; there are at most [`CONNECTIONS`] at once. A connection that has become a lease
-//! counts against neither.
+//! [`REQUEST`]; there are at most [`CONNECTIONS`] at once, and no more of one caller than his share.
+//! A connection that has become a lease counts against none of these.
 
 use std::fs::{self, Permissions};
 use std::future::Future;
@@ -24,10 +24,13 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{sleep, timeout};
 use tower::Service as _;
+use v6pod_proto::Uid;
 
-use super::caller::{Caller, Via};
+use super::caller::{Caller, Via, peer_of};
 use super::handlers::Connection;
-use super::stream::{Inbox, Stream};
+use super::problem;
+use super::shares::Shares;
+use super::stream::{Inbox, Stream, dismiss};
 use crate::attachments::{Attachments, Lease};
 use crate::closer::Closer;
 use crate::config::Config;
@@ -40,7 +43,7 @@ const HEADERS: Duration = Duration::from_secs(5);
 const REQUEST: Duration = Duration::from_secs(10);
 
 /// How many connections there may be that are not leases.
-const CONNECTIONS: usize = 1024;
+pub(crate) const CONNECTIONS: usize = 2048;
 
 /// How long the accept loops pause when the system has no descriptor left.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -165,8 +168,13 @@ impl Listeners {
         stop: watch::Receiver<bool>,
     ) {
         let room = Arc::new(Semaphore::new(CONNECTIONS));
-        let server =
-            Server { router, closer: attachments.closer(), attachments, room: Arc::clone(&room) };
+        let server = Server {
+            router,
+            closer: attachments.closer(),
+            attachments,
+            room: Arc::clone(&room),
+            shares: Shares::default(),
+        };
         let mut loops = tokio::task::JoinSet::new();
         loops.spawn(until(stop.clone(), server.clone().accept_unix(self.unix)));
         for listener in self.tcp {
@@ -202,6 +210,7 @@ struct Server {
     attachments: Attachments,
     closer: Closer,
     room: Arc<Semaphore>,
+    shares: Shares,
 }
 
 impl Server {
@@ -235,11 +244,22 @@ impl Server {
     }
 
     async fn serve_unix(self, stream: UnixStream, permit: Option<OwnedSemaphorePermit>) {
-        let Some(caller) = Caller::of_unix(&stream) else { return };
-        let (io, inbox) = Stream::new(stream, self.closer.clone());
+        let Some((uid, via)) = peer_of(&stream) else {
+            return dismiss(stream, Uid::ROOT, &self.closer);
+        };
+        let caller = self.caller(uid, via).await;
+        let peer = caller.counted_as();
+        let place = self.shares.enter(peer).filter(|_| !self.closer.is_behind(peer));
+        let Some(place) = place else {
+            tracing::debug!(%uid, "refused a connection: too many are open");
+            // He may not be reading: what does not fit at once is not said.
+            let _ = stream.try_write(&problem::crowded());
+            return dismiss(stream, peer, &self.closer);
+        };
+        let (io, inbox) = Stream::new(stream, peer, self.closer.clone());
         let (connection, lease) = connection(caller, inbox);
         let Some(io) = self.one_request(io, connection).await else { return };
-        drop(permit);
+        drop((permit, place));
         let lease = lease.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(mut lease) = lease {
             tokio::select! {
@@ -255,8 +275,17 @@ impl Server {
             tracing::info!(%peer, "closed a connection whose other end has no owner");
             return;
         };
-        let (connection, _) = connection(Caller { uid, via: Via::Tcp }, Inbox::default());
+        let caller = self.caller(uid, Via::Tcp).await;
+        let Some(_place) = self.shares.enter(caller.counted_as()) else {
+            let _ = stream.try_write(&problem::crowded());
+            return;
+        };
+        let (connection, _) = connection(caller, Inbox::default());
         let _ = self.one_request(TokioIo::new(stream), connection).await;
+    }
+
+    async fn caller(&self, uid: Uid, via: Via) -> Caller {
+        Caller { uid, via, standing: self.attachments.standing(uid).await }
     }
 
     /// Serves the one request of a connection and gives the connection back; `None` if it broke.

@@ -5,6 +5,7 @@
 //! - A connection bears one request. So a descriptor that came with its first byte belongs to that
 //!   request and to no other.
 //! - Nothing received from a caller is closed on the runtime's threads: closing can block.
+//! - One caller's connections leave room for those of others.
 //! - What is another owner's is answered like what does not exist, byte by byte.
 
 mod body;
@@ -17,6 +18,7 @@ mod listener;
 mod metrics;
 mod problem;
 mod routes;
+mod shares;
 mod stream;
 
 pub use caller::{Caller, Via};

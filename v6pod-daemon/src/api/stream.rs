@@ -8,11 +8,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use hyper::rt::{Read, ReadBufCursor, Write};
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, Shutdown, recvmsg,
+};
 use tokio::io::{AsyncWrite as _, Interest};
 use tokio::net::UnixStream;
 
-use crate::closer::Closer;
+use v6pod_proto::Uid;
+
+use crate::closer::{Closer, Foreign};
 
 /// SCM_MAX_FD: the most descriptors that one message can bear. With room for all of them the kernel
 /// never has to drop, and so to close, one on this thread.
@@ -28,7 +32,7 @@ pub(crate) enum Received {
     #[default]
     Nothing,
     /// The one that the API knows a use for.
-    One(OwnedFd),
+    One(Foreign),
     /// Several, or one that came later: there is no use for these, and they are on their way to be
     /// closed.
     Wrong,
@@ -48,14 +52,16 @@ pub(crate) struct Stream {
     stream: Option<UnixStream>,
     inbox: Inbox,
     first: bool,
+    /// Who is at the other end.
+    peer: Uid,
     closer: Closer,
 }
 
 impl Stream {
-    pub(crate) fn new(stream: UnixStream, closer: Closer) -> (Self, Inbox) {
+    pub(crate) fn new(stream: UnixStream, peer: Uid, closer: Closer) -> (Self, Inbox) {
         let inbox = Inbox::default();
-        let this = Self { stream: Some(stream), inbox: Arc::clone(&inbox), first: true, closer };
-        (this, inbox)
+        let shared = Arc::clone(&inbox);
+        (Self { stream: Some(stream), inbox, first: true, peer, closer }, shared)
     }
 
     /// Waits until the other end has closed the connection or shut down its side of it. What it
@@ -79,6 +85,9 @@ impl Stream {
 
     fn receive(&mut self, chunk: &mut [u8]) -> io::Result<usize> {
         let Some(stream) = &self.stream else { return Ok(0) };
+        if self.closer.is_behind(self.peer) {
+            return Err(io::Error::other("too many of the caller's descriptors are unclosed"));
+        }
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut parts = [IoSliceMut::new(chunk)];
@@ -93,33 +102,68 @@ impl Stream {
             }
         }
         let whole = !message.flags.contains(ReturnFlags::CTRUNC);
-        self.keep(fds, whole);
+        self.keep(fds, whole)?;
         self.first = false;
         Ok(message.bytes)
     }
 
-    /// Keeps the one descriptor that came with the first byte; everything else is closed.
-    fn keep(&self, mut fds: Vec<OwnedFd>, whole: bool) {
+    /// Keeps the one descriptor that came with the first byte; everything else is closed. Who goes on
+    /// sending what there is no use for is not listened to.
+    fn keep(&self, fds: Vec<OwnedFd>, whole: bool) -> io::Result<()> {
         if fds.is_empty() && whole {
-            return;
+            return Ok(());
         }
+        let foreign = |fd| Foreign::new(fd, self.peer, self.closer.clone());
+        let mut fds: Vec<Foreign> = fds.into_iter().map(foreign).collect();
         let one = if self.first && whole && fds.len() == 1 { fds.pop() } else { None };
         let news = one.map_or(Received::Wrong, Received::One);
-        fds.into_iter().for_each(|fd| self.closer.close(fd));
         let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Received::One(fd) = std::mem::replace(&mut *inbox, news) {
-            self.closer.close(fd);
+        match std::mem::replace(&mut *inbox, news) {
+            Received::Wrong => Err(io::Error::other("descriptors again and again")),
+            Received::One(_) | Received::Nothing => Ok(()),
+        }
+    }
+}
+
+/// Closes a connection whose request nobody has read. What waits in it is thrown away here, unless
+/// there are descriptors among it: then closing can block, and is the closer's.
+pub(crate) fn dismiss(stream: UnixStream, peer: Uid, closer: &Closer) {
+    // From here on nothing more can come in. Neither can it fail on a connected socket.
+    let _ = rustix::net::shutdown(&stream, Shutdown::Both);
+    if bears_descriptors(&stream)
+        && let Ok(stream) = stream.into_std()
+    {
+        closer.close(peer, stream.into());
+    }
+}
+
+/// Whether descriptors wait in a connection that is shut down. Drains it up to the first of them.
+fn bears_descriptors(stream: &UnixStream) -> bool {
+    let mut scratch = [0; CHUNK];
+    loop {
+        let mut parts = [IoSliceMut::new(&mut scratch)];
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        // Without room for descriptors the kernel says that there were some, and gives none. They
+        // stay in the queue.
+        match recvmsg(stream, &mut parts, &mut RecvAncillaryBuffer::default(), flags) {
+            Ok(seen) if seen.flags.contains(ReturnFlags::CTRUNC) => return true,
+            Ok(seen) if seen.bytes > 0 => {
+                let room = &mut scratch[..seen.bytes];
+                if rustix::net::recv(stream, room, RecvFlags::DONTWAIT).is_err() {
+                    return true;
+                }
+            }
+            Ok(_) => return false,
+            Err(_) => return true,
         }
     }
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        if let Received::One(fd) = take(&self.inbox) {
-            self.closer.close(fd);
-        }
+        drop(take(&self.inbox));
         if let Some(Ok(stream)) = self.stream.take().map(UnixStream::into_std) {
-            self.closer.close(stream.into());
+            self.closer.close(self.peer, stream.into());
         }
     }
 }
@@ -168,6 +212,47 @@ impl Write for Stream {
         match &mut self.stream {
             Some(stream) => Pin::new(stream).poll_shutdown(cx),
             None => Poll::Ready(Ok(())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::mem::MaybeUninit;
+
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+
+    use super::*;
+
+    fn pair() -> (UnixStream, std::os::unix::net::UnixStream) {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        (UnixStream::from_std(ours).unwrap(), theirs)
+    }
+
+    fn send_descriptor(theirs: &std::os::unix::net::UnixStream) {
+        let fds = [theirs.as_fd()];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+        let bytes = [io::IoSlice::new(b"x")];
+        sendmsg(theirs, &bytes, &mut control, SendFlags::empty()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn attack_33_descriptors_are_seen_in_a_queue_without_being_received() {
+        let (ours, mut theirs) = pair();
+        while theirs.write(&[0; 1000]).is_ok() {}
+        rustix::net::shutdown(&ours, Shutdown::Both).unwrap();
+        assert!(!bears_descriptors(&ours), "bytes alone");
+        for bytes in [0, 1, 3 * CHUNK] {
+            let (ours, mut theirs) = pair();
+            theirs.write_all(&vec![0; bytes]).unwrap();
+            send_descriptor(&theirs);
+            rustix::net::shutdown(&ours, Shutdown::Both).unwrap();
+            assert!(bears_descriptors(&ours), "behind {bytes} bytes");
         }
     }
 }

@@ -81,7 +81,8 @@ impl Shared {
     pub(super) async fn take_away(self: &Arc<Self>, attachment: Attachment) {
         for attempt in 1..=TRIES {
             let (shared, a) = (Arc::clone(self), attachment.clone());
-            match self.sweeper.run(move |worker| undo(&shared, worker, &a)).await {
+            let undo = move |worker: &mut Worker| undo(&shared, worker, &a);
+            match self.sweeper.run_for(attachment.owner, undo).await {
                 Ok(()) => return self.forget(&attachment),
                 Err(Undone(errors)) => tracing::warn!(
                     attachment = %attachment.id, attempt, errors = %join(&errors),

@@ -15,7 +15,8 @@ use v6pod_proto as proto;
 use v6pod_proto::{AttachmentId, LinkName, Uid};
 
 use super::metrics::Part;
-use super::{Ask, Lease, PATIENCE, Refused, Shared, ending};
+use super::{AT_WORK, Ask, Lease, PATIENCE, Refused, Shared, ending};
+use crate::closer::Foreign;
 use crate::container::NotFound;
 use crate::core::attachment::{Attachment, Generation, Holder, NamespaceId, Phase};
 use crate::core::book::{Found, Refusal, Wanted};
@@ -31,8 +32,10 @@ const SECOND_INTERFACE: &str = "v6eth0";
 
 /// A namespace on its way through the questions.
 enum Namespace {
-    /// As it came.
-    Given(OwnedFd),
+    /// As it came from a caller.
+    Sent(Foreign),
+    /// As the daemon opened it.
+    Opened(OwnedFd),
     /// Known to be a network namespace, and whose.
     Known(NetNs),
 }
@@ -57,11 +60,11 @@ enum Hold {
 pub(super) async fn activate(
     shared: &Arc<Shared>,
     ask: Ask,
-    fd: OwnedFd,
+    fd: Foreign,
 ) -> Result<(proto::Attachment, Option<Lease>), Refused> {
     let process = ask.holder;
     let pin = move || process.and_then(|pid| Process::pin(pid).ok());
-    run(shared, ask, Namespace::Given(fd), pin).await
+    run(shared, ask, Namespace::Sent(fd), pin).await
 }
 
 /// [`super::Attachments::activate_by_id`].
@@ -76,6 +79,7 @@ pub(super) async fn activate_by_id(
             NotFound::Unread(_) => Refused::NotReady("the container's files could not be read yet"),
         }
     })?;
+    let owner = ask.asker;
     let job = move |_: &mut Worker| -> Result<(OwnedFd, Process), Refused> {
         let pid = found.pid.unsigned_abs();
         let process = Process::pin(pid).map_err(|_| Refused::Unknown)?;
@@ -84,13 +88,18 @@ pub(super) async fn activate_by_id(
             return Err(Refused::Unknown);
         }
         let namespace = process.net_ns().map_err(|_| Refused::Unknown)?;
+        // The host's own network is what most processes are in. Of another's process even that is not
+        // told: it is asked here whose it is, and not by the network namespace alone.
+        if !process.is_of(owner) {
+            return Err(Refused::Unknown);
+        }
         Ok((namespace, process))
     };
-    let (namespace, process) = shared.workers.run(job).await?;
+    let (namespace, process) = shared.work_for(ask.caller, job).await?;
     if ask.name.is_none() {
         ask.name = shared.containers.name(ask.asker, &ask.container).await.map(|name| name.name);
     }
-    let asked = run(shared, ask, Namespace::Given(namespace), move || Some(process)).await;
+    let asked = run(shared, ask, Namespace::Opened(namespace), move || Some(process)).await;
     match asked {
         // Here the descriptor is ours: whose namespace it is must not be told to one who guesses.
         Err(Refused::NotYours) => Err(Refused::Unknown),
@@ -104,7 +113,7 @@ async fn run(
     mut namespace: Namespace,
     pin: impl FnOnce() -> Option<Process> + Send + 'static,
 ) -> Result<(proto::Attachment, Option<Lease>), Refused> {
-    let (began, lease) = (Instant::now(), ask.lease);
+    let (began, lease, caller) = (Instant::now(), ask.lease, ask.caller);
     let deadline = tokio::time::Instant::now() + PATIENCE;
     let mut pin: Option<Box<dyn FnOnce() -> Option<Process> + Send>> = Some(Box::new(pin));
     let mut process = None;
@@ -115,7 +124,7 @@ async fn run(
             let process: Option<Process> = first.map_or(process, |pin| pin());
             attempt(&state, worker, &ask, namespace, process)
         };
-        let worked = shared.workers.run(job).await;
+        let worked = shared.work_for(caller, job).await;
         match worked.inspect_err(|refused| shared.metrics.refused(refused.word()))? {
             (Attempt::Attached(id, hold), _) => return finish(shared, &id, hold, lease, began),
             (Attempt::InMotion(known), kept) => {
@@ -125,6 +134,20 @@ async fn run(
                     .map_err(|_| Refused::NotReady("another request is at this namespace"))?;
             }
         }
+    }
+}
+
+impl Shared {
+    /// Has a worker do something for a caller, in his turn.
+    async fn work_for<T: Send + 'static>(
+        &self,
+        caller: Uid,
+        job: impl FnOnce(&mut Worker) -> Result<T, Refused> + Send + 'static,
+    ) -> Result<T, Refused> {
+        if self.workers.busy_for(caller) >= AT_WORK {
+            return Err(Refused::NotReady("too many of your requests are at work"));
+        }
+        self.workers.run_for(caller, job).await
     }
 }
 
@@ -173,10 +196,15 @@ fn attempt(
 ) -> Attempted {
     let began = Instant::now();
     let ns = match namespace {
-        Namespace::Given(fd) => NetNs::verify(fd, worker.home()).map_err(|refused| {
-            shared.closer.close(refused.descriptor);
-            not_a_netns(refused.why)
-        })?,
+        Namespace::Sent(foreign) => {
+            let verify =
+                |fd| NetNs::verify(fd, worker.home()).map_err(|no| (no.why, no.descriptor));
+            let verified = foreign.examine(verify).unwrap_or(Err(NotANetNs::NotANamespace));
+            verified.map_err(not_a_netns)?
+        }
+        Namespace::Opened(fd) => {
+            NetNs::verify(fd, worker.home()).map_err(|refused| not_a_netns(refused.why))?
+        }
         Namespace::Known(ns) => ns,
     };
     let owner = whose(&ns, ask)?;

@@ -21,7 +21,6 @@ mod view;
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -29,7 +28,8 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, oneshot};
 use v6pod_proto::{Activate, Attachment, AttachmentId, ContainerId, LinkName, Uid};
 
-use crate::closer::Closer;
+use crate::access::{Access, Standing};
+use crate::closer::{Closer, Foreign};
 use crate::config::Config;
 use crate::container::Containers;
 use crate::core::Links;
@@ -47,6 +47,10 @@ pub use view::Viewer;
 use holding::Holds;
 use records::Records;
 use rules::Rules;
+
+/// How many requests for one caller may wait for the kernel or be at work there. Those whose caller
+/// has gone count until their turn comes, which is then over at once.
+const AT_WORK: usize = 256;
 
 /// How long a request waits for one that is at work on the same namespace.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -70,9 +74,12 @@ struct Shared {
     records: Records,
     /// Where requests are worked on.
     workers: Workers,
+    /// Where it is asked whose a TCP connection is.
+    askers: Workers,
     /// Where ports are deleted: ~20 ms each, which no request is to wait for.
     sweeper: Workers,
     containers: Containers,
+    access: Access,
     registrar: Registrar,
     ended: mpsc::UnboundedSender<Ended>,
     holds: Holds,
@@ -127,8 +134,11 @@ impl Drop for Lease {
 pub struct Ask {
     container: ContainerId,
     name: Option<String>,
+    /// Whose namespace it has to be.
     asker: Uid,
-    /// Whether the asker may have the namespaces of others attached.
+    /// In whose turn the work is done: whoever called.
+    caller: Uid,
+    /// Whether it may be anybody's instead.
     any_owner: bool,
     /// The process at the other end of the lease.
     holder: Option<u32>,
@@ -148,9 +158,11 @@ impl Ask {
         Self { any_owner: asker.is_root(), holder, ..Self::of(request, asker) }
     }
 
-    /// For a running container, which is looked up by its owner and id.
-    pub fn by_id(request: Activate, owner: Uid, any_owner: bool) -> Self {
-        Self { any_owner, lease: false, ..Self::of(request, owner) }
+    /// For a running container, which is looked up by its owner and id. What the owner's files say
+    /// is good for namespaces of his own alone, also if it is root who asks: else they would make
+    /// root attach whatever they name.
+    pub fn by_id(request: Activate, owner: Uid, caller: Uid) -> Self {
+        Self { caller, lease: false, ..Self::of(request, owner) }
     }
 
     fn of(request: Activate, asker: Uid) -> Self {
@@ -158,6 +170,7 @@ impl Ask {
             container: request.id,
             name: request.name.filter(|name| !name.is_empty() && name.len() <= NAME),
             asker,
+            caller: asker,
             any_owner: false,
             holder: None,
             lease: request.lease,
@@ -224,7 +237,7 @@ impl Attachments {
     pub async fn activate_descriptor(
         &self,
         ask: Ask,
-        namespace: OwnedFd,
+        namespace: Foreign,
     ) -> Result<(Attachment, Option<Lease>), Refused> {
         making::activate(&self.0, ask, namespace).await
     }
@@ -251,6 +264,11 @@ impl Attachments {
             Ok(())
         };
         self.0.workers.run(beat).await
+    }
+
+    /// What this user may do here.
+    pub async fn standing(&self, user: Uid) -> Standing {
+        self.0.access.of(user).await
     }
 
     /// Closes what callers sent.

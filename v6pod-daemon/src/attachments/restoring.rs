@@ -21,6 +21,7 @@ use super::holding::Holds;
 use super::records::Records;
 use super::rules::Rules;
 use super::{Attachments, Ended, Ledger, Metrics, Shared, ending, making};
+use crate::access::Access;
 use crate::closer::Closer;
 use crate::config::{self, Config, PrefixSource};
 use crate::container::{Containers, Limits, Places};
@@ -36,8 +37,9 @@ use crate::kernel::observe::Stray;
 use crate::kernel::{self, Event, Events, Observed, Process, Topology, Worker, Workers};
 use crate::registry::{Consul, Embedded, Mark, Registrar, system_jitter};
 
-/// How many threads work on requests. Most of an activation is the kernel's, under one lock.
-const WORKERS: usize = 2;
+/// How many threads work on requests. Most of an activation is the kernel's, under one lock. One more
+/// than any one caller gets.
+const WORKERS: usize = 3;
 
 /// How often the kernel is compared with the book when nothing has happened.
 const ROUND: Duration = Duration::from_secs(60);
@@ -90,7 +92,7 @@ pub async fn start(config: Config) -> Result<Attachments, StartError> {
     // Before anything of the host is touched: without rules there is no daemon.
     let text = Ruleset::of(&policy, &[]);
     workers.run(move |_: &mut Worker| nft::check(&text).map_err(StartError::Rules)).await?;
-    let sweeper = Workers::start(1)?;
+    let (sweeper, askers) = (Workers::start(1)?, Workers::start(1)?);
     // Before the first look, or an end between look and listening would be missed.
     let events = Events::listen(&links)?;
     let host = workers.run({
@@ -111,6 +113,8 @@ pub async fn start(config: Config) -> Result<Attachments, StartError> {
         records,
         workers,
         sweeper,
+        askers,
+        access: Access::new(config.users.clone(), config.operators.clone()),
         containers: Containers::new(Places::default(), Limits::default()),
         users: Mutex::default(),
         registrar: registrar(&config),

@@ -153,7 +153,7 @@ impl Attachments {
         local: std::net::SocketAddr,
         peer: std::net::SocketAddr,
     ) -> Option<Uid> {
-        let asked = self.0.workers.run(move |_| sock_diag::owner_of_peer(local, peer)).await;
+        let asked = self.0.askers.run(move |_| sock_diag::owner_of_peer(local, peer)).await;
         asked.unwrap_or_else(|error| {
             tracing::warn!(%error, "cannot ask whose a connection is");
             None

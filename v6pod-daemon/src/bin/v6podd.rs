@@ -11,7 +11,7 @@ use tracing_subscriber::EnvFilter;
 use v6pod_daemon::api::{Inherited, Listeners, router};
 use v6pod_daemon::attachments;
 use v6pod_daemon::config::{Config, Options};
-use v6pod_daemon::kernel::privileges;
+use v6pod_daemon::kernel::{descriptors, privileges};
 use v6pod_daemon::report::chain;
 use v6pod_daemon::service;
 
@@ -28,6 +28,13 @@ struct Cli {
     #[arg(long)]
     check: bool,
 }
+
+/// With fewer descriptors than that a few tenants could use them up: connections alone may be 2,048.
+const DESCRIPTORS: u64 = 4096;
+
+/// Enough for 5,000 attachments, of which each takes two: its lease's connection and its holder's
+/// pidfd.
+const MANY_DESCRIPTORS: u64 = 16_384;
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -82,8 +89,17 @@ fn run(config: Config) -> Result<(), Failure> {
     let inherited = Inherited::take()?;
     // Before there are threads: capabilities are each thread's own.
     privileges::keep_only_needed()?;
-    if let (limit, Err(error)) = service::raise_descriptor_limit() {
-        tracing::warn!(limit, %error, "cannot raise the limit of open descriptors");
+    match descriptors::raise_limit()? {
+        few if few < DESCRIPTORS => {
+            let least =
+                format!("{few} descriptors are too few; set LimitNOFILE={MANY_DESCRIPTORS}");
+            return Err(least.into());
+        }
+        few if few < MANY_DESCRIPTORS => tracing::warn!(
+            "the limit of {few} descriptors is enough for {} attachments; LimitNOFILE=65536 is for all",
+            (few - DESCRIPTORS / 2) / 2
+        ),
+        _ => {}
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let done = runtime.block_on(serve(config, inherited));

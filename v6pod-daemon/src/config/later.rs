@@ -5,10 +5,9 @@ use v6pod_proto::SwitchedOff;
 
 use super::error::{Mistake, line_of};
 use super::file::{File, HostPolicy, Key, Mode, Nat66, Verdict};
+use super::values::{ConsulUrl, PrefixText, Slice, Text};
 use super::{Config, Registry};
 use crate::core::ruleset::Ingress;
-
-use super::values::{ConsulUrl, PrefixText, Slice, Text, Who};
 
 const LEAVE: &str = "leave the key out";
 
@@ -67,13 +66,9 @@ fn addressing(file: &File) -> [Option<Later>; 8] {
 }
 
 #[rustfmt::skip]
-fn policy(file: &File) -> [Option<Later>; 7] {
-    let File { limits, firewall, .. } = file;
-    let everybody = |users: &Vec<Text<Who>>| users.iter().any(|who| who.0 == Who::Everybody);
+fn policy(file: &File) -> [Option<Later>; 5] {
+    let File { firewall, .. } = file;
     [
-        later("limits.users", &limits.users, everybody, "choice of users", "write [\"*\"]"),
-        later("limits.operators", &limits.operators, Vec::is_empty, "operators but root",
-            "write []"),
         later("firewall.egress", &firewall.egress, |v| *v == Verdict::Allow, "rules for what leaves",
             "write \"allow\", which is what is in force"),
         later("firewall.openings", &firewall.openings, never, "openings", LEAVE),
@@ -113,7 +108,7 @@ fn names(file: &File) -> [Option<Later>; 11] {
 }
 
 /// What is off in every configuration, and what that means.
-const OFF: [(&str, &str); 10] = [
+const OFF: [(&str, &str); 9] = [
     (
         "openings",
         "Annotations, labels and published ports open nothing: a container is reached by its owner's \
@@ -138,7 +133,6 @@ const OFF: [(&str, &str); 10] = [
     ("renumbering", "The prefix is read at the start and stays while the daemon runs."),
     ("wishes", "No container can ask for a certain address, a subnet or a name."),
     ("owner-slices", "The containers of all owners draw their addresses from one range."),
-    ("operators", "Every user may attach containers, and only root sees those of others."),
     ("dns", "The daemon answers no DNS: names are found by its API, or in Consul if it has one."),
 ];
 

@@ -24,7 +24,7 @@ use v6pod_proto::{LinkName, SwitchedOff};
 
 pub use error::{ConfigError, Mistake};
 pub use options::Options;
-pub use values::{Authority, Host, Refused};
+pub use values::{Authority, Host, People, Refused, Who};
 
 use crate::core::ruleset::Ingress;
 use crate::core::{Instance, Prefix};
@@ -52,6 +52,10 @@ pub struct Config {
     pub per_owner: u32,
     /// What happens to packets for containers that nothing lets in.
     pub ingress: Ingress,
+    /// Who may have attachments.
+    pub users: People,
+    /// Who, besides root, sees and changes all.
+    pub operators: People,
     /// Where names go.
     pub registry: Registry,
     /// Names that no container gets, as DNS labels in lower case.
@@ -112,6 +116,7 @@ impl Config {
         let file: File = toml::from_str(text).map_err(|error| Mistake::located(text, &error))?;
         later::refuse(text, &file)?;
         let default = Self::default();
+        let operators = operators(text, &file)?;
         Ok(Self {
             prefix: prefix(text, &file)?,
             instance: file.instance.map_or(default.instance, |v| v.into_inner().0),
@@ -121,6 +126,8 @@ impl Config {
                 .addresses
                 .quarantine
                 .map_or(default.quarantine, |v| v.into_inner().0.0),
+            users: file.limits.users.as_ref().map_or(default.users, people),
+            operators,
             per_owner: file.limits.per_owner.map_or(default.per_owner, Spanned::into_inner),
             ingress: match file.firewall.ingress.map(Spanned::into_inner) {
                 None => default.ingress,
@@ -176,6 +183,8 @@ impl Default for Config {
             quarantine: Duration::from_secs(300),
             per_owner: 256,
             ingress: Ingress::Deny,
+            users: People(vec![Who::Everybody]),
+            operators: People::default(),
             registry: Registry::Embedded,
             reserved: ["consul", "vault", "nomad"].map(str::to_owned).into(),
             tcp: vec![(Ipv4Addr::LOCALHOST, 6781).into(), (Ipv6Addr::LOCALHOST, 6781).into()],
@@ -187,6 +196,21 @@ impl Default for Config {
 
 fn addresses(written: &Spanned<Vec<Text<Loopback>>>) -> Vec<SocketAddr> {
     written.get_ref().iter().map(|address| address.0.0).collect()
+}
+
+fn people(written: &Spanned<Vec<Text<Who>>>) -> People {
+    People(written.get_ref().iter().map(|who| who.0.clone()).collect())
+}
+
+/// `limits.operators`: what everybody may is no operator's right.
+fn operators(text: &str, file: &File) -> Result<People, Mistake> {
+    let Some(written) = &file.limits.operators else { return Ok(People::default()) };
+    let operators = people(written);
+    if operators.0.contains(&Who::Everybody) {
+        let reason = "\"*\" would give every user everybody's containers; name users and @groups";
+        return Err(Mistake::value(text, written.span().start, "limits.operators", &reason));
+    }
+    Ok(operators)
 }
 
 fn labels(written: &Spanned<Vec<Text<Label>>>) -> Vec<String> {

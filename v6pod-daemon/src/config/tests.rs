@@ -64,6 +64,8 @@ fn a_file_is_read_into_types() {
         addresses.quarantine = "90s"
         limits.per_owner = 3
         firewall.ingress = "allow"
+        limits.users = ["alice", "1000", "@staff"]
+        limits.operators = ["@wheel"]
         api.tcp = []
         [registry]
         kind = "consul"
@@ -80,6 +82,10 @@ fn a_file_is_read_into_types() {
     assert_eq!((config.per_owner, config.tcp.len()), (3, 0));
     assert_eq!(config.ingress, Ingress::Allow);
     assert_eq!(config.reserved, ["db"]);
+    let user = |name: &str| Who::User(name.to_owned());
+    let group = |name: &str| Who::Group(name.to_owned());
+    assert_eq!(config.users.0, [user("alice"), user("1000"), group("staff")]);
+    assert_eq!(config.operators.0, [group("wheel")]);
     let Registry::Consul(consul) = config.registry else { panic!("{:?}", config.registry) };
     assert_eq!(consul.address.to_string(), "consul.example:8501");
     assert_eq!(consul.token_file, Some("/etc/v6pod/token".into()));
@@ -158,6 +164,7 @@ fn wrong_values_are_wrong_before_they_are_too_early() {
         "limits.per_owner = 4294967296",
         "limits.users = [\"a:b\"]",
         "limits.operators = \"root\"",
+        "limits.operators = [\"alice\", \"*\"]",
         "firewall.ingress = \"drop\"",
         "firewall.openings = [\"image\"]",
         "firewall.east_west = \"allow\"",
@@ -207,9 +214,6 @@ fn the_full_design_is_too_early_where_it_is_written() {
     for text in [
         "ndp_proxy = true",
         "addresses.wished = [\"alice\", \"@staff\"]",
-        "limits.users = [\"alice\"]",
-        "limits.users = []",
-        "limits.operators = [\"@wheel\"]",
         "firewall.egress = \"deny\"",
         "firewall.openings = []",
         "firewall.east_west = \"policy\"",

@@ -151,12 +151,20 @@ impl FromStr for Slice {
     }
 }
 
-/// Who: `*`, a user, or a `@group`, by name or number.
+/// Somebody that the file names.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Who {
+pub enum Who {
+    /// `*`.
     Everybody,
-    Named,
+    /// A user, by name or number.
+    User(String),
+    /// `@group`, by name or number: everybody who is in it.
+    Group(String),
 }
+
+/// The users and groups of one key.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct People(pub Vec<Who>);
 
 impl FromStr for Who {
     type Err = Refused;
@@ -165,12 +173,15 @@ impl FromStr for Who {
         if text == "*" {
             return Ok(Self::Everybody);
         }
-        let name = text.strip_prefix('@').unwrap_or(text);
+        let (name, who): (_, fn(String) -> Self) = match text.strip_prefix('@') {
+            Some(name) => (name, Self::Group),
+            None => (text, Self::User),
+        };
         // What useradd(8) takes by default, or a number.
         let letter = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
         let first = name.bytes().next().is_some_and(|b| b != b'-' && b != b'.');
         if first && name.len() <= 32 && name.bytes().all(letter) {
-            Ok(Self::Named)
+            Ok(who(name.to_owned()))
         } else {
             Err(Refused::new(text, "\"*\", a user such as \"alice\" or a group such as \"@staff\""))
         }

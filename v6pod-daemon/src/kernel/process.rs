@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use v6pod_proto::Uid;
 
 use super::error::{Cause, Error};
 use super::sys;
@@ -84,6 +85,15 @@ impl Process {
             .map_err(|error| Error::io("open the network namespace of a process", error))?;
         self.check_alive()?;
         Ok(namespace.into())
+    }
+
+    /// Whether the process is this user's: in a user namespace that he made, as a rootless container's
+    /// are. Not by its uid: in a container that is a subordinate one.
+    pub fn is_of(&self, user: Uid) -> bool {
+        let owner = File::open(format!("/proc/{}/ns/user", self.pid()))
+            .and_then(sys::user_ns_owner)
+            .is_ok_and(|uid| Uid::new(uid) == Some(user));
+        owner && self.check_alive().is_ok()
     }
 
     /// Waits until it ends. One waiter at a time; belongs into a tokio runtime.

@@ -10,7 +10,7 @@
 //!   enough, what is gone is fine, and a link that is not in our group is never deleted.
 
 use std::os::fd::{AsFd, AsRawFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::link::{
@@ -130,12 +130,15 @@ impl<'a> Wire<'a> {
     /// - An address hears nothing before a work queue has made its local route.
     ///
     /// Never longer than some 40 ms: if the owner has switched his end off, packets will never pass.
+    /// By the clock, as the owner can make every look at his namespace slow (by a hundred thousand
+    /// routing rules, say).
     pub fn settle(&mut self) {
         const PAUSE: Duration = Duration::from_micros(50);
-        const PAUSES: usize = 400;
+        const LONGEST: Duration = Duration::from_millis(40);
 
         let Some(ends) = self.ends else { return };
-        for _ in 0..PAUSES {
+        let began = Instant::now();
+        while began.elapsed() < LONGEST {
             let runs = |socket: &mut RouteSocket, index| {
                 find_by_index(socket, index).ok().flatten().is_none_or(|link| link.running)
             };

@@ -2,54 +2,66 @@
 //!
 //! Guarantees: no other thread of the daemon blocks on netlink or enters a namespace; a job that
 //! panics harms nobody but its caller; a thread that could not come home from a container's namespace
-//! runs no further job. It ends, and another takes its place.
+//! runs no further job. It ends, and another takes its place. Those for whom jobs are done take
+//! turns, and nobody has more than [`AT_ONCE`] at work: one tenant's crowd does not stop another.
 
 use std::any::Any;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns};
 use tokio::sync::oneshot;
+use v6pod_proto::Uid;
 
 use super::error::{Cause, Error};
 use super::firewall::RulesSocket;
 use super::message::find_by_name;
 use super::namespace::{self, Home, Identity, NetNs};
 use super::netlink::RouteSocket;
+use crate::fair::FairQueue;
 
 type Job = Box<dyn FnOnce(&mut Worker) + Send>;
 
+/// How many jobs for one user are at work at once, however many threads there are.
+const AT_ONCE: usize = 2;
+
 /// A fixed number of threads with a queue before them. Dropping it lets them finish what is queued.
-#[derive(Debug)]
-pub struct Workers {
-    queue: mpsc::Sender<Job>,
-    home: Arc<Home>,
+pub struct Workers(Arc<Pool>);
+
+impl std::fmt::Debug for Workers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Workers").finish_non_exhaustive()
+    }
 }
 
 impl Workers {
     /// Starts that many threads in the calling thread's namespace.
     pub fn start(threads: usize) -> Result<Self, Error> {
         let home = Arc::new(Home::here()?);
-        let (queue, jobs) = mpsc::channel();
-        let pool = Arc::new(Pool { jobs: Mutex::new(jobs), home: Arc::clone(&home) });
+        let pool = Arc::new(Pool { jobs: FairQueue::new(AT_ONCE), home: Arc::clone(&home) });
         for _ in 0..threads {
             let worker = Worker::open(Arc::clone(&home))?;
             let pool = Arc::clone(&pool);
             spawn(move || pool.serve(worker))
                 .map_err(|error| Error::io("start a thread", error))?;
         }
-        Ok(Self { queue, home })
+        Ok(Self(pool))
     }
 
     /// The namespaces that the daemon runs in.
     pub fn home(&self) -> &Home {
-        &self.home
+        &self.0.home
     }
 
-    /// Runs the job on one of the threads. It is run to its end even if nobody waits for it any more.
+    /// How many jobs for this user wait or are at work.
+    pub fn busy_for(&self, user: Uid) -> usize {
+        self.0.jobs.of(user)
+    }
+
+    /// Runs a job of the daemon's own on one of the threads.
     pub async fn run<T, E>(
         &self,
         job: impl FnOnce(&mut Worker) -> Result<T, E> + Send + 'static,
@@ -58,14 +70,36 @@ impl Workers {
         T: Send + 'static,
         E: From<Error> + Send + 'static,
     {
+        self.run_for(Uid::ROOT, job).await
+    }
+
+    /// Runs the job on one of the threads when it is this user's turn. Once it has begun it is run to
+    /// its end even if nobody waits for it any more; before, it is dropped.
+    pub async fn run_for<T, E>(
+        &self,
+        user: Uid,
+        job: impl FnOnce(&mut Worker) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<Error> + Send + 'static,
+    {
         let (answer, result) = oneshot::channel();
         let job = Box::new(move |worker: &mut Worker| {
-            // An error here: the caller no longer waits, and what the job did stands.
-            let _ = answer.send(job(worker));
+            // Who asks and goes, and asks again, gets no work done for nobody.
+            if !answer.is_closed() {
+                // An error here: the caller no longer waits, and what the job did stands.
+                let _ = answer.send(job(worker));
+            }
         });
-        // Without threads the job is dropped, its sender with it: the receiver then says so.
-        let _ = self.queue.send(job);
+        self.0.jobs.push(user, job);
         result.await.unwrap_or_else(|_| Err(Error::new("finish a job", Cause::Lost).into()))
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.0.jobs.close();
     }
 }
 
@@ -140,27 +174,27 @@ impl Inside {
 }
 
 struct Pool {
-    jobs: Mutex<mpsc::Receiver<Job>>,
+    jobs: FairQueue<Uid, Job>,
     home: Arc<Home>,
 }
 
 impl Pool {
     fn serve(self: Arc<Self>, mut worker: Worker) {
-        while let Some(job) = self.next() {
-            let result = catch_unwind(AssertUnwindSafe(|| job(&mut worker)));
-            if let Err(panic) = &result {
-                tracing::error!(panic = panic_text(panic.as_ref()), "a job panicked");
-            }
-            if result.is_err() || worker.lost {
-                return self.replace();
-            }
+        while self.serve_one(&mut worker) {}
+        if worker.lost {
+            self.replace();
         }
     }
 
-    /// The next job; none when the pool is no longer wanted.
-    fn next(&self) -> Option<Job> {
-        // No job runs while the lock is held: it cannot be poisoned.
-        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
+    /// Runs the next job. False if the thread is to end: there will be no more, or it is lost.
+    fn serve_one(&self, worker: &mut Worker) -> bool {
+        let Some(mut turn) = self.jobs.next() else { return false };
+        let Some(job) = turn.take() else { return true };
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| job(worker))) {
+            tracing::error!(panic = panic_text(panic.as_ref()), "a job panicked");
+            worker.lost = true;
+        }
+        !worker.lost
     }
 
     /// Starts another thread. A thread is born into its maker's namespace, which may be the wrong one:
@@ -253,6 +287,30 @@ mod tests {
             let at = block_on(workers.run(|worker| worker.ping().map(|()| here())));
             assert_eq!(at.unwrap(), home);
         });
+    }
+
+    #[test]
+    fn attack_26_a_job_that_nobody_waits_for_any_more_is_not_begun() {
+        in_netns(|| {
+            let workers = Workers::start(1).unwrap();
+            let (release, hold) = std::sync::mpsc::channel::<()>();
+            let done = block_on(async {
+                let first = workers.run(move |_| hold.recv().map_err(|_| lost()));
+                let mut first = std::pin::pin!(first);
+                let abandoned = workers.run(|_| -> Result<(), Error> { panic!("begun") });
+                // Both are queued once they have been polled; then the second is forgotten.
+                tokio::select! { biased; _ = &mut first => {} () = async {} => {} }
+                tokio::select! { biased; _ = abandoned => {} () = async {} => {} }
+                release.send(()).unwrap();
+                first.await.unwrap();
+                workers.run(|_| Ok::<_, Error>(5)).await
+            });
+            assert_eq!(done.unwrap(), 5);
+        });
+    }
+
+    fn lost() -> Error {
+        Error::new("test", Cause::Lost)
     }
 
     #[test]
