@@ -21,6 +21,9 @@ pub mod closer;
 pub mod config;
 pub mod container;
 pub mod core;
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod kernel;
 pub mod purge;
 pub mod registry;

@@ -7,7 +7,7 @@
 //! - Nothing received from a caller is closed on the runtime's threads: closing can block.
 //! - What is another owner's is answered like what does not exist, byte by byte.
 
-mod body;
+pub(crate) mod body;
 mod caller;
 #[cfg(test)]
 mod contract;

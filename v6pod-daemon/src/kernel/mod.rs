@@ -11,6 +11,8 @@
 mod dump;
 mod error;
 pub mod events;
+#[cfg(feature = "fuzz")]
+pub(crate) mod fuzz;
 pub mod host;
 mod message;
 pub mod namespace;
