@@ -91,7 +91,7 @@ fuzz:
 		RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run $$target fuzz/grown/$$target fuzz/corpus/$$target \
 			-- -max_total_time=$(SECONDS) -max_len=16384 -timeout=5; done
 
-# Property tests take too long there, and what asks the system cannot run there.
+# The crate that is all pure. Of the daemon, what asks the system cannot run there.
 miri:
 	$(CARGO) +nightly miri test --locked -p v6pod-proto
 
