@@ -11,6 +11,11 @@ RELEASE := target/release
 SHIM := target/shim/v6pod-shim
 # Mapped anew at every start of a container, so it has to stay small.
 SHIM_LIMIT := 500000
+# How long each fuzz target runs, and which; all unless said.
+SECONDS ?= 10
+TARGETS ?= $(patsubst fuzz/fuzz_targets/%.rs,%,$(wildcard fuzz/fuzz_targets/*.rs))
+# The only file that may have unsafe code.
+UNSAFE := v6pod-daemon/src/kernel/sys.rs
 
 sbin    := $(DESTDIR)$(PREFIX)/sbin
 bin     := $(DESTDIR)$(PREFIX)/bin
@@ -23,7 +28,7 @@ dropins := $(DESTDIR)/etc/containers/containers.conf.d
 relocate := sed -E -e 's,@PREFIX@,$(PREFIX),g' \
 	-e 's,/usr/(local/)?(sbin/v6podd|bin/v6podctl|libexec/v6pod),$(PREFIX)/\2,g'
 
-.PHONY: help deps build test demo lint bench install uninstall clean
+.PHONY: help deps build test demo lint fuzz miri bench install uninstall clean
 
 help:
 	@echo 'make deps       install what building and testing need (Debian, as root)'
@@ -31,6 +36,8 @@ help:
 	@echo 'make demo       a web server in a rootless container, reached over IPv6, by its name'
 	@echo 'make test       all tests that this machine can run'
 	@echo 'make lint       format, clippy, licences, the shim'\''s size'
+	@echo 'make fuzz       each fuzz target for SECONDS ($(SECONDS)); TARGETS names some of them'
+	@echo 'make miri       the tests of the pure code under Miri, by a nightly Rust that has it'
 	@echo 'make bench      what an attachment costs, beside other ways to the same end'
 	@echo 'make install    to DESTDIR and PREFIX ($(PREFIX))'
 	@echo 'make uninstall  undo that; configuration and state stay'
@@ -56,6 +63,13 @@ lint:
 	$(CARGO) fmt --all --check
 	@echo '==> lint: clippy'
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	@echo '==> lint: the fuzz targets'
+	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
+	$(CARGO) clippy --locked --manifest-path fuzz/Cargo.toml --target-dir target \
+		--no-default-features --lib --test smoke -- -D warnings
+	@echo '==> lint: unsafe code stands in one file'
+	@! git grep -nE '\bunsafe\b *(\{|fn|impl|trait|extern)|(allow|expect)\(.*unsafe_code' \
+		-- '*.rs' ':!$(UNSAFE)'
 	@echo '==> lint: licences, bans, sources'
 	@command -v cargo-deny >/dev/null || { \
 		echo '==> lint: building cargo-deny (once, some minutes)'; \
@@ -65,6 +79,21 @@ lint:
 	$(CARGO) build --locked --profile shim -p v6pod-shim
 	@size=$$(stat -c %s $(SHIM)); echo "$$size bytes of $(SHIM_LIMIT)"; \
 		test $$size -le $(SHIM_LIMIT)
+
+# What is new goes to fuzz/grown; fuzz/corpus is only read. Unstable flags are what keeps cargo-fuzz
+# from a stable Rust.
+fuzz:
+	@command -v cargo-fuzz >/dev/null || { \
+		echo '==> fuzz: building cargo-fuzz (once, a minute)'; \
+		$(CARGO) install --locked cargo-fuzz; }
+	@set -e; for target in $(TARGETS); do \
+		echo "==> fuzz: $$target, $(SECONDS) s"; mkdir -p fuzz/grown/$$target; \
+		RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run $$target fuzz/grown/$$target fuzz/corpus/$$target \
+			-- -max_total_time=$(SECONDS) -max_len=16384 -timeout=5; done
+
+# The crate that is all pure. Of the daemon, what asks the system cannot run there.
+miri:
+	$(CARGO) +nightly miri test --locked -p v6pod-proto
 
 bench: deps build
 	@echo '==> bench: interleaved runs (some minutes)'

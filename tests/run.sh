@@ -33,6 +33,9 @@ failed=0
 if (($# == 0)); then
     say "the crates' own tests"
     cargo test --locked --workspace --exclude v6pod-tests --no-fail-fast || failed=1
+    say "the fuzz targets over their corpora and what is near them"
+    cargo test --locked --manifest-path fuzz/Cargo.toml --target-dir target --no-default-features ||
+        failed=1
 fi
 say "black-box tests, one at a time (a few minutes)"
 # They share users and podman, so they would only wait for each other.

@@ -3,6 +3,7 @@
 //! The standard library asks for it as `libgcc_s.so`, which the loader would have to find, map and
 //! relocate at each start of a container: about 0.14 ms of the shim's 1. Panics abort, so of all of it
 //! a backtrace's code is used. Without the static library the program is linked as usual.
+#![forbid(unsafe_code)]
 
 use std::path::Path;
 use std::process::Command;

@@ -27,6 +27,7 @@
 //! A failure in here is the failure of the test that called: functions panic with what they were
 //! about to do and what happened instead.
 #![allow(clippy::expect_used, reason = "a harness fails its test, there is no one to return to")]
+#![forbid(unsafe_code)]
 
 mod command;
 mod consul;

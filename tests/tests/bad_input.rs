@@ -5,6 +5,7 @@
 //!                                          ┌ one of v6t2, never attached  ┐
 //! ```
 #![allow(clippy::expect_used, reason = "a test")]
+#![forbid(unsafe_code)]
 
 use std::fs::File;
 use std::io::Write;

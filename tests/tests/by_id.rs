@@ -4,6 +4,7 @@
 //!   host ── v6podd ── http://localhost:6781 ◀── curl, as v6t1
 //!     └── v6t0 ── port ── eth0 ┌ container of v6t1, begun without the shim ┐ tap0 ── slirp4netns
 //! ```
+#![forbid(unsafe_code)]
 
 use v6pod_proto::{Attachment, Deactivated};
 use v6pod_tests::{Stage, User, require, run};

@@ -5,6 +5,7 @@
 //!     │                dns  [::1]:8600  ──┘
 //!     └── v6t0 ── port ── eth0 ┌ container(s) of v6t1 ┐
 //! ```
+#![forbid(unsafe_code)]
 
 use std::net::Ipv6Addr;
 use std::time::Duration;

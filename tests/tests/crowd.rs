@@ -4,6 +4,7 @@
 //!   host ── v6podd ── v6t0 ── 64 ports ── eth0 ┌ 64 namespaces, 16 each of v6t1 … v6t4 ┐
 //! ```
 #![allow(clippy::expect_used, reason = "a test")]
+#![forbid(unsafe_code)]
 
 use std::collections::BTreeSet;
 use std::fs::File;

@@ -5,6 +5,7 @@
 //!     └── slirp4netns ── tap0 ┌ container of v6t1 ┐      no eth0
 //! ```
 #![allow(clippy::expect_used, reason = "a test")]
+#![forbid(unsafe_code)]
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;

@@ -8,6 +8,7 @@
 //!     └── port ── eth0 ┌ c19 ┐ ──ping──▶ c0      all of v6t1
 //! ```
 #![allow(clippy::expect_used, reason = "a test")]
+#![forbid(unsafe_code)]
 
 use std::fs::{self, File};
 use std::path::Path;

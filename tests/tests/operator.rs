@@ -4,6 +4,7 @@
 //!   host ── v6podd ── unix socket ◀── v6podctl
 //!     └── v6t0 ── port ── eth0 ┌ web (v6t1), db (v6t2) ┐
 //! ```
+#![forbid(unsafe_code)]
 
 use std::process::Command;
 

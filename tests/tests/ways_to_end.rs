@@ -5,6 +5,7 @@
 //!   host ── v6podd ── v6t0 ── port ── eth0 ┌ container(s) of v6t1 ┐ tap0 ── slirp4netns
 //! ```
 #![allow(clippy::expect_used, reason = "a test")]
+#![forbid(unsafe_code)]
 
 use std::fs;
 

@@ -8,6 +8,7 @@
 //!      └── port ── eth0 ┌ other (v6t2) ┐ tap0 ── slirp4netns
 //! ```
 #![allow(clippy::expect_used, reason = "a test")]
+#![forbid(unsafe_code)]
 
 use std::fs::{self, File};
 use std::net::Ipv6Addr;

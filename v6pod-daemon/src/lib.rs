@@ -26,6 +26,9 @@ pub mod config;
 pub mod container;
 pub mod core;
 pub mod fair;
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod kernel;
 pub mod purge;
 pub mod registry;

@@ -229,6 +229,10 @@ impl FromStr for Mac {
         let mut pairs = text.split(':');
         for byte in &mut bytes {
             let pair = pairs.next().filter(|p| p.len() == 2).ok_or(WRONG)?;
+            // `from_str_radix` takes a leading '+'.
+            if !pair.bytes().all(|b| b.is_ascii_hexdigit()) {
+                return Err(WRONG);
+            }
             *byte = u8::from_str_radix(pair, 16).map_err(|_| WRONG)?;
         }
         if pairs.next().is_some() || bytes[0] & 1 == 1 {
@@ -276,9 +280,14 @@ mod tests {
         let mac = Mac::local([0xff; 6]);
         assert_eq!(mac.to_string(), "fe:ff:ff:ff:ff:ff");
         assert_eq!(mac.to_string().parse::<Mac>().unwrap(), mac);
-        for wrong in
-            ["", "01:00:00:00:00:00", "02:00:00:00:00", "02:00:00:00:00:00:00", "2:0:0:0:0:0"]
-        {
+        for wrong in [
+            "",
+            "01:00:00:00:00:00",
+            "02:00:00:00:00",
+            "02:00:00:00:00:00:00",
+            "2:0:0:0:0:0",
+            "02:00:5e:ff:+0:1a",
+        ] {
             assert!(wrong.parse::<Mac>().is_err(), "{wrong:?}");
         }
     }

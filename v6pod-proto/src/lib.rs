@@ -3,6 +3,7 @@
 //! Guarantees of this crate: no I/O, no clock, no randomness. A value that exists is valid: a
 //! [`ContainerId`] is 64 hex digits, a [`LinkName`] is one that Linux takes, a [`Uid`] is a number
 //! that can own something. Unknown fields in a request are an error that names the field.
+#![forbid(unsafe_code)]
 
 mod ids;
 mod problem;

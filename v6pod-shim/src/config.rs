@@ -85,10 +85,11 @@ impl Config {
     }
 }
 
+/// Settings in the making: a file first, then the environment over it.
 #[derive(Default)]
-struct Loading {
-    config: Config,
-    complaint: Option<Complaint>,
+pub(crate) struct Loading {
+    pub(crate) config: Config,
+    pub(crate) complaint: Option<Complaint>,
 }
 
 impl Loading {
@@ -100,7 +101,7 @@ impl Loading {
         }
     }
 
-    fn text(&mut self, text: &str, file: &dyn fmt::Display) {
+    pub(crate) fn text(&mut self, text: &str, file: &dyn fmt::Display) {
         let entries = match flat_toml::parse(text) {
             Ok(entries) => entries,
             Err(NotToml { line, what }) => {

@@ -10,6 +10,7 @@
 //! * No start waits for the daemon longer than [`daemon::TOTAL`].
 //! * Unless the operator or the user chose otherwise, a container that gets no address starts as it
 //!   would without v6pod, and the user is told in one line.
+#![forbid(unsafe_code)]
 
 mod config;
 mod daemon;

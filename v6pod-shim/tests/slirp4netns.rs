@@ -1,5 +1,5 @@
 //! The shim as slirp4netns, run as podman runs it. Needs user namespaces, not root.
-
+#![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "in a test, that is how to fail")]
 
 mod support;

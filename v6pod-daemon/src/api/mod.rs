@@ -8,7 +8,7 @@
 //! - One caller's connections leave room for those of others.
 //! - What is another owner's is answered like what does not exist, byte by byte.
 
-mod body;
+pub(crate) mod body;
 mod caller;
 #[cfg(test)]
 mod contract;

@@ -25,7 +25,7 @@ const MAX_SIZE: u64 = 64 * 1024;
 /// An attachment as it stands on disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Record {
+pub(crate) struct Record {
     version: u32,
     id: AttachmentId,
     owner: Uid,
@@ -40,7 +40,7 @@ struct Record {
 }
 
 impl Record {
-    fn of(a: &Attachment) -> Self {
+    pub(crate) fn of(a: &Attachment) -> Self {
         Self {
             version: VERSION,
             id: a.id.clone(),
@@ -166,7 +166,7 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
     }
 }
 
-fn parse(file: &str, bytes: &[u8]) -> Result<Attachment, String> {
+pub(crate) fn parse(file: &str, bytes: &[u8]) -> Result<Attachment, String> {
     let record: Record = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
     if record.version != VERSION {
         return Err(format!("it has version {}, not {VERSION}", record.version));

@@ -1,4 +1,5 @@
 //! v6podd: gives each rootless podman container a routable IPv6 address.
+#![forbid(unsafe_code)]
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;

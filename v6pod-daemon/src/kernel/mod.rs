@@ -14,6 +14,8 @@ mod error;
 pub mod events;
 pub mod firewall;
 pub mod handed;
+#[cfg(feature = "fuzz")]
+pub(crate) mod fuzz;
 pub mod host;
 mod message;
 pub mod namespace;

@@ -276,7 +276,7 @@ pub(super) fn next_message<'a>(rest: &mut &'a [u8]) -> Option<(Header, &'a [u8])
 }
 
 /// What an NLMSG_ERROR or NLMSG_DONE says: an error number, negative, or zero for success.
-fn verdict(flags: u16, payload: &[u8]) -> Result<(), Cause> {
+pub(super) fn verdict(flags: u16, payload: &[u8]) -> Result<(), Cause> {
     const ACK_TLVS: u16 = libc::NLM_F_ACK_TLVS as u16;
     const MESSAGE: u16 = 1; // NLMSGERR_ATTR_MSG
 

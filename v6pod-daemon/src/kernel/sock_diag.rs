@@ -55,7 +55,7 @@ fn request(local: SocketAddr, peer: SocketAddr) -> SockDiagMessage {
 }
 
 /// The kernel falls back to a listening socket where the connection's is gone.
-fn is_it(found: &InetResponseHeader, local: SocketAddr, peer: SocketAddr) -> bool {
+pub(super) fn is_it(found: &InetResponseHeader, local: SocketAddr, peer: SocketAddr) -> bool {
     let id = &found.socket_id;
     let same = |ip: IpAddr, port, other: SocketAddr| {
         ip.to_canonical() == other.ip() && port == other.port()

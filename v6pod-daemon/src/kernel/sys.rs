@@ -1,4 +1,12 @@
-//! The system calls that no crate wraps safely. The only unsafe code of the daemon.
+//! The system calls that no crate wraps safely. The only unsafe code of v6pod.
+//!
+//! Every other crate forbids unsafe code; in this one it is denied, and `make lint` sees to it that
+//! no other file allows it.
+//!
+//! Miri interprets none of these calls (ioctls on nsfs, SO_NETNS_COOKIE, epoll on descriptors of the
+//! host's), so it cannot run this module. Its blocks are short enough to be checked by eye: each
+//! passes at most one pointer, to a local of the size that the kernel's header names. The tests of
+//! [`namespace`](super::namespace) and [`process`](super::process) run them against the kernel.
 #![allow(unsafe_code)]
 
 use std::io;

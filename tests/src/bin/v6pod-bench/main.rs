@@ -12,6 +12,7 @@
 //!   makes (an account, files, a daemon) it takes away at its end, also after an error or a signal.
 //! - A time counts only if the attachment was there afterwards.
 //! - What cannot run here is printed as such, with the reason.
+#![forbid(unsafe_code)]
 
 mod as_podman;
 mod daemon;

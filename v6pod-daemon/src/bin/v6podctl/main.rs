@@ -1,6 +1,7 @@
 //! v6podctl: what an operator, and a user who wants to know his containers' addresses, types.
 //!
 //! An ordinary user is shown his own attachments; root on the unix socket is shown all.
+#![forbid(unsafe_code)]
 
 mod table;
 
