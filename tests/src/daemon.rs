@@ -54,6 +54,10 @@ impl Default for Config {
 }
 
 impl Config {
+    /// What to write into [`Config::tables`] for a test in which containers are reached by whoever
+    /// has not been let in.
+    pub const OPEN: &str = "[firewall]\ningress = \"allow\"\n";
+
     fn text(&self) -> String {
         let Self { prefix, consul, keys, tables } = self;
         let kind = if *consul { "consul" } else { "embedded" };
@@ -150,6 +154,11 @@ impl Daemon {
     /// Its bridge.
     pub fn bridge(&self) -> String {
         format!("{INSTANCE}0")
+    }
+
+    /// The name of its firewall tables.
+    pub fn table(&self) -> String {
+        format!("v6pod-{INSTANCE}")
     }
 
     /// Whoever has this uid, at the unix socket.

@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use crate::{Daemon, PATIENCE, eventually, run};
 
-/// Every trace that an attachment may have: links, IPv6 routes, permanent neighbours and bridge
-/// entries of the host's namespace, records on disk, attachments and names of the API. One line of
+/// Every trace that an attachment may have: links, IPv6 routes, permanent neighbours, bridge entries
+/// and firewall elements of the host's namespace, records on disk, attachments and names of the API. One line of
 /// text each, so that a difference can be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Footprint(BTreeSet<String>);
@@ -39,6 +39,7 @@ impl Footprint {
                 lines.insert(format!("fdb {mac} {dev}"));
             }
         }
+        lines.extend(elements(daemon));
         for record in files_in(&daemon.run_dir().join("attachments")) {
             lines.insert(format!("record {record}"));
         }
@@ -94,6 +95,26 @@ fn list(daemon: &Daemon, program: &str, words: &[&str]) -> Vec<Value> {
         "" => Vec::new(),
         json => serde_json::from_str(json).unwrap_or_else(|e| panic!("{e}: {finished}")),
     }
+}
+
+/// The elements of the daemon's firewall tables; none if these are not there.
+fn elements(daemon: &Daemon) -> Vec<String> {
+    let (mut lines, table) = (Vec::new(), daemon.table());
+    for family in ["bridge", "inet"] {
+        let mut nft = daemon.command(Path::new("nft"));
+        let listed = run(nft.args(["--json", "list", "table", family, &table]));
+        if !listed.status.success() {
+            continue;
+        }
+        let listed: Value = serde_json::from_str(listed.ok()).unwrap_or_else(|e| panic!("{e}"));
+        let sets = listed["nftables"].as_array().into_iter().flatten();
+        for set in sets.filter_map(|entry| entry.get("set")) {
+            let elements = set["elem"].as_array().into_iter().flatten();
+            let name = text(set, "name");
+            lines.extend(elements.map(|element| format!("element {family} {name} {element}")));
+        }
+    }
+    lines
 }
 
 fn text(entry: &Value, key: &str) -> String {

@@ -92,6 +92,11 @@ impl HostNs {
     pub fn path(&self) -> PathBuf {
         self.host.path()
     }
+
+    /// The file that is the outside's network namespace.
+    pub fn outside_path(&self) -> PathBuf {
+        self.outside.path()
+    }
 }
 
 impl Default for HostNs {

@@ -37,8 +37,11 @@ mod host;
 mod http;
 mod machine;
 mod namespace;
+mod neighbours;
+pub mod packet;
 mod process;
 mod stage;
+mod tap;
 mod user;
 
 use std::thread;
@@ -52,8 +55,10 @@ pub use host::{HostNs, OUTSIDE_V4, OUTSIDE_V6, PREFIX};
 pub use http::{Body, Caller, Response, decode_chunked};
 pub use machine::{Machine, Need};
 pub use namespace::{OwnedNs, random_container_id};
+pub use neighbours::{Attached, LAWS, Law, Neighbours};
 pub use process::{Process, processes};
 pub use stage::{Stage, Watch};
+pub use tap::{Frames, Tap};
 pub use user::{Container, IMAGE, User};
 
 /// How long a state may take to come about before a test gives up on it. Generous: it is no

@@ -20,7 +20,8 @@ const LOCK: &str = "/run/v6pod-tests.lock";
 const DEVICES: [&str; 2] = ["/dev/net/tun", "/dev/fuse"];
 
 /// The programs of each need; `make deps` installs them.
-const FOR_NAMESPACES: &[&str] = &["ip", "bridge", "nsenter", "unshare", "setpriv", "ping", "curl"];
+const FOR_NAMESPACES: &[&str] =
+    &["ip", "bridge", "nsenter", "unshare", "setpriv", "ping", "curl", "nft"];
 const FOR_PODMAN: &[&str] =
     &["podman", "slirp4netns", "runc", "crun", "conmon", "newuidmap", "busybox"];
 

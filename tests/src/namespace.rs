@@ -62,8 +62,14 @@ impl OwnedNs {
     /// Runs a program in the network namespace.
     #[track_caller]
     pub fn run(&self, program: &str, args: &[&str]) -> Finished {
-        let net = format!("--net=/proc/{}/ns/net", self.holder.pid());
-        run(Command::new("nsenter").arg(net).arg("--").arg(program).args(args))
+        run(self.command(program).args(args))
+    }
+
+    /// A command that runs in the network namespace, and in every other respect as the test does.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/proc/{}/ns/net", self.holder.pid())).arg("--").arg(program);
+        command
     }
 
     fn open(&self, kind: &str) -> File {

@@ -43,6 +43,15 @@ impl User {
     /// v6pod, until [`User::use_shim`].
     #[track_caller]
     pub fn create(number: u8, host: &HostNs) -> Self {
+        let user = Self::account(number, host);
+        user.use_plain();
+        user.import_image();
+        user
+    }
+
+    /// The user `v6tNUMBER` in this host's network, without an image: a uid that owns things.
+    #[track_caller]
+    pub fn account(number: u8, host: &HostNs) -> Self {
         let name = format!("v6t{number}");
         // One that a killed run left behind.
         if let Some(account) = account(&name) {
@@ -51,8 +60,6 @@ impl User {
         run(Command::new("useradd").args(["--create-home", "--shell", "/bin/sh", &name])).ok();
         let user = Self::from_account(account(&name).expect("useradd makes an account"), host);
         user.make_directories();
-        user.use_plain();
-        user.import_image();
         user
     }
 
