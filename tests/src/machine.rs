@@ -22,7 +22,7 @@ const DEVICES: [&str; 2] = ["/dev/net/tun", "/dev/fuse"];
 /// The programs of each need; `make deps` installs them.
 const FOR_NAMESPACES: &[&str] = &["ip", "bridge", "nsenter", "unshare", "setpriv", "ping", "curl"];
 const FOR_PODMAN: &[&str] =
-    &["podman", "slirp4netns", "runc", "crun", "conmon", "newuidmap", "busybox"];
+    &["podman", "slirp4netns", "runc", "crun", "conmon", "newuidmap", "busybox", "python3"];
 
 /// What a test cannot do without.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
