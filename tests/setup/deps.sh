@@ -12,7 +12,8 @@ packages=(
     podman conmon runc crun slirp4netns passt uidmap fuse-overlayfs catatonit
     netavark aardvark-dns containernetworking-plugins iptables nftables
     # The tests' and the demo's own.
-    busybox-static curl dnsutils iproute2 iputils-ping jq procps tcpdump util-linux
+    busybox-static curl dnsutils iproute2 iputils-ping jq procps python3 tcpdump
+    util-linux
     # To fetch Consul.
     ca-certificates debian-archive-keyring
 )

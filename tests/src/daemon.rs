@@ -141,6 +141,29 @@ impl Daemon {
         fs::read_dir(format!("/proc/{pid}/fd")).expect("reading its descriptors").count()
     }
 
+    /// What its descriptors are: the texts of their links under /proc.
+    pub fn descriptor_links(&self) -> Vec<String> {
+        let folder = format!("/proc/{}/fd", self.pid());
+        let all = fs::read_dir(folder).expect("reading its descriptors").flatten();
+        // One that is gone again was there only for a moment.
+        let links = all.filter_map(|entry| fs::read_link(entry.path()).ok());
+        links.map(|link| link.display().to_string()).collect()
+    }
+
+    /// Its resident memory, in KiB.
+    pub fn resident(&self) -> u64 {
+        let file = format!("/proc/{}/status", self.pid());
+        let status = fs::read_to_string(file).expect("reading its status");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let number = line.and_then(|line| line.split_whitespace().next());
+        number.and_then(|number| number.parse().ok()).expect("a number of KiB")
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().expect("it runs").pid()
+    }
+
     /// Its unix socket.
     pub fn socket(&self) -> PathBuf {
         self.dir.path().join(format!("run/{INSTANCE}.sock"))

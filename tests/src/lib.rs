@@ -17,7 +17,8 @@
 //!
 //! What this crate guarantees:
 //! - Whatever a test makes has an owner that takes it away when it is dropped, also when the test
-//!   panics: [`HostNs`], [`Daemon`], [`User`], [`Consul`], [`OwnedNs`], [`Background`].
+//!   panics: [`HostNs`], [`Daemon`], [`User`], [`Consul`], [`OwnedNs`], [`Background`],
+//!   [`Attacker`].
 //! - No packet leaves the namespaces that a test made, except over the unix socket.
 //! - A test that cannot run here says so (`SKIPPED name: reason`), and fails instead when
 //!   `V6POD_TEST_REQUIRE=all` is set.
@@ -29,6 +30,7 @@
 #![allow(clippy::expect_used, reason = "a harness fails its test, there is no one to return to")]
 #![forbid(unsafe_code)]
 
+mod attacker;
 mod command;
 mod consul;
 mod daemon;
@@ -47,6 +49,7 @@ mod user;
 use std::thread;
 use std::time::{Duration, Instant};
 
+pub use attacker::Attacker;
 pub use command::{Background, Finished, run, run_within};
 pub use consul::Consul;
 pub use daemon::{Config, Daemon, built};

@@ -23,7 +23,7 @@ const DEVICES: [&str; 2] = ["/dev/net/tun", "/dev/fuse"];
 const FOR_NAMESPACES: &[&str] =
     &["ip", "bridge", "nsenter", "unshare", "setpriv", "ping", "curl", "nft"];
 const FOR_PODMAN: &[&str] =
-    &["podman", "slirp4netns", "runc", "crun", "conmon", "newuidmap", "busybox"];
+    &["podman", "slirp4netns", "runc", "crun", "conmon", "newuidmap", "busybox", "python3"];
 
 /// What a test cannot do without.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -24,14 +24,54 @@ impl OwnedNs {
     pub fn new(user: &User) -> Self {
         let mut command = user.command("unshare");
         command.args(["--user", "--map-root-user", "--net", "sleep", "1000"]);
+        Self::held_by(&mut command, user.uid())
+    }
+
+    /// A new namespace of whoever has this uid, with an account or without, in a user namespace of his
+    /// own or in the initial one, as root's are.
+    #[track_caller]
+    pub fn of_uid(uid: u32, own_user_namespace: bool) -> Self {
+        let mut command = Command::new("setpriv");
+        let raw = uid.to_string();
+        command.args(["--reuid", &raw, "--regid", &raw, "--clear-groups", "--", "unshare"]);
+        let own: &[&str] = if own_user_namespace { &["--user", "--map-root-user"] } else { &[] };
+        command.args(own).args(["--net", "sleep", "1000"]);
+        Self::held_by(&mut command, uid)
+    }
+
+    /// A namespace of this user whose user namespace is a child of another of his: made by root of a
+    /// container, so to speak.
+    #[track_caller]
+    pub fn nested(user: &User) -> Self {
+        let mut command = user.command("unshare");
+        command.args(["--user", "--map-root-user"]);
+        command.args(["unshare", "--user", "--map-root-user", "--net", "sleep", "1000"]);
+        Self::held_by(&mut command, user.uid())
+    }
+
+    #[track_caller]
+    fn held_by(command: &mut Command, uid: u32) -> Self {
         command.stdin(Stdio::null()).stdout(Stdio::null());
-        let holder = Background::start(&mut command);
+        let holder = Background::start(command);
         let comm = format!("/proc/{}/comm", holder.pid());
         // By then it has made both namespaces and written the map.
         eventually(PATIENCE, "unshare becomes sleep", || {
             fs::read_to_string(&comm).is_ok_and(|name| name.trim_end() == "sleep").then_some(())
         });
-        Self { holder, uid: user.uid() }
+        Self { holder, uid }
+    }
+
+    /// The process that holds it.
+    pub fn pid(&self) -> u32 {
+        self.holder.pid()
+    }
+
+    /// When that process began, in clock ticks since boot (proc_pid_stat(5), field 22).
+    pub fn start_time(&self) -> u64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("it runs");
+        let fields = stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace());
+        let field = fields.and_then(|mut fields| fields.nth(19));
+        field.and_then(|field| field.parse().ok()).expect("a start time")
     }
 
     /// The owner.

@@ -11,6 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tempfile::TempDir;
+use v6pod_proto::ContainerId;
 
 use crate::command::run_within;
 use crate::daemon::built;
@@ -85,6 +86,11 @@ impl User {
         self.uid
     }
 
+    /// The ids that are the account's for its containers' users.
+    pub fn subordinate_ids(&self) -> Range<u32> {
+        self.subordinate.clone()
+    }
+
     /// The account's home.
     pub fn home(&self) -> PathBuf {
         Path::new("/home").join(&self.name)
@@ -136,6 +142,27 @@ impl User {
     /// [`User::use_shim`].
     pub fn shim_as_slirp4netns(&self) -> PathBuf {
         self.tools.path().join("slirp4netns")
+    }
+
+    /// Writes what runc writes of a container, as this user could: that its first process is this one.
+    #[track_caller]
+    pub fn claim(&self, container: &ContainerId, pid: u32, start_time: u64) {
+        let folder = self.container_folder(container);
+        fs::create_dir_all(&folder).expect("making a directory");
+        let state = format!(
+            r#"{{"id":"{container}","init_process_pid":{pid},"init_process_start":{start_time}}}"#
+        );
+        let (new, file) = (folder.join("new"), folder.join("state.json"));
+        fs::write(&new, state).expect("writing a file");
+        for path in [self.runtime_dir().join("runc"), folder, new.clone()] {
+            chown(path, Some(self.uid), Some(self.gid)).expect("chown");
+        }
+        fs::rename(new, file).expect("renaming a file");
+    }
+
+    /// Where runc keeps what it knows of a container of this user.
+    pub fn container_folder(&self, container: &ContainerId) -> PathBuf {
+        self.runtime_dir().join("runc").join(container.as_str())
     }
 
     /// All that the shim, and slirp4netns after it, complained about.

@@ -1,0 +1,278 @@
+"""What a hostile tenant does to v6podd, as himself. Run by attacker.rs; standard library alone.
+
+    python3 -c THIS SOCKET COMMAND WORDS...
+
+Every command prints `ready` once its harm is done or under way, and then goes on until it is killed.
+"""
+import array, ctypes, errno, json, os, random, resource, socket, struct, sys, tempfile, threading, time
+
+SOCKET, COMMAND, *WORDS = sys.argv[1:]
+libc = ctypes.CDLL(None, use_errno=True)
+CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWNET = 0x20000, 0x10000000, 0x40000000
+resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+
+
+def connect():
+    s = socket.socket(socket.AF_UNIX)
+    s.settimeout(20)
+    s.connect(SOCKET)
+    return s
+
+
+def send(s, data, descriptors=()):
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
+    s.sendmsg([data], rights if descriptors else [])
+
+
+def request(body, path="/api/activate"):
+    body = body if isinstance(body, bytes) else json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    return head.encode() + f"Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+def container():
+    return "%064x" % random.getrandbits(256)
+
+
+def answer(s):
+    """The status code; 0 if there is no answer."""
+    try:
+        return int(s.recv(65536).split(b" ")[1])
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+def become_root_of_a_user_namespace(flags=0):
+    uid, gid = os.getuid(), os.getgid()
+    if libc.unshare(CLONE_NEWUSER | flags):
+        raise OSError(ctypes.get_errno(), "unshare")
+    for file, text in ("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1"):
+        with open(f"/proc/self/{file}", "w") as f:
+            f.write(text)
+
+
+def network():
+    """A descriptor of a new network namespace, which lives as long as the descriptor."""
+    if libc.unshare(CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), "unshare")
+    return os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+
+
+def lingering():
+    """A socket whose last close waits an hour, and what has to be kept for that."""
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(1)
+    client = socket.socket()
+    client.connect(listener.getsockname())
+    other, _ = listener.accept()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 3600))
+    client.setblocking(False)
+    try:
+        while True:
+            client.send(b"x" * 65536)
+    except BlockingIOError:
+        return client, other
+
+
+class Fuse:
+    """A file system in a mount namespace of ours, with one file of any name. It answers everything
+    but FLUSH, which is what close(2) asks."""
+
+    def __init__(self):
+        self.device = os.open("/dev/fuse", os.O_RDWR)
+        self.folder = tempfile.mkdtemp()
+        options = f"fd={self.device},rootmode=40000,user_id=0,group_id=0"
+        if libc.mount(b"v6t", self.folder.encode(), b"fuse", 0, options.encode()):
+            raise OSError(ctypes.get_errno(), "mount")
+        threading.Thread(target=self.serve, daemon=True).start()
+
+    def serve(self):
+        attributes = struct.pack("<6Q10I", 2, 0, 0, 0, 0, 0, 0, 0, 0, 0o100644, 1, 0, 0, 0, 4096, 0)
+        replies = {
+            26: struct.pack("<4I2H2I2HI7I", 7, 31, 0, 0, 9, 9, 4096, 1, 1, 0, 0, *[0] * 7),  # INIT
+            1: struct.pack("<4Q2I", 2, 0, 3600, 3600, 0, 0) + attributes,  # LOOKUP
+            3: struct.pack("<Q2I", 3600, 0, 0) + attributes,  # GETATTR
+            14: struct.pack("<Q2I", 1, 0, 0),  # OPEN
+        }
+        while True:
+            try:
+                question = os.read(self.device, 1 << 17)
+            except OSError:
+                return
+            _, opcode, unique = struct.unpack_from("<IIQ", question)
+            if opcode == 25:  # FLUSH
+                continue
+            body = replies.get(opcode, b"")
+            error = 0 if opcode in replies else -errno.ENOSYS
+            os.write(self.device, struct.pack("<IiQ", 16 + len(body), error, unique) + body)
+
+    def file(self):
+        return os.open(f"{self.folder}/file", os.O_RDONLY)
+
+
+def send_away(descriptors, data):
+    """Sends descriptors whose only holder is the receiver from then on. To close one's own FUSE file
+    would hang: those are sent while they are open, which is as good."""
+    s = connect()
+    try:
+        send(s, data, descriptors)
+    except OSError:
+        pass
+    return s
+
+
+def idle(count):
+    kept = []
+    for _ in range(int(count)):
+        try:
+            kept.append(connect())
+        except OSError:
+            break
+    return kept
+
+
+def half(count):
+    kept = idle(count)
+    for s in kept:
+        try:
+            s.sendall(b"POST /api/activate HTTP/1.1\r\nHost: localhost\r\nContent-Le")
+        except OSError:
+            pass
+    return kept
+
+
+def linger(count):
+    """Beside a request that is refused before its descriptor is looked at, beside one that is looked
+    at, without any request, and several in one message."""
+    kept = []
+    bodies = [
+        request({"id": container(), "user": os.getuid()}),
+        request({"id": container()}),
+        b"P",
+        request(b"{}", "/api/nothing"),
+    ]
+    for n in range(int(count)):
+        sockets = [lingering() for _ in range(1 + n % 3)]
+        kept.append(send_away([s.fileno() for s, _ in sockets], bodies[n % len(bodies)]))
+        kept.extend(other for s, other in sockets if not s.close())
+    return kept
+
+
+def fuse(count):
+    become_root_of_a_user_namespace(CLONE_NEWNS)
+    files = Fuse()
+    fds = [files.file() for _ in range(8)]
+    body = request({"id": container()})
+    return [files] + [send_away(fds[: 1 + n % 8], (body, b"P")[n % 2]) for n in range(int(count))]
+
+
+def leases(count):
+    """That many attachments, each held by a connection."""
+    become_root_of_a_user_namespace()
+    kept = []
+    for _ in range(int(count)):
+        ns, s = network(), connect()
+        send(s, request({"id": container(), "lease": True}), [ns])
+        if answer(s) != 200:
+            break
+        kept.append((ns, s))
+    print("held", len(kept), flush=True)
+    return kept
+
+
+def storm(words):
+    """Activations and releases of namespaces, in every order, until killed."""
+    become_root_of_a_user_namespace()
+    spaces = [network() for _ in range(int(words))]
+    held = {}
+    print("ready", flush=True)
+    while True:
+        n = random.randrange(len(spaces))
+        try:
+            if n in held and random.random() < 0.6:
+                held.pop(n).close()
+                continue
+            s = connect()
+            send(s, request({"id": "%064x" % n, "lease": random.random() < 0.8}), [spaces[n]])
+            if random.random() < 0.8:
+                answer(s)
+            if random.random() < 0.8:
+                held[n] = s
+            elif random.random() < 0.3:
+                # The namespace dies under it.
+                os.close(spaces[n])
+                spaces[n] = network()
+        except OSError:
+            time.sleep(0.01)  # The daemon is away.
+
+
+def flood(_):
+    """All at once, each in a process of its own, until killed."""
+    def again(work):
+        while True:
+            try:
+                work()
+            except OSError:
+                time.sleep(0.001)
+
+    def one_namespace():
+        become_root_of_a_user_namespace()
+        ns = network()
+        again(lambda: answer(send_away([ns], request({"id": container(), "lease": True}))))
+
+    def and_gone():
+        become_root_of_a_user_namespace()
+        ns = network()
+        again(lambda: send_away([ns], request({"id": container()})).close())
+
+    def dead_ones():
+        become_root_of_a_user_namespace()
+
+        def one():
+            ns = network()
+            s = send_away([ns], request({"id": container()}))
+            os.close(ns)
+            answer(s)
+
+        again(one)
+
+    def quiet():
+        def many():
+            kept = idle(200) + half(200)
+            time.sleep(0.5)
+            del kept
+
+        again(many)
+
+    def blocked(how, count):
+        kept = how(count)
+        while kept:
+            time.sleep(60)
+
+    def descriptors():
+        ends = socket.socketpair()
+        fds = [ends[0].fileno()] * 253
+        again(lambda: send_away(fds, b"POST").close())
+
+    def large():
+        again(lambda: send_away([], request(b"x" * (1 << 20))).close())
+
+    works = [one_namespace, one_namespace, and_gone, dead_ones, quiet, descriptors, large]
+    works += [lambda: blocked(fuse, 600), lambda: blocked(linger, 400)]
+    children = []
+    for work in works:
+        child = os.fork()
+        if child == 0:
+            libc.prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL
+            work()
+            os._exit(0)
+        children.append(child)
+    time.sleep(1)
+
+
+COMMANDS = {f.__name__: f for f in (idle, half, linger, fuse, leases, storm, flood)}
+everything = COMMANDS[COMMAND](*(WORDS or [None]))
+print("ready", flush=True)
+while True:
+    time.sleep(60)
