@@ -20,15 +20,17 @@ UNSAFE := v6pod-daemon/src/kernel/sys.rs
 sbin    := $(DESTDIR)$(PREFIX)/sbin
 bin     := $(DESTDIR)$(PREFIX)/bin
 libexec := $(DESTDIR)$(PREFIX)/libexec/v6pod
-units   := $(DESTDIR)$(PREFIX)/lib/systemd/system
+lib     := $(DESTDIR)$(PREFIX)/lib
+units   := $(lib)/systemd/system
+docs    := $(DESTDIR)$(PREFIX)/share/doc/v6pod
 config  := $(DESTDIR)/etc/v6pod
 dropins := $(DESTDIR)/etc/containers/containers.conf.d
 
 # The files under systemd/ name the places of a package; what is installed names its own.
 relocate := sed -E -e 's,@PREFIX@,$(PREFIX),g' \
-	-e 's,/usr/(local/)?(sbin/v6podd|bin/v6podctl|libexec/v6pod),$(PREFIX)/\2,g'
+	-e 's,/usr/(local/)?(sbin/v6podd|bin/v6podctl|libexec/v6pod|share/doc/v6pod),$(PREFIX)/\2,g'
 
-.PHONY: help deps build test demo lint fuzz miri bench install uninstall clean
+.PHONY: help deps build test demo lint fuzz miri bench deb install uninstall clean
 
 help:
 	@echo 'make deps       install what building and testing need (Debian, as root)'
@@ -39,6 +41,7 @@ help:
 	@echo 'make fuzz       each fuzz target for SECONDS ($(SECONDS)); TARGETS names some of them'
 	@echo 'make miri       the tests of the pure code under Miri, by a nightly Rust that has it'
 	@echo 'make bench      what an attachment costs, beside other ways to the same end'
+	@echo 'make deb        a Debian package, in target/debian'
 	@echo 'make install    to DESTDIR and PREFIX ($(PREFIX))'
 	@echo 'make uninstall  undo that; configuration and state stay'
 	@echo 'make clean      remove what was built'
@@ -99,6 +102,9 @@ bench: deps build
 	@echo '==> bench: interleaved runs (some minutes)'
 	$(CARGO) run --locked --release -p v6pod-tests --bin v6pod-bench -- --write docs/bench.md
 
+deb: build
+	@packaging/deb.sh target/debian
+
 # Does not build: `make build` as yourself, then this as root.
 install:
 	@test -x $(RELEASE)/v6podd -a -x $(SHIM) || { echo 'first: make build' >&2; exit 1; }
@@ -106,19 +112,32 @@ install:
 	install -D -m 0755 $(RELEASE)/v6podctl $(bin)/v6podctl
 	install -D -m 0755 $(SHIM) $(libexec)/v6pod-shim
 	ln -sfn v6pod-shim $(libexec)/slirp4netns
-	install -d $(units) $(config) $(dropins)
-	$(relocate) systemd/v6podd.service | install -m 0644 /dev/stdin $(units)/v6podd.service
+	install -d $(units) $(config) $(dropins) $(docs) $(lib)/sysusers.d $(lib)/tmpfiles.d
+	for unit in v6podd.service v6podd.socket; do \
+		$(relocate) systemd/$$unit | install -m 0644 /dev/stdin $(units)/$$unit || exit; done
+	install -m 0644 systemd/v6pod.sysusers $(lib)/sysusers.d/v6pod.conf
+	install -m 0644 systemd/v6pod.tmpfiles $(lib)/tmpfiles.d/v6pod.conf
 	$(relocate) systemd/10-v6pod.conf | install -m 0644 /dev/stdin $(dropins)/10-v6pod.conf
+	install -m 0644 README.md CHANGELOG.md docs/*.md $(docs)
 	@# What an administrator has written is never overwritten.
 	test -e $(config)/v6pod.toml || install -m 0644 systemd/v6pod.toml $(config)/v6pod.toml
 	test -e $(config)/shim.toml || install -m 0644 systemd/shim.toml $(config)/shim.toml
-	@echo '==> install: now systemctl daemon-reload && systemctl enable --now v6podd'
+	@# On the running system the daemon's user and directories are made too.
+	if test -z '$(DESTDIR)' -a -d /run/systemd/system; then \
+		systemd-sysusers $(lib)/sysusers.d/v6pod.conf && \
+		systemd-tmpfiles --create $(lib)/tmpfiles.d/v6pod.conf && \
+		systemctl daemon-reload; fi
+	@echo '==> install: now systemctl enable --now v6podd'
 
 uninstall:
-	rm -f $(sbin)/v6podd $(bin)/v6podctl $(units)/v6podd.service $(dropins)/10-v6pod.conf
+	if test -z '$(DESTDIR)' -a -d /run/systemd/system; then \
+		systemctl disable --now v6podd.socket v6podd.service; fi
+	rm -f $(sbin)/v6podd $(bin)/v6podctl $(units)/v6podd.service $(units)/v6podd.socket
+	rm -f $(lib)/sysusers.d/v6pod.conf $(lib)/tmpfiles.d/v6pod.conf $(dropins)/10-v6pod.conf
 	rm -f $(libexec)/slirp4netns $(libexec)/v6pod-shim
+	rm -rf $(docs)
 	-rmdir $(libexec)
-	@echo '==> uninstall: $(config), /run/v6pod and /var/lib/v6pod stay'
+	@echo '==> uninstall: $(config), /run/v6pod and /var/lib/v6pod stay; so does what serves'
 
 clean:
 	$(CARGO) clean

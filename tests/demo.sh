@@ -173,6 +173,10 @@ start_daemon() {
 instance = "$instance"
 prefix = "auto"
 
+# Nothing opens a single port yet, and another user's container is to reach this one.
+[firewall]
+ingress = "allow"
+
 [registry]
 kind = "embedded"
 
@@ -285,6 +289,7 @@ say "v6podd, with a prefix made up for this host"
 start_daemon
 status=$(curl -sf --unix-socket "$work/run/$instance.sock" http://localhost/api/status)
 prefix=$(jq -r .prefix.prefix <<<"$status")
+note "containers are open to everybody here (ingress = allow); by default they are closed"
 note "prefix $prefix, gateway $(jq -r .gateway <<<"$status"), bridge $(jq -r .bridge <<<"$status")"
 
 say "${users[0]}\$ podman run -d --name web $image httpd -f -p 80 -h /www"

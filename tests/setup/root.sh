@@ -20,7 +20,7 @@ packages=(
     # Rootless podman with all its networks. Without catatonit pods have no infra container.
     podman catatonit slirp4netns netavark aardvark-dns crun runc uidmap fuse-overlayfs nftables
     # The tests' own.
-    busybox-static curl iproute2 iputils-ping procps
+    busybox-static curl iproute2 iputils-ping make procps
 )
 
 say() { echo "root.sh: $*"; }

@@ -75,9 +75,9 @@ fn status_says_what_is_off() {
     assert_eq!((status.instance.as_str(), status.counts.attachments), ("v6t", 0));
     assert!(!status.prefix.ula && status.prefix.prefix == v6pod_tests::PREFIX, "{status:?}");
     assert_eq!(status.uplink.map(|uplink| uplink.to_string()).as_deref(), Some("up0"));
-    // There are no rulesets yet, and that is said where an operator looks, and at every start.
-    assert!(status.off.iter().any(|off| off.feature.contains("firewall")), "{:?}", status.off);
-    assert!(daemon.log().contains("firewall"), "{}", daemon.log());
+    // What is not there yet is said where an operator looks, and at every start.
+    assert!(status.off.iter().any(|off| off.feature == "openings"), "{:?}", status.off);
+    assert!(daemon.log().contains("off: openings"), "{}", daemon.log());
 }
 
 #[test]

@@ -23,6 +23,7 @@ use crate::core::book::{Found, Refusal, Wanted};
 use crate::core::step;
 use crate::kernel::wire::Wire;
 use crate::kernel::{self, NetNs, NotANetNs, Process, Worker};
+use crate::report::chain;
 
 /// The interface's name inside, unless the caller wants another or it is taken.
 const INTERFACE: &str = "eth0";
@@ -73,7 +74,9 @@ pub(super) async fn activate_by_id(
     mut ask: Ask,
 ) -> Result<proto::Attachment, Refused> {
     let found = shared.containers.find(ask.asker, &ask.container).await.map_err(|why| {
-        tracing::info!(owner = %ask.asker, container = ask.container.short(), %why, "not found");
+        tracing::info!(
+            owner = %ask.asker, container = ask.container.short(), why = chain(&why), "not found"
+        );
         match why {
             NotFound::User(..) | NotFound::Container(..) => Refused::Unknown,
             NotFound::Unread(_) => Refused::NotReady("the container's files could not be read yet"),

@@ -13,9 +13,9 @@ mod dump;
 mod error;
 pub mod events;
 pub mod firewall;
-pub mod handed;
 #[cfg(feature = "fuzz")]
 pub(crate) mod fuzz;
+pub mod handed;
 pub mod host;
 mod message;
 pub mod namespace;
