@@ -15,7 +15,7 @@ use std::net::Ipv6Addr;
 use std::process::Stdio;
 
 use v6pod_tests::{
-    Background, HostNs, OUTSIDE_V4, OUTSIDE_V6, PATIENCE, Stage, eventually, require, run,
+    Background, Config, HostNs, OUTSIDE_V4, OUTSIDE_V6, PATIENCE, Stage, eventually, require, run,
 };
 
 /// A line of `/proc/net/if_inet6`.
@@ -141,7 +141,9 @@ fn it_goes_out_with_its_own_address() {
 #[test]
 fn the_host_the_outside_and_another_users_container_reach_it() {
     let _machine = require!(Podman);
-    let stage = Stage::with_users(2);
+    // Between users, and from the outside, only what is opened passes, and nothing opens ports yet.
+    let open = Config { tables: Config::OPEN.to_owned(), ..Config::default() };
+    let stage = Stage::on(HostNs::new(), &open, 2);
     let serve = "mkdir /www && echo inside >/www/index.html && exec httpd -f -p 80 -h /www";
     stage.users[0].start("web", &[], &["sh", "-c", serve]);
     let address = stage.daemon.the_attachment().address;

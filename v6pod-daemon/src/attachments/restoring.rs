@@ -29,9 +29,9 @@ use crate::core::attachment::Attachment;
 use crate::core::book::{Book, Terms};
 use crate::core::name::{Label, Names};
 use crate::core::reconcile::{Plan, PortSeen, Seen, reconcile};
-use crate::core::ruleset::{Elements, Policy, Ruleset};
+use crate::core::ruleset::{Elements, Policy};
 use crate::core::{Links, Prefix};
-use crate::kernel::firewall::nft::{self, NftError};
+use crate::kernel::firewall::nft::NftError;
 use crate::kernel::host::{Forwarding, PrepareError};
 use crate::kernel::observe::Stray;
 use crate::kernel::{self, Event, Events, Observed, Process, Topology, Worker, Workers};
@@ -90,8 +90,8 @@ pub async fn start(config: Config) -> Result<Attachments, StartError> {
     let policy = Policy { links: links.clone(), prefix, ingress: config.ingress };
     let workers = Workers::start(WORKERS)?;
     // Before anything of the host is touched: without rules there is no daemon.
-    let text = Ruleset::of(&policy, &[]);
-    workers.run(move |_: &mut Worker| nft::check(&text).map_err(StartError::Rules)).await?;
+    let wanted = policy.clone();
+    workers.run(move |_: &mut Worker| Rules::check(&wanted).map_err(StartError::Rules)).await?;
     let (sweeper, askers) = (Workers::start(1)?, Workers::start(1)?);
     // Before the first look, or an end between look and listening would be missed.
     let events = Events::listen(&links)?;

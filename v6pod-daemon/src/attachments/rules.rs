@@ -41,9 +41,21 @@ impl Rules {
         Self { policy, turn: RwLock::default(), last_repair: AtomicU64::default() }
     }
 
+    /// Asks whether the rules would be taken. Nothing is changed.
+    pub(super) fn check(policy: &Policy) -> Result<(), NftError> {
+        nft::check(&(Ruleset::afresh(&policy.links) + &Ruleset::of(policy, &[])))
+    }
+
     /// Puts the rules in force in the place of an earlier daemon's, with these elements.
     pub(super) fn load(&self, elements: &[Elements]) -> Result<(), NftError> {
-        nft::load(&Ruleset::of(&self.policy, elements))
+        let text = Ruleset::of(&self.policy, elements);
+        match nft::load(&text) {
+            Err(NftError::Refused(why)) => {
+                tracing::info!("the tables cannot stay, they are made anew: {why}");
+                nft::load(&(Ruleset::afresh(&self.policy.links) + &text))
+            }
+            other => other,
+        }
     }
 
     /// As long as it is held, the rules are not loaded: to be held by who changes elements.

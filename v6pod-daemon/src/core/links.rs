@@ -69,7 +69,8 @@ pub struct Links {
     pub bridge_mac: Mac,
     /// The link group of the containers' ports. The kernel deletes a group in one go.
     pub ports: u32,
-    /// The link group of the bridge, another one: deleting the ports' group must spare it.
+    /// The link group of the bridge, the ports' and one, which is odd: deleting the ports' group must
+    /// spare it, and the firewall tells both from others by one comparison.
     pub bridges: u32,
     /// The nftables tables, one of the bridge and one of the inet family: `v6pod`, or of another
     /// instance `v6pod-INSTANCE`. An instance may be called `meta` or `set`, which nft takes for

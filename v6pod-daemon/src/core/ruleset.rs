@@ -73,8 +73,16 @@ impl Elements {
 pub struct Ruleset;
 
 impl Ruleset {
-    /// The whole text: one transaction that puts both tables in the place of what was there, with
-    /// these attachments' elements already in them. Elements whose port bears a name that is not
+    /// The whole text: one transaction that puts these rules in the place of what was there, with
+    /// these attachments' elements already in them. It is refused where there are tables of these
+    /// names with other sets or hooks: [`Ruleset::afresh`].
+    ///
+    /// No packet is lost or let through meanwhile. Linux looks a rule up in the old generation and
+    /// then an element, an instant later, in the new one: a set that is made anew, one without a name
+    /// above all, has nothing for such a packet. So named sets stay, and where a miss would decide
+    /// about a packet that is established or not ours, there is no set.
+    ///
+    /// Elements whose port bears a name that is not
     /// plain are left out: this daemon gives plain ones only.
     pub fn of(policy: &Policy, attachments: &[Elements]) -> String {
         let Policy { links, prefix, ingress } = policy;
@@ -96,8 +104,19 @@ impl Ruleset {
             ("{KNOWN_ELEMENTS}", each(|e| format!("{} . {}", e.mac, e.address))),
             ("{OWNER_ELEMENTS}", each(|e| format!("{} . {}", e.address, e.owner))),
         ];
+        debug_assert_eq!((links.ports & 1, links.bridges), (0, links.ports | 1));
         let template = [include_str!("ruleset/bridge.nft"), include_str!("ruleset/inet.nft")];
         words.iter().fold(template.concat(), |text, (word, value)| text.replace(word, value))
+    }
+}
+
+impl Ruleset {
+    /// What to write before the text of [`Ruleset::of`] to have the tables made anew.
+    pub fn afresh(links: &Links) -> String {
+        let table = &links.table;
+        let both = ["bridge", "inet"]
+            .map(|family| format!("add table {family} {table}\ndelete table {family} {table}\n"));
+        both.concat()
     }
 }
 
@@ -106,7 +125,7 @@ impl Ingress {
     const fn rules(self) -> (&'static str, &'static str, &'static str) {
         match self {
             Self::Deny => (
-                "\t\tct state vmap { established : accept, related : accept, invalid : drop }\n",
+                "\t\tct state established,related accept\n\t\tct state invalid drop\n",
                 "\t\tct state established,related accept\n\
                  \t\tmeta skuid 0 accept\n\
                  \t\tip6 daddr . meta skuid @owner accept\n",

@@ -88,6 +88,46 @@ fn elements_of_the_text_are_those_that_netlink_makes() {
 }
 
 #[test]
+fn rules_that_are_loaded_again_have_the_elements_of_the_new_text_alone() {
+    in_netns(|| {
+        let policy = policy(Ingress::Deny);
+        let mut rules = RulesSocket::open().unwrap();
+        for kept in [&[1, 2, 3][..], &[2], &[], &[1, 2]] {
+            let kept: Vec<_> = kept.iter().map(|n| elements(*n)).collect();
+            nft::load(&Ruleset::of(&policy, &kept)).unwrap();
+            let rest = ObservedElements::expected(&kept);
+            assert_eq!(rules.observe(&policy.links).unwrap(), Some(rest));
+            // A rule of an earlier version, or of somebody else's.
+            sh(&format!("nft insert rule bridge {} from_port accept", table()));
+        }
+        nft::load(&Ruleset::of(&policy, &[])).unwrap();
+        let once = listed();
+        nft::load(&Ruleset::of(&policy, &[])).unwrap();
+        assert_eq!(listed(), once);
+        assert_eq!(once.matches("jump from_port").count(), 1);
+        assert!(!once.contains("from_port accept"), "{once}");
+    });
+}
+
+#[test]
+fn tables_of_another_shape_are_made_anew() {
+    in_netns(|| {
+        let policy = policy(Ingress::Deny);
+        let text = Ruleset::of(&policy, &[elements(1)]);
+        sh(&format!(
+            "nft add table inet {0} && nft 'add set inet {0} known {{ type mark; }}'",
+            table()
+        ));
+        let error = nft::load(&text).unwrap_err();
+        assert!(matches!(error, nft::NftError::Refused(_)), "{error}");
+        nft::load(&(Ruleset::afresh(&policy.links) + &text)).unwrap();
+        let expected = ObservedElements::expected(&[elements(1)]);
+        let mut rules = RulesSocket::open().unwrap();
+        assert_eq!(rules.observe(&policy.links).unwrap(), Some(expected));
+    });
+}
+
+#[test]
 fn a_transaction_with_one_bad_message_does_nothing() {
     in_netns(|| {
         let policy = policy(Ingress::Deny);
