@@ -173,6 +173,9 @@ start_daemon() {
 instance = "$instance"
 prefix = "auto"
 
+[firewall]
+ingress = "allow"
+
 [registry]
 kind = "embedded"
 
@@ -220,6 +223,7 @@ check_nothing_is_left() {
     is_gone "the bridge and its ports" "$(ip -o link show | grep -E "$instance|$port" || true)"
     is_gone "routes" "$(ip -6 route show table all | grep -E "$instance|${prefix%::*}:" || true)"
     is_gone "neighbours" "$(ip -6 neigh show nud all | grep -E "$instance|${prefix%::*}:" || true)"
+    is_gone "firewall tables" "$(nft list tables | grep -F "$instance" || true)"
     is_gone "the users" "$(getent passwd "${users[@]}" || true)"
     is_gone "their subordinate ids" "$(grep -hE "^(${users[0]}|${users[1]}):" /etc/subuid /etc/subgid || true)"
     for user in "${uids[@]}"; do
@@ -312,6 +316,7 @@ show <<<"$page"
 [[ $page == Hello* ]] || die "that is not the page"
 
 say "The page, from ${users[1]}'s own container"
+note "(firewall.ingress is \"allow\" here: by default nobody gets in but root and ${users[0]})"
 page=$(as "${users[1]}" podman run --rm "$image" wget -qO- "http://[$address]/")
 show <<<"$page"
 [[ $page == Hello* ]] || die "that is not the page"
