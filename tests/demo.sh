@@ -173,7 +173,6 @@ start_daemon() {
 instance = "$instance"
 prefix = "auto"
 
-# Nothing opens a single port yet, and another user's container is to reach this one.
 [firewall]
 ingress = "allow"
 
@@ -224,6 +223,7 @@ check_nothing_is_left() {
     is_gone "the bridge and its ports" "$(ip -o link show | grep -E "$instance|$port" || true)"
     is_gone "routes" "$(ip -6 route show table all | grep -E "$instance|${prefix%::*}:" || true)"
     is_gone "neighbours" "$(ip -6 neigh show nud all | grep -E "$instance|${prefix%::*}:" || true)"
+    is_gone "firewall tables" "$(nft list tables | grep -F "$instance" || true)"
     is_gone "the users" "$(getent passwd "${users[@]}" || true)"
     is_gone "their subordinate ids" "$(grep -hE "^(${users[0]}|${users[1]}):" /etc/subuid /etc/subgid || true)"
     for user in "${uids[@]}"; do
@@ -289,7 +289,6 @@ say "v6podd, with a prefix made up for this host"
 start_daemon
 status=$(curl -sf --unix-socket "$work/run/$instance.sock" http://localhost/api/status)
 prefix=$(jq -r .prefix.prefix <<<"$status")
-note "containers are open to everybody here (ingress = allow); by default they are closed"
 note "prefix $prefix, gateway $(jq -r .gateway <<<"$status"), bridge $(jq -r .bridge <<<"$status")"
 
 say "${users[0]}\$ podman run -d --name web $image httpd -f -p 80 -h /www"
@@ -317,6 +316,7 @@ show <<<"$page"
 [[ $page == Hello* ]] || die "that is not the page"
 
 say "The page, from ${users[1]}'s own container"
+note "(firewall.ingress is \"allow\" here: by default nobody gets in but root and ${users[0]})"
 page=$(as "${users[1]}" podman run --rm "$image" wget -qO- "http://[$address]/")
 show <<<"$page"
 [[ $page == Hello* ]] || die "that is not the page"
