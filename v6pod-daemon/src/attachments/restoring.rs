@@ -345,7 +345,9 @@ async fn look_again(shared: &Arc<Shared>) {
     match shared.workers.run(look).await {
         Ok(observed) => {
             let there: HashSet<u32> = observed.ports.iter().map(|port| port.ifindex).collect();
-            for ifindex in shared.ledger().book.ports_missing_from(&there) {
+            // Named first: in the head of the loop the lock would be held through all of it.
+            let missing = shared.ledger().book.ports_missing_from(&there);
+            for ifindex in missing {
                 shared.port_gone(ifindex);
             }
         }
