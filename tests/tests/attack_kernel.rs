@@ -46,7 +46,8 @@ fn attack_16_ipv6_is_switched_on_nowhere_but_on_the_containers_own_interface() {
     let namespace = OwnedNs::new(stage.user());
     let inside = |script: &str| namespace.run("sh", &["-c", script]).stdout;
     inside(
-        "ip link add v4only0 type veth peer name v4only1
+        "ip link set lo up
+         ip link add v4only0 type veth peer name v4only1
          for link in v4only0 default; do
              echo 1 > /proc/sys/net/ipv6/conf/$link/disable_ipv6
          done
