@@ -10,6 +10,7 @@
 //! - [`closer`]: closes what callers sent, where that harms nobody.
 //! - [`fair`]: a queue in which owners take turns.
 //! - [`access`]: who may attach and who operates.
+//! - [`failpoint`]: where tests make the daemon die; nothing in ordinary builds.
 //! - [`purge`]: takes all away.
 //! - [`report`]: errors for people.
 //! - [`config`]: the configuration file.
@@ -29,6 +30,7 @@ pub mod fair;
 #[cfg(feature = "fuzz")]
 #[doc(hidden)]
 pub mod fuzz;
+pub mod failpoint;
 pub mod kernel;
 pub mod purge;
 pub mod registry;
