@@ -96,6 +96,12 @@ impl Links {
             },
         }
     }
+
+    /// The link group of ports that are being deleted: what is in it is nobody's any more. One bit from
+    /// the ports' own, which the firewall masks: its rules hold for both.
+    pub const fn doomed(&self) -> u32 {
+        self.ports ^ 0x0100_0000
+    }
 }
 
 #[cfg(test)]
@@ -108,7 +114,7 @@ mod tests {
         assert_eq!(a.bridge.as_str(), "v6pod0");
         assert!(a.bridge != b.bridge && a.bridge_mac != b.bridge_mac);
         assert_eq!((&*a.table, &*b.table), ("v6pod", "v6pod-other"));
-        let groups = [a.ports, a.bridges, b.ports, b.bridges];
+        let groups = [a.ports, a.bridges, a.doomed(), b.ports, b.bridges, b.doomed()];
         assert!(groups.iter().enumerate().all(|(i, g)| !groups[..i].contains(g)));
     }
 

@@ -23,6 +23,7 @@ use netlink_packet_route::neighbour::{
 use netlink_packet_route::route::{RouteAttribute, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
 use nix::errno::Errno;
+use v6pod_proto::Mac;
 
 use super::error::{Cause, Error, gone_is_fine};
 use super::host::Host;
@@ -33,6 +34,7 @@ use super::sysctl::Conf;
 use super::workers::{Inside, Worker};
 use crate::core::ruleset::Elements;
 use crate::core::step::{Port, Step, attach};
+use crate::failpoint;
 
 /// The metric of the default route inside: before netavark's 100. Where a container has a network of
 /// podman's with a way out besides, answers must leave by the address that they were asked at.
@@ -90,19 +92,8 @@ impl<'a> Wire<'a> {
             Step::Pair => self.pair(),
             Step::Guard => self.guard(),
             Step::Forwarding => self.forwarding(),
-            Step::Neighbour => {
-                let entry =
-                    message::neighbour(self.host.bridge, self.port.address, Some(self.port.mac));
-                let flags = NLM_F_CREATE | NLM_F_REPLACE;
-                let doing = format!("add the neighbour {}", self.port.address);
-                self.worker.socket.ack(doing, &Message::NewNeighbour(entry), flags)
-            }
-            Step::Route => {
-                let route = message::container_route(self.host.bridge, self.port.address);
-                let doing = format!("add the route to {}", self.port.address);
-                // Exclusive: a route of somebody else's is an error, not something to replace.
-                self.worker.socket.ack(doing, &Message::NewRoute(route), NLM_F_CREATE | NLM_F_EXCL)
-            }
+            Step::Neighbour => add_neighbour(&mut self.worker.socket, self.host, self.port),
+            Step::Route => add_route(&mut self.worker.socket, self.host, self.port),
             Step::Inside => {
                 let (port, peer) = (self.port, self.ends()?.peer);
                 let socket = self.worker.inside(self.namespace, |mut inside| {
@@ -210,64 +201,93 @@ impl<'a> Wire<'a> {
     }
 
     fn guard(&mut self) -> Result<(), Error> {
-        // The port's own IPv6 is switched off: it never has an address, sends no solicitations and
-        // hears no advertisements, not even if somebody takes it out of the bridge (threats 6, 16).
-        // The bridge does not mind.
-        Conf::Link(&self.port.name).write("disable_ipv6", 1)?;
         let index = self.ends()?.port;
-        match self.set_port_flags(index, true) {
-            // Linux before 5.18 has no locked ports. The rest is what must be.
-            Err(error) if matches!(error.errno(), Some(Errno::EINVAL | Errno::EOPNOTSUPP)) => {
-                self.set_port_flags(index, false)
-            }
-            other => other,
-        }
-    }
-
-    fn set_port_flags(&mut self, index: u32, locked: bool) -> Result<(), Error> {
-        let mut flags = vec![
-            InfoBridgePort::Isolated(true),
-            InfoBridgePort::Learning(false),
-            InfoBridgePort::UnicastFlood(false),
-            InfoBridgePort::MulticastFlood(false),
-            InfoBridgePort::BroadcastFlood(false),
-            // Frames for the port's own neighbours never turn round in it.
-            InfoBridgePort::HairpinMode(false),
-            // With it, the bridge itself would answer for siblings' addresses, out of the permanent
-            // neighbours: nobody has business knowing their Ethernet addresses.
-            InfoBridgePort::NeighSupress(false),
-            // MLD queries or PIM hellos do not make a container a router.
-            InfoBridgePort::MulticastRouter(BridgeMulticastRouterType::Disabled),
-        ];
-        if locked {
-            flags.push(InfoBridgePort::Locked(true));
-        }
-        let mut link = message::link(index);
-        link.attributes = vec![
-            message::no_link_local(),
-            LinkAttribute::LinkInfo(vec![
-                LinkInfo::PortKind(InfoPortKind::Bridge),
-                LinkInfo::PortData(InfoPortData::BridgePort(flags)),
-            ]),
-        ];
-        // RTM_SETLINK ignores port data; RTM_NEWLINK without NLM_F_CREATE changes what is there.
-        let doing = format!("isolate {}", self.port.name);
-        self.worker.socket.ack(doing, &Message::NewLink(link), 0)
+        guard_port(self.worker, self.port, index)
     }
 
     fn forwarding(&mut self) -> Result<(), Error> {
-        let mut entry = NeighbourMessage::default();
-        entry.header.family = AddressFamily::Bridge;
-        entry.header.ifindex = self.ends()?.port;
-        // Static, and sticky: no other port can draw it over by sending with that address.
-        entry.header.state = NeighbourState::Noarp;
-        entry.header.flags = NeighbourFlags::Controller | NeighbourFlags::Sticky;
-        let mac = self.port.mac.octets().to_vec();
-        entry.attributes.push(NeighbourAttribute::LinkLayerAddress(mac));
-        let doing = format!("add the forwarding entry of {}", self.port.mac);
-        let flags = NLM_F_CREATE | NLM_F_REPLACE;
-        self.worker.socket.ack(doing, &Message::NewNeighbour(entry), flags)
+        let index = self.ends()?.port;
+        add_forwarding(&mut self.worker.socket, index, self.port.mac)
     }
+}
+
+/// [`Step::Guard`] of the port with this number.
+pub(super) fn guard_port(worker: &mut Worker, port: &Port, index: u32) -> Result<(), Error> {
+    // The port's own IPv6 is switched off: it never has an address, sends no solicitations and
+    // hears no advertisements, not even if somebody takes it out of the bridge (threats 6, 16).
+    // The bridge does not mind.
+    Conf::Link(&port.name).write("disable_ipv6", 1)?;
+    match set_port_flags(&mut worker.socket, port, index, true) {
+        // Linux before 5.18 has no locked ports. The rest is what must be.
+        Err(error) if matches!(error.errno(), Some(Errno::EINVAL | Errno::EOPNOTSUPP)) => {
+            set_port_flags(&mut worker.socket, port, index, false)
+        }
+        other => other,
+    }
+}
+
+fn set_port_flags(
+    socket: &mut RouteSocket,
+    port: &Port,
+    index: u32,
+    locked: bool,
+) -> Result<(), Error> {
+    let mut flags = vec![
+        InfoBridgePort::Isolated(true),
+        InfoBridgePort::Learning(false),
+        InfoBridgePort::UnicastFlood(false),
+        InfoBridgePort::MulticastFlood(false),
+        InfoBridgePort::BroadcastFlood(false),
+        // Frames for the port's own neighbours never turn round in it.
+        InfoBridgePort::HairpinMode(false),
+        // With it, the bridge itself would answer for siblings' addresses, out of the permanent
+        // neighbours: nobody has business knowing their Ethernet addresses.
+        InfoBridgePort::NeighSupress(false),
+        // MLD queries or PIM hellos do not make a container a router.
+        InfoBridgePort::MulticastRouter(BridgeMulticastRouterType::Disabled),
+    ];
+    if locked {
+        flags.push(InfoBridgePort::Locked(true));
+    }
+    let mut link = message::link(index);
+    link.attributes = vec![
+        message::no_link_local(),
+        LinkAttribute::LinkInfo(vec![
+            LinkInfo::PortKind(InfoPortKind::Bridge),
+            LinkInfo::PortData(InfoPortData::BridgePort(flags)),
+        ]),
+    ];
+    // RTM_SETLINK ignores port data; RTM_NEWLINK without NLM_F_CREATE changes what is there.
+    socket.ack(format!("isolate {}", port.name), &Message::NewLink(link), 0)
+}
+
+pub(super) fn add_forwarding(socket: &mut RouteSocket, index: u32, mac: Mac) -> Result<(), Error> {
+    let mut entry = NeighbourMessage::default();
+    entry.header.family = AddressFamily::Bridge;
+    entry.header.ifindex = index;
+    // Static, and sticky: no other port can draw it over by sending with that address.
+    entry.header.state = NeighbourState::Noarp;
+    entry.header.flags = NeighbourFlags::Controller | NeighbourFlags::Sticky;
+    entry.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.octets().to_vec()));
+    let doing = format!("add the forwarding entry of {mac}");
+    socket.ack(doing, &Message::NewNeighbour(entry), NLM_F_CREATE | NLM_F_REPLACE)
+}
+
+pub(super) fn add_neighbour(
+    socket: &mut RouteSocket,
+    host: &Host,
+    port: &Port,
+) -> Result<(), Error> {
+    let entry = message::neighbour(host.bridge, port.address, Some(port.mac));
+    let doing = format!("add the neighbour {}", port.address);
+    socket.ack(doing, &Message::NewNeighbour(entry), NLM_F_CREATE | NLM_F_REPLACE)
+}
+
+/// Exclusive: a route of somebody else's is an error, not something to replace.
+pub(super) fn add_route(socket: &mut RouteSocket, host: &Host, port: &Port) -> Result<(), Error> {
+    let route = message::container_route(host.bridge, port.address);
+    let doing = format!("add the route to {}", port.address);
+    socket.ack(doing, &Message::NewRoute(route), NLM_F_CREATE | NLM_F_EXCL)
 }
 
 /// Undoes one step, whether or not it was ever run. [`Step::Pair`] takes some 20 ms of the kernel's
@@ -302,8 +322,12 @@ pub fn undo(worker: &mut Worker, host: &Host, port: &Port, step: &Step) -> Resul
 
 /// Undoes all steps, in reverse, whatever fails on the way: what failed is the answer.
 pub fn undo_all(worker: &mut Worker, host: &Host, port: &Port) -> Vec<Error> {
-    let steps = attach();
-    steps.iter().rev().filter_map(|step| undo(worker, host, port, step).err()).collect()
+    let mut errors = Vec::new();
+    for step in attach().iter().rev() {
+        errors.extend(undo(worker, host, port, step).err());
+        failpoint::reach_step("undo", step);
+    }
+    errors
 }
 
 /// Whether the port's other end is in that namespace, as far as can be seen: there is an interface with
@@ -347,7 +371,11 @@ pub(super) fn remove_neighbour(
 }
 
 /// The port's number, if there is a link of that name in our group.
-fn find_port(socket: &mut RouteSocket, host: &Host, port: &Port) -> Result<Option<u32>, Error> {
+pub(super) fn find_port(
+    socket: &mut RouteSocket,
+    host: &Host,
+    port: &Port,
+) -> Result<Option<u32>, Error> {
     match find_ours(socket, &port.name, host.links.ports) {
         Ok(link) => Ok(link.map(|link| link.index)),
         Err(error) if error.is_not_ours() => Ok(None),
