@@ -21,6 +21,6 @@ pub fn body<T: DeserializeOwned>(kind: Option<&'static str>, bytes: &[u8]) -> Re
 
 /// A record of that file name, read as after a restart and written again; none if it is refused.
 pub fn record(file: &str, bytes: &[u8]) -> Option<Vec<u8>> {
-    let attachment = records::parse(file, bytes).ok()?;
+    let (attachment, _) = records::parse(file, bytes).ok()?;
     serde_json::to_vec(&Record::of(&attachment)).ok()
 }

@@ -26,11 +26,11 @@ pub mod closer;
 pub mod config;
 pub mod container;
 pub mod core;
+pub mod failpoint;
 pub mod fair;
 #[cfg(feature = "fuzz")]
 #[doc(hidden)]
 pub mod fuzz;
-pub mod failpoint;
 pub mod kernel;
 pub mod purge;
 pub mod registry;

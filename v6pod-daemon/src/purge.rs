@@ -68,6 +68,12 @@ pub async fn purge(config: &Config) -> Result<Purged, PurgeError> {
     registrar.reconcile(&[]);
     registrar.settled().await;
     let mut records = 0;
+    match fs::remove_file(config.run_dir().join("resting")) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(PurgeError::Records(error));
+        }
+        _ => {}
+    }
     for folder in ["attachments", "rejected"] {
         let path = config.run_dir().join(folder);
         records += fs::read_dir(&path).map_or(0, Iterator::count);

@@ -2,7 +2,9 @@
 //!
 //! Guarantees: what has ended is withdrawn from the registry and let go of at once, and taken out of
 //! the kernel behind the caller's back. Until the kernel is clean the record stays and the address
-//! is nobody else's. A failed undo is tried again; a restart tries once more.
+//! is nobody else's. A failed undo is tried again; a restart tries once more. Before anything is
+//! undone the record says that the attachment has ended, so a daemon that dies in between does not
+//! take up what somebody was told is removed.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,6 +16,7 @@ use v6pod_proto::AttachmentId;
 use super::{Ended, Ledger, Shared};
 use crate::core::attachment::Attachment;
 use crate::core::book::Released;
+use crate::failpoint;
 use crate::kernel::{self, Worker};
 
 /// How long the end of a lease is not yet the end: podman up to 4.9 starts the next slirp4netns in
@@ -22,7 +25,7 @@ const GRACE: Duration = Duration::from_millis(500);
 
 /// How often taking away is tried, and how long between.
 const TRIES: u32 = 5;
-const BETWEEN: Duration = Duration::from_secs(1);
+pub(super) const BETWEEN: Duration = Duration::from_secs(1);
 
 /// Acts on the ends of leases and holders, for as long as the daemon runs.
 pub(super) async fn heed(shared: Arc<Shared>, mut news: mpsc::UnboundedReceiver<Ended>) {
@@ -55,6 +58,14 @@ impl Shared {
         why: &str,
     ) -> Released {
         let released = ledger.book.begin_release(id);
+        failpoint::reach("ending:booked");
+        if matches!(released, Released::Yours(_) | Released::ByItsMaker)
+            && let Err(error) = self.records.end(id)
+        {
+            // It is taken away all the same; only a crash before that would bring it back.
+            tracing::warn!(attachment = %id, %error, "cannot record the end");
+        }
+        failpoint::reach("ending:marked");
         if let Released::Yours(attachment) = &released {
             tracing::info!(
                 attachment = %id, owner = %attachment.owner, address = %attachment.port.address,
@@ -62,9 +73,8 @@ impl Shared {
             );
             self.holds.end(id);
             self.unname(ledger, id);
-            let (shared, attachment) = (Arc::clone(self), attachment.clone());
-            // Not `tokio::spawn`: this may be a worker's thread.
-            self.runtime.spawn(async move { shared.take_away(*attachment).await });
+            failpoint::reach("ending:withdrawn");
+            self.sweep_soon((**attachment).clone());
         }
         released
     }
@@ -98,15 +108,43 @@ impl Shared {
         );
     }
 
-    /// Nothing is left in the kernel: the record goes, and then all memory of it.
+    /// Nothing is left in the kernel: the record goes, and then all memory of it but that its address
+    /// rests.
     pub(super) fn forget(&self, attachment: &Attachment) {
+        // Under one lock, so that nobody writes the resting addresses anew in between.
+        let mut ledger = self.ledger();
+        self.note_rest(attachment);
+        failpoint::reach("ending:rested");
         if let Err(error) = self.records.remove(&attachment.id) {
             // After a restart it is undone once more, which finds nothing to do.
             tracing::warn!(attachment = %attachment.id, %error, "cannot remove the record");
         }
-        self.ledger().book.forget(&attachment.id, Instant::now());
+        failpoint::reach("ending:forgotten");
+        let now = Instant::now();
+        ledger.book.forget(&attachment.id, now);
+        if self.resting.is_stale(ledger.book.pool().resting()) {
+            let resting = ledger.book.pool().all_resting();
+            let ages = resting.map(|(address, since)| (address, now.duration_since(since)));
+            if let Err(error) = self.resting.rewrite(ages) {
+                tracing::warn!(%error, "cannot write anew which addresses rest");
+            }
+        }
+        drop(ledger);
         self.metrics.released();
         self.rested.notify_waiters();
+    }
+
+    /// Has the address rest over a restart too.
+    pub(super) fn note_rest(&self, attachment: &Attachment) {
+        if self.config.quarantine.is_zero() {
+            return;
+        }
+        if let Err(error) = self.resting.note(attachment.port.address) {
+            tracing::warn!(
+                address = %attachment.port.address, %error,
+                "cannot note that an address rests; a restart would forget it"
+            );
+        }
     }
 }
 

@@ -21,6 +21,7 @@ use crate::container::NotFound;
 use crate::core::attachment::{Attachment, Generation, Holder, NamespaceId, Phase};
 use crate::core::book::{Found, Refusal, Wanted};
 use crate::core::step;
+use crate::failpoint;
 use crate::kernel::wire::Wire;
 use crate::kernel::{self, NetNs, NotANetNs, Process, Worker};
 use crate::report::chain;
@@ -175,6 +176,7 @@ fn finish(
         _ => None,
     };
     drop(ledger);
+    failpoint::reach("making:answering");
     if fresh {
         shared.metrics.made();
         shared.metrics.took(Part::Total, began.elapsed());
@@ -234,6 +236,7 @@ fn attempt(
         let made = made.map_err(|refusal| refuse(&refusal))?.clone();
         // A container has one namespace at a time. Podman 5 makes the next one before the old
         // slirp4netns has ended, and nobody is to be shown two addresses of one container.
+        failpoint::reach("making:reserved");
         for id in replaced {
             shared.release_under(&mut ledger, &id, "its container has been started again");
         }
@@ -319,12 +322,14 @@ fn existing(
     let Some(taken) = ledger.book.take_over(id, held_by, ask.lease) else {
         return Err(Refused::NotReady("the attachment has just ended"));
     };
+    failpoint::reach("takeover:booked");
     shared.metrics.taken_over();
     if let Err(error) = shared.records.write(taken) {
         // The old record names the old holder: after a restart the lease's end is not seen by it,
         // but by the port's.
         tracing::warn!(attachment = %id, %error, "cannot renew the record");
     }
+    failpoint::reach("takeover:recorded");
     Ok((Attempt::Attached(id.clone(), Hold::Mine(taken.generation, process)), None))
 }
 
@@ -349,6 +354,7 @@ fn make(
             attachment.port.interface = link(SECOND_INTERFACE)?;
             shared.ledger().book.rename_interface(&attachment.id, &attachment.port.interface);
             record(shared, &attachment)?;
+            failpoint::reach("making:renamed");
             wired = wire(shared, worker, &attachment, ns);
         }
         shared.metrics.took(Part::Wire, began.elapsed());
@@ -358,13 +364,18 @@ fn make(
         })
     });
     let abandoned = match made {
-        Ok(ifindex) if shared.ledger().book.wired(&attachment.id, ifindex) => return Ok(()),
+        Ok(ifindex) if shared.ledger().book.wired(&attachment.id, ifindex) => {
+            failpoint::reach("making:wired");
+            return Ok(());
+        }
         Ok(_) => Refused::NotReady("the attachment was ended while it was made"),
         Err(refused) => refused,
     };
     // Marks it as on its way out, if nobody has yet.
     let _ = shared.ledger().book.begin_release(&attachment.id);
-    match ending::undo(shared, worker, &attachment) {
+    let undone = ending::undo(shared, worker, &attachment);
+    failpoint::reach("making:failed");
+    match undone {
         Ok(()) => shared.forget(&attachment),
         Err(ending::Undone(errors)) => {
             tracing::warn!(
@@ -381,6 +392,7 @@ fn make(
 fn record(shared: &Shared, attachment: &Attachment) -> Result<(), Refused> {
     let began = Instant::now();
     let written = shared.records.write(attachment);
+    failpoint::reach("making:recorded");
     shared.metrics.took(Part::Record, began.elapsed());
     written.map_err(|error| {
         tracing::error!(attachment = %attachment.id, %error, "cannot write a record");
@@ -400,6 +412,7 @@ fn wire(
     let mut wire = Wire::new(worker, &host, &attachment.port, ns);
     for step in step::attach() {
         wire.run(&step)?;
+        failpoint::reach_step("making", &step);
     }
     wire.settle();
     Ok(wire.ifindex().unwrap_or_default())

@@ -12,11 +12,14 @@
 mod ending;
 mod holding;
 mod making;
+mod mending;
 mod metrics;
 mod naming;
 pub mod records;
+mod resting;
 mod restoring;
 mod rules;
+mod sweeping;
 mod view;
 
 use std::collections::HashMap;
@@ -46,7 +49,9 @@ pub use view::Viewer;
 
 use holding::Holds;
 use records::Records;
+use resting::Resting;
 use rules::Rules;
+use sweeping::Waiting;
 
 /// How many requests for one caller may wait for the kernel or be at work there. Those whose caller
 /// has gone count until their turn comes, which is then over at once.
@@ -72,12 +77,14 @@ struct Shared {
     /// Woken whenever an attachment has come to rest: made, or gone.
     rested: Notify,
     records: Records,
+    resting: Resting,
     /// Where requests are worked on.
     workers: Workers,
     /// Where it is asked whose a TCP connection is.
     askers: Workers,
     /// Where ports are deleted: ~20 ms each, which no request is to wait for.
     sweeper: Workers,
+    waiting: Waiting,
     containers: Containers,
     access: Access,
     registrar: Registrar,

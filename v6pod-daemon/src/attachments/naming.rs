@@ -11,6 +11,7 @@ use v6pod_proto::{AttachmentId, Uid, storage};
 use super::{Ledger, Shared};
 use crate::core::attachment::{Attachment, Phase};
 use crate::core::name::Label;
+use crate::failpoint;
 use crate::registry::Registration;
 
 impl Shared {
@@ -29,6 +30,7 @@ impl Shared {
             let mut ledger = shared.ledger();
             if let Some(registration) = shared.claim(&mut ledger, &a.id, &name) {
                 shared.registrar.wish(&registration);
+                failpoint::reach("naming:wished");
             }
         });
     }
@@ -64,7 +66,9 @@ impl Shared {
             return None;
         }
         let claim = ledger.names.claim(id, owner, name);
+        failpoint::reach("naming:claimed");
         self.remember(ledger, id, name, claim.label());
+        failpoint::reach("naming:recorded");
         let Some(label) = claim.label() else {
             let note = claim.note().unwrap_or_default();
             tracing::info!(attachment = %id, note, "the container's name is not registered");

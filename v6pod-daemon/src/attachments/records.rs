@@ -2,19 +2,27 @@
 //!
 //! Guarantees: a file is whole or absent (written beside and renamed into place). It lies in /run,
 //! because the kernel objects it speaks of do not outlive a boot either; so nothing is synced. A
-//! file that cannot be read is put aside, reported, and never trusted.
+//! file that cannot be read is put aside, reported, and never trusted; no link is followed, no pipe
+//! waited for, and nothing that lies there keeps a daemon from starting.
+//!
+//! `ID.json` is an attachment. `ID.ended` is one whose end was asked for: whatever the kernel still has
+//! of it goes. The one becomes the other by a rename, which needs no room on a full disk.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::collections::HashSet;
+use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use nix::libc::{O_CLOEXEC, O_NOFOLLOW, O_NONBLOCK};
 use serde::{Deserialize, Serialize};
 use v6pod_proto::{AttachmentId, ContainerId, Uid};
 
 use crate::core::Label;
 use crate::core::Port;
-use crate::core::attachment::{Attachment, Generation, Holder, NamespaceId, Phase};
+use crate::core::attachment::{Attachment, Generation, Holder, NamespaceId, Phase, port_name};
+use crate::core::reconcile::Recorded;
+use crate::failpoint;
 
 /// The format of a record. A daemon puts aside what bears another number.
 const VERSION: u32 = 1;
@@ -113,7 +121,10 @@ impl Records {
             .mode(0o600)
             .open(&beside)
             .and_then(|mut file| file.write_all(&bytes))
-            .and_then(|()| fs::rename(&beside, self.path(&attachment.id)));
+            .and_then(|()| {
+                failpoint::reach("record:beside");
+                fs::rename(&beside, self.path(&attachment.id))
+            });
         if written.is_err() {
             // A full /run must not fill further. The first error is the one that counts.
             let _ = fs::remove_file(&beside);
@@ -121,44 +132,108 @@ impl Records {
         written
     }
 
+    /// Notes that the attachment's end was asked for: from here no daemon takes it up again. One
+    /// that is not recorded has nothing to be noted.
+    pub fn end(&self, id: &AttachmentId) -> io::Result<()> {
+        absent_is_fine(fs::rename(self.path(id), self.ended_path(id)))
+    }
+
     /// Removes the record. One that is not there is removed.
     pub fn remove(&self, id: &AttachmentId) -> io::Result<()> {
-        match fs::remove_file(self.path(id)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other,
-        }
+        // The mark last: until then it is known that the attachment has ended.
+        absent_is_fine(fs::remove_file(self.path(id)))?;
+        absent_is_fine(fs::remove_file(self.ended_path(id)))
     }
 
     /// All records, and what was put aside. Files that were being written are removed: what they
     /// were to say never began.
-    pub fn load(&self) -> io::Result<(Vec<Attachment>, Vec<Rejected>)> {
-        let (mut attachments, mut rejected) = (Vec::new(), Vec::new());
+    ///
+    /// # Errors
+    /// The folder itself cannot be read. No file in it is reason enough.
+    pub fn load(&self) -> io::Result<(Recorded, Vec<Rejected>)> {
+        let (mut recorded, mut rejected) = (Recorded::default(), Vec::new());
         for entry in fs::read_dir(&self.folder)? {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            if name.starts_with('.') {
-                fs::remove_file(entry.path())?;
+            let half = name.starts_with('.');
+            if half && fs::remove_file(entry.path()).is_ok() {
                 continue;
             }
-            match read(&entry.path()).and_then(|bytes| parse(&name, &bytes)) {
-                Ok(attachment) => attachments.push(attachment),
+            let record = if half {
+                Err("it is no file".to_owned())
+            } else {
+                read(&entry.path()).and_then(|bytes| parse(&name, &bytes))
+            };
+            match record {
+                Ok((attachment, Whether::Lives)) => recorded.living.push(attachment),
+                Ok((attachment, Whether::Ended)) => recorded.ended.push(attachment),
                 Err(reason) => {
-                    fs::rename(entry.path(), self.rejected.join(entry.file_name()))?;
+                    let reason = self.put_aside(&name, reason);
                     rejected.push(Rejected { file: name, reason });
                 }
             }
         }
-        Ok((attachments, rejected))
+        // Written once more after it had been marked: the mark counts.
+        let ended: HashSet<_> = recorded.ended.iter().map(|a| a.id.clone()).collect();
+        recorded.living.retain(|a| !ended.contains(&a.id));
+        Ok((recorded, rejected))
+    }
+
+    /// Puts aside the record of an attachment that is not what it says.
+    pub fn reject(&self, id: &AttachmentId, reason: &str) -> Rejected {
+        let file = format!("{id}.json");
+        let reason = self.put_aside(&file, reason.to_owned());
+        let _ = fs::remove_file(self.ended_path(id));
+        Rejected { file, reason }
+    }
+
+    /// The reason, with what is wrong besides if it could not be put aside. Then it stays, and is
+    /// trusted no more the next time.
+    fn put_aside(&self, name: &str, reason: String) -> String {
+        // What was put aside before it under this name makes room; a folder with something in it
+        // cannot be replaced, so every other name is tried.
+        let mut to = self.rejected.join(name);
+        for n in 1..100 {
+            if fs::symlink_metadata(&to).is_ok_and(|there| there.is_dir()) {
+                to = self.rejected.join(format!("{name}.{n}"));
+            }
+        }
+        match fs::rename(self.folder.join(name), to) {
+            Ok(()) => reason,
+            Err(error) => format!("{reason}; and it cannot be moved: {error}"),
+        }
     }
 
     fn path(&self, id: &AttachmentId) -> PathBuf {
         self.folder.join(format!("{id}.json"))
     }
+
+    fn ended_path(&self, id: &AttachmentId) -> PathBuf {
+        self.folder.join(format!("{id}.ended"))
+    }
+}
+
+/// What a record's file name says.
+pub(crate) enum Whether {
+    Lives,
+    Ended,
+}
+
+fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
-    let read = File::open(path).and_then(|f| f.take(MAX_SIZE + 1).read_to_end(&mut bytes));
+    let flags = O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path);
+    let read = file.and_then(|file| match file.metadata()?.is_file() {
+        true => file.take(MAX_SIZE + 1).read_to_end(&mut bytes),
+        false => Err(io::Error::other("it is no file")),
+    });
     match read {
         Err(error) => Err(error.to_string()),
         Ok(_) if bytes.len() as u64 > MAX_SIZE => Err("it is too large".to_owned()),
@@ -166,15 +241,20 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
     }
 }
 
-pub(crate) fn parse(file: &str, bytes: &[u8]) -> Result<Attachment, String> {
+pub(crate) fn parse(file: &str, bytes: &[u8]) -> Result<(Attachment, Whether), String> {
     let record: Record = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
     if record.version != VERSION {
         return Err(format!("it has version {}, not {VERSION}", record.version));
     }
-    if file != format!("{}.json", record.id) {
-        return Err(format!("it says that it is {}", record.id));
+    let whether = match file.strip_prefix(record.id.as_str()) {
+        Some(".json") => Whether::Lives,
+        Some(".ended") => Whether::Ended,
+        _ => return Err(format!("it says that it is {}", record.id)),
+    };
+    if record.port.name != port_name(&record.id) {
+        return Err(format!("it speaks of {}, a link that is not its own", record.port.name));
     }
-    Ok(record.into_attachment())
+    Ok((record.into_attachment(), whether))
 }
 
 #[cfg(test)]
@@ -190,7 +270,7 @@ mod tests {
             label: Some("web-u1000".parse().unwrap()),
             namespace: NamespaceId { inode: 4_026_531_840, cookie: Some(9) },
             port: Port {
-                name: "v6p000".parse().unwrap(),
+                name: port_name(&AttachmentId::from_bits(5)),
                 interface: "eth0".parse().unwrap(),
                 mac: "02:00:00:00:00:01".parse().unwrap(),
                 address: "2001:db8::5".parse().unwrap(),
@@ -215,10 +295,10 @@ mod tests {
         let a = attachment();
         records.write(&a).unwrap();
         records.write(&a).unwrap();
-        assert_eq!(records.load().unwrap().0, std::slice::from_ref(&a));
+        assert_eq!(records.load().unwrap().0.living, std::slice::from_ref(&a));
         records.remove(&a.id).unwrap();
         records.remove(&a.id).unwrap();
-        assert!(records.load().unwrap().0.is_empty());
+        assert_eq!(records.load().unwrap().0, Recorded::default());
     }
 
     #[test]
@@ -237,11 +317,53 @@ mod tests {
         fs::write(folder.join("later.json"), text.replace("\"version\":1", "\"version\":2"))
             .unwrap();
         fs::write(folder.join(".half"), b"{").unwrap();
+        fs::write(folder.join("foreign.json"), text.replace(a.port.name.as_str(), "up0")).unwrap();
         let (kept, rejected) = records.load().unwrap();
-        assert_eq!(kept, [a]);
-        assert_eq!(rejected.len(), 5);
-        assert_eq!(fs::read_dir(dir.path().join("rejected")).unwrap().count(), 5);
+        assert_eq!(kept.living, [a]);
+        assert_eq!(rejected.len(), 6);
+        assert_eq!(fs::read_dir(dir.path().join("rejected")).unwrap().count(), 6);
         assert!(records.load().unwrap().1.is_empty());
         assert!(!folder.join(".half").exists());
+    }
+
+    #[test]
+    fn what_is_no_file_is_put_aside_unopened() {
+        let dir = tempfile::tempdir().unwrap();
+        let records = Records::open(dir.path()).unwrap();
+        let a = attachment();
+        records.write(&a).unwrap();
+        let folder = dir.path().join("attachments");
+        let elsewhere = dir.path().join("elsewhere");
+        fs::rename(records.path(&a.id), &elsewhere).unwrap();
+        for _ in 0..3 {
+            // As good as the record itself, but for being a link.
+            std::os::unix::fs::symlink(&elsewhere, records.path(&a.id)).unwrap();
+            nix::unistd::mkfifo(&folder.join("pipe.json"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+            for name in ["dir.json", ".half"] {
+                fs::create_dir(folder.join(name)).unwrap();
+                fs::write(folder.join(name).join("x"), "x").unwrap();
+            }
+            let (kept, rejected) = records.load().unwrap();
+            assert_eq!((kept, rejected.len()), (Recorded::default(), 4));
+            assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+        }
+        assert!(elsewhere.exists());
+    }
+
+    #[test]
+    fn whose_end_was_asked_for_is_not_taken_up_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let records = Records::open(dir.path()).unwrap();
+        let a = attachment();
+        records.end(&a.id).unwrap();
+        records.write(&a).unwrap();
+        records.end(&a.id).unwrap();
+        let ended = Recorded { living: vec![], ended: vec![a.clone()] };
+        assert_eq!(records.load().unwrap().0, ended);
+        // By a maker who had not heard of it.
+        records.write(&a).unwrap();
+        assert_eq!(records.load().unwrap().0, ended);
+        records.remove(&a.id).unwrap();
+        assert_eq!(records.load().unwrap().0, Recorded::default());
     }
 }

@@ -16,11 +16,14 @@ use std::time::{Duration, Instant};
 use nix::unistd::gethostname;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc};
+use v6pod_proto::Mac;
 
 use super::holding::Holds;
-use super::records::Records;
+use super::records::{Records, Rejected};
+use super::resting::Resting;
 use super::rules::Rules;
-use super::{Attachments, Ended, Ledger, Metrics, Shared, ending, making};
+use super::sweeping::Waiting;
+use super::{Attachments, Ended, Ledger, Metrics, Shared, ending, making, mending};
 use crate::access::Access;
 use crate::closer::Closer;
 use crate::config::{self, Config, PrefixSource};
@@ -31,6 +34,7 @@ use crate::core::name::{Label, Names};
 use crate::core::reconcile::{Plan, PortSeen, Seen, reconcile};
 use crate::core::ruleset::{Elements, Policy};
 use crate::core::{Links, Prefix};
+use crate::failpoint;
 use crate::kernel::firewall::nft::NftError;
 use crate::kernel::host::{Forwarding, PrepareError};
 use crate::kernel::observe::Stray;
@@ -101,20 +105,24 @@ pub async fn start(config: Config) -> Result<Attachments, StartError> {
     });
     let host = host.await?;
 
+    failpoint::reach("restoring:prepared");
     let records = Records::open(&config.run_dir()).map_err(in_file(&config.run_dir()))?;
+    let (resting, rests) = Resting::open(&config.run_dir());
     let (ended, news) = mpsc::unbounded_channel();
     let shared = Arc::new(Shared {
         links,
         rules: Rules::new(policy),
         prefix_source,
         started: Instant::now(),
-        ledger: Mutex::new(ledger(&config, prefix, host.mtu)),
+        ledger: Mutex::new(ledger(&config, prefix, host.mtu, &rests)),
         rested: Notify::new(),
         records,
+        resting,
         workers,
         sweeper,
         askers,
         access: Access::new(config.users.clone(), config.operators.clone()),
+        waiting: Waiting::default(),
         containers: Containers::new(Places::default(), Limits::default()),
         users: Mutex::default(),
         registrar: registrar(&config),
@@ -185,7 +193,7 @@ fn prefix(config: &Config) -> Result<(Prefix, &'static str), StartError> {
     Ok((prefix, "auto"))
 }
 
-fn ledger(config: &Config, prefix: Prefix, mtu: u32) -> Ledger {
+fn ledger(config: &Config, prefix: Prefix, mtu: u32, rests: &[(Ipv6Addr, Duration)]) -> Ledger {
     let terms = Terms {
         prefix,
         mtu,
@@ -193,7 +201,13 @@ fn ledger(config: &Config, prefix: Prefix, mtu: u32) -> Ledger {
         per_owner: usize::try_from(config.per_owner).unwrap_or(usize::MAX),
     };
     let reserved = config.reserved.iter().filter_map(|name| Label::from_name(name));
-    Ledger { book: Book::new(terms), names: Names::new(reserved) }
+    let (mut book, now) = (Book::new(terms), Instant::now());
+    for (address, age) in rests {
+        // Longer than the clock has run: long enough.
+        let Some(since) = now.checked_sub(*age) else { continue };
+        book.rest(*address, since);
+    }
+    Ledger { book, names: Names::new(reserved) }
 }
 
 pub(crate) fn registrar(config: &Config) -> Registrar {
@@ -215,19 +229,24 @@ async fn restore(shared: &Arc<Shared>) -> Result<(), StartError> {
     let folder = shared.config.run_dir();
     let (recorded, rejected) = shared.records.load().map_err(in_file(&folder))?;
     for file in rejected {
-        tracing::error!(file = file.file, "put aside a file that is no record: {}", file.reason);
+        tell_rejected(&file);
     }
+    failpoint::reach("restoring:loaded");
     let state = Arc::clone(shared);
     type Adopted = Vec<(Attachment, u32, Option<Process>)>;
     let job = move |worker: &mut Worker| -> Result<Adopted, StartError> {
+        kernel::sweep::remove_doomed(&mut worker.socket, &state.links)?;
         let observed = kernel::observe::observe(&mut worker.socket, &state.links)?;
+        failpoint::reach("restoring:observed");
         let prefix = state.ledger().book.terms().prefix;
-        let plan = reconcile(recorded, seen(&observed), |address| prefix.contains(address));
+        let plan = reconcile(recorded, &seen(&observed), |address| prefix.contains(address));
         // In one transaction, so that what goes on is at no moment open or cut off. What does not go
         // on has no elements from here, known to a record or not.
         let elements: Vec<_> = plan.adopt.iter().map(|(a, _)| Elements::of(&a.port)).collect();
         state.rules.load(&elements)?;
+        failpoint::reach("restoring:ruled");
         clean(&state, worker, &observed, &plan);
+        failpoint::reach("restoring:cleaned");
         Ok(plan.adopt.into_iter().map(|(a, i)| with_holder(a, i)).collect())
     };
     let adopted = shared.workers.run(job).await?;
@@ -237,33 +256,46 @@ async fn restore(shared: &Arc<Shared>) -> Result<(), StartError> {
 
 fn seen(observed: &Observed) -> Seen {
     let ports = observed.ports.iter().filter_map(|port| {
-        let up = port.up && port.on_bridge;
-        Some(PortSeen { ifindex: port.ifindex, name: port.name.parse().ok()?, up })
+        Some(PortSeen { ifindex: port.ifindex, name: port.name.parse().ok()?, up: port.up })
     });
-    let neighbours = observed.neighbours.iter().map(|(address, _)| *address);
+    let neighbours = observed.neighbours.iter();
+    let forwarding = observed.forwarding.iter();
     Seen {
         ports: ports.collect(),
-        addresses: observed.routes.iter().copied().chain(neighbours).collect(),
+        routes: observed.routes.iter().copied().collect(),
+        neighbours: neighbours.map(|(address, mac)| (*address, Mac::local(*mac))).collect(),
+        forwarding: forwarding.map(|(ifindex, mac)| (*ifindex, Mac::local(*mac))).collect(),
     }
 }
 
-/// Undoes what is half and removes what is nobody's. What fails is said, and tried at the next start.
+/// Undoes what is half or has ended, removes what is nobody's, and mends what goes on. What fails is
+/// said, and tried at the next start.
 fn clean(shared: &Shared, worker: &mut Worker, observed: &Observed, plan: &Plan) {
-    for attachment in &plan.undo {
-        match ending::undo(shared, worker, attachment) {
-            Ok(()) => {
-                tracing::info!(
-                    attachment = %attachment.id, owner = %attachment.owner,
-                    "taken away: it ended while the daemon was away, or was not whole"
-                );
-                if let Err(error) = shared.records.remove(&attachment.id) {
-                    tracing::warn!(attachment = %attachment.id, %error, "cannot remove the record");
-                }
-            }
-            Err(ending::Undone(errors)) => tracing::error!(
-                attachment = %attachment.id, errors = %ending::join(&errors), "cannot take it away"
-            ),
+    let ports: Vec<_> = plan.undo.iter().map(|attachment| &attachment.port).collect();
+    let undone = kernel::sweep::sweep(worker, &shared.host(), &ports);
+    for (attachment, errors) in plan.undo.iter().zip(undone) {
+        failpoint::reach("restoring:undone");
+        if !errors.is_empty() {
+            let errors = ending::join(&errors);
+            tracing::error!(attachment = %attachment.id, errors, "cannot take it away");
+            continue;
         }
+        tracing::info!(
+            attachment = %attachment.id, owner = %attachment.owner,
+            "taken away: it ended while the daemon was away, or was not whole"
+        );
+        shared.note_rest(attachment);
+        shared.ledger().book.rest(attachment.port.address, Instant::now());
+        if let Err(error) = shared.records.remove(&attachment.id) {
+            tracing::warn!(attachment = %attachment.id, %error, "cannot remove the record");
+        }
+    }
+    for attachment in &plan.lies {
+        let reason = "it claims what is another's";
+        tell_rejected(&shared.records.reject(&attachment.id, reason));
+    }
+    for (attachment, ifindex) in &plan.mend {
+        mending::mend_at_start(shared, worker, observed, attachment, *ifindex);
     }
     let ports = plan.stray_ports.iter().filter_map(|name| {
         observed
@@ -278,7 +310,16 @@ fn clean(shared: &Shared, worker: &mut Worker, observed: &Observed, plan: &Plan)
         if let Err(error) = kernel::observe::remove_stray(&mut worker.socket, observed, stray) {
             tracing::error!(%error, "cannot remove it");
         }
+        failpoint::reach("restoring:stray");
     }
+}
+
+fn tell_rejected(rejected: &Rejected) {
+    tracing::error!(
+        file = rejected.file,
+        "put aside a file that is no record: {}",
+        rejected.reason
+    );
 }
 
 /// The process that the attachment ends with, if it is still the one of the record.
@@ -312,7 +353,9 @@ async fn adopt(shared: &Arc<Shared>, adopted: Vec<(Attachment, u32, Option<Proce
     if !named.is_empty() {
         tracing::info!(count = named.len(), "took up the attachments of an earlier daemon");
     }
+    failpoint::reach("restoring:adopted");
     shared.name_again(named).await;
+    failpoint::reach("restoring:named");
 }
 
 /// Heeds the kernel, for as long as the daemon runs.
@@ -350,6 +393,7 @@ async fn look_again(shared: &Arc<Shared>) {
             for ifindex in missing {
                 shared.port_gone(ifindex);
             }
+            mending::mend_all(shared, observed).await;
         }
         Err(error) => tracing::warn!(%error, "cannot look at the kernel"),
     }
@@ -378,15 +422,16 @@ async fn follow_uplink(shared: &Arc<Shared>) {
     }
 }
 
-/// Somebody deleted the bridge, and with it every port.
+/// Somebody deleted the bridge. Its ports are still there, and on no bridge.
 async fn repair(shared: &Arc<Shared>) {
     tracing::warn!(bridge = %shared.links.bridge, "the bridge was deleted; making it again");
     let topology = shared.topology.clone();
     let prepare = move |worker: &mut Worker| kernel::host::prepare(&mut worker.socket, &topology);
     match shared.workers.run(prepare).await {
         Ok(host) => shared.set_host(host),
-        Err(error) => tracing::error!(%error, "cannot make the bridge again"),
+        Err(error) => return tracing::error!(%error, "cannot make the bridge again"),
     }
+    look_again(shared).await;
 }
 
 fn in_file(path: &Path) -> impl FnOnce(io::Error) -> StartError {

@@ -89,6 +89,22 @@ impl Pool {
         }
     }
 
+    /// Lets an address rest that was released before this pool was. One that is somebody's, or none of
+    /// the prefix's, does not.
+    pub fn rest(&mut self, address: Ipv6Addr, since: Instant) {
+        if !self.usable(address) || self.taken.contains(&address) || self.quarantine.is_zero() {
+            return;
+        }
+        self.forget_rest(address);
+        self.resting.insert(address, since);
+        self.by_rest.insert((since, address));
+    }
+
+    /// What rests, and since when.
+    pub fn all_resting(&self) -> impl Iterator<Item = (Ipv6Addr, Instant)> {
+        self.resting.iter().map(|(address, since)| (*address, *since))
+    }
+
     /// Ends the rest of all that have rested long enough.
     pub fn wake(&mut self, now: Instant) {
         while let Some(&(since, address)) = self.by_rest.first() {
@@ -193,6 +209,28 @@ mod tests {
         assert_eq!(pool.resting(), 1);
         pool.wake(now + Duration::from_secs(300));
         assert_eq!(pool.resting(), 0);
+    }
+
+    #[test]
+    fn what_an_earlier_daemon_released_rests_but_not_what_is_somebodys() {
+        let mut pool = pool("2001:db8::/124");
+        let now = Instant::now();
+        let taken = pool.draw(now, walk(1)).unwrap().unwrap();
+        let gone: Ipv6Addr =
+            if taken.octets()[15] == 5 { "2001:db8::6" } else { "2001:db8::5" }.parse().unwrap();
+        // Of two lines about one address the later counts; the gateway and others' never rest.
+        for address in [gone, gone, taken, "2001:db8::1".parse().unwrap(), Ipv6Addr::LOCALHOST] {
+            pool.rest(address, now);
+        }
+        assert_eq!(pool.all_resting().collect::<Vec<_>>(), [(gone, now)]);
+        let mut random = walk(3);
+        let others: Vec<_> =
+            (0..12).map(|_| pool.draw(now, &mut random).unwrap().unwrap()).collect();
+        assert!(!others.contains(&gone));
+        assert_eq!(pool.draw(now, &mut random).unwrap(), Some(gone), "the last resort");
+        // A record that turns out to be alive outweighs it.
+        pool.release(gone, now);
+        assert!(pool.adopt(gone) && pool.resting() == 0);
     }
 
     #[test]

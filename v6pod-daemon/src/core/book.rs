@@ -9,6 +9,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
+use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
 
 use v6pod_proto::{AttachmentId, ContainerId, LinkName, Mac, Uid};
@@ -262,6 +263,11 @@ impl Book {
         self.by_ifindex.insert(ifindex, attachment.id.clone());
         self.insert(attachment);
         true
+    }
+
+    /// Lets an address rest that was released before the book was opened.
+    pub fn rest(&mut self, address: Ipv6Addr, since: Instant) {
+        self.pool.rest(address, since);
     }
 
     /// The interface inside gets another name than was wanted: that one is taken.

@@ -12,6 +12,9 @@ pub mod reconcile;
 pub mod ruleset;
 pub mod step;
 
+#[cfg(test)]
+mod crash_tests;
+
 pub use links::{Instance, Links};
 pub use name::{Claim, Label, Names};
 pub use prefix::Prefix;

@@ -1,0 +1,79 @@
+//! Attachments that serve are whole, or made whole again.
+
+use std::sync::Arc;
+
+use super::Shared;
+use crate::core::attachment::{Attachment, Phase};
+use crate::core::step::Step;
+use crate::kernel::mend::{is_whole, mend};
+use crate::kernel::{self, Observed, Worker};
+
+/// Looks at every attachment that serves, and gives back what somebody took from it.
+pub(super) async fn mend_all(shared: &Arc<Shared>, observed: Observed) {
+    let state = Arc::clone(shared);
+    let job = move |worker: &mut Worker| {
+        for (attachment, ifindex) in torn(&state, &observed) {
+            mend_one(&state, worker, &observed, &attachment, ifindex);
+        }
+        Ok::<_, kernel::Error>(())
+    };
+    if let Err(error) = shared.workers.run(job).await {
+        tracing::error!(%error, "cannot look after attachments");
+    }
+}
+
+/// Those of which something is missing. What came after the look is not among them: without a port
+/// that was seen there is nothing to be said.
+fn torn(shared: &Shared, observed: &Observed) -> Vec<(Attachment, u32)> {
+    let ledger = shared.ledger();
+    let serving = ledger.book.shown().filter(|a| matches!(a.phase, Phase::Serving | Phase::Ending));
+    let there = |ifindex| observed.ports.iter().any(|port| port.ifindex == ifindex && port.up);
+    serving
+        .filter_map(|a| Some((a, a.ifindex.filter(|i| there(*i))?)))
+        .filter(|(a, ifindex)| !is_whole(observed, &a.port, *ifindex))
+        .map(|(a, ifindex)| (a.clone(), ifindex))
+        .collect()
+}
+
+/// The same for one that is yet to be taken up. A failure waits for the next look.
+pub(super) fn mend_at_start(
+    shared: &Shared,
+    worker: &mut Worker,
+    observed: &Observed,
+    attachment: &Attachment,
+    ifindex: u32,
+) {
+    let mended = mend(worker, &shared.host(), observed, &attachment.port, ifindex);
+    tell(attachment, mended);
+}
+
+fn mend_one(
+    shared: &Shared,
+    worker: &mut Worker,
+    observed: &Observed,
+    attachment: &Attachment,
+    ifindex: u32,
+) {
+    let (host, port) = (shared.host(), &attachment.port);
+    tell(attachment, mend(worker, &host, observed, port, ifindex));
+    // If it ended meanwhile, its undo may have come before this.
+    let ended = match shared.ledger().book.find(&attachment.id) {
+        Some(a) => a.phase == Phase::Releasing,
+        None => true,
+    };
+    for step in [Step::Route, Step::Neighbour].iter().filter(|_| ended) {
+        if let Err(error) = kernel::wire::undo(worker, &host, port, step) {
+            tracing::error!(attachment = %attachment.id, %error, "cannot take it away again");
+        }
+    }
+}
+
+fn tell(attachment: &Attachment, mended: Result<(), kernel::Error>) {
+    match mended {
+        Ok(()) => tracing::warn!(
+            attachment = %attachment.id, address = %attachment.port.address,
+            "somebody took a part of it away; put back"
+        ),
+        Err(error) => tracing::error!(attachment = %attachment.id, %error, "cannot put it back"),
+    }
+}

@@ -1,0 +1,91 @@
+//! What has ended leaves the kernel, in batches.
+//!
+//! Guarantee: however many attachments end at once, none waits for more than two batches: what comes
+//! while one is at work goes with the next, and a batch costs the kernel hardly more than a single port.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::Shared;
+use super::ending::{Undone, join, undo};
+use crate::core::attachment::Attachment;
+use crate::core::step::Port;
+use crate::failpoint;
+use crate::kernel::sweep::sweep;
+use crate::kernel::{self, Worker};
+
+/// What waits for the sweeper's thread.
+#[derive(Debug, Default)]
+pub(super) struct Waiting(Mutex<VecDeque<Attachment>>);
+
+impl Waiting {
+    fn push(&self, attachment: Attachment) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push_back(attachment);
+    }
+
+    fn take(&self) -> Vec<Attachment> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner)).into()
+    }
+}
+
+impl Shared {
+    /// Has an attachment whose end is recorded taken away behind the caller's back.
+    pub(super) fn sweep_soon(self: &Arc<Self>, attachment: Attachment) {
+        self.waiting.push(attachment);
+        let shared = Arc::clone(self);
+        // Not `tokio::spawn`: this may be a worker's thread.
+        self.runtime.spawn(async move { shared.sweep_waiting().await });
+    }
+
+    async fn sweep_waiting(self: &Arc<Self>) {
+        let shared = Arc::clone(self);
+        // What an earlier job took leaves nothing for this one.
+        let job = move |worker: &mut Worker| {
+            Ok::<_, kernel::Error>(take_away_all(&shared, worker, shared.waiting.take()))
+        };
+        match self.sweeper.run(job).await {
+            Ok(left) => {
+                for attachment in left {
+                    tokio::spawn(Arc::clone(self).take_away_later(attachment));
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "lost what was to be taken away until the next start");
+            }
+        }
+    }
+
+    async fn take_away_later(self: Arc<Self>, attachment: Attachment) {
+        tokio::time::sleep(super::ending::BETWEEN).await;
+        self.take_away(attachment).await;
+    }
+}
+
+/// Takes them away and forgets them; those of which something is left come back.
+fn take_away_all(shared: &Shared, worker: &mut Worker, all: Vec<Attachment>) -> Vec<Attachment> {
+    let results: Vec<_> = match &all[..] {
+        [] => return all,
+        [one] => vec![undo(shared, worker, one)],
+        many => {
+            let ports: Vec<&Port> = many.iter().map(|a| &a.port).collect();
+            let _rules = shared.rules.hold();
+            let results = sweep(worker, &shared.host(), &ports).into_iter();
+            results.map(|e| if e.is_empty() { Ok(()) } else { Err(Undone(e)) }).collect()
+        }
+    };
+    failpoint::reach("ending:undone");
+    let mut left = Vec::new();
+    for (attachment, result) in all.into_iter().zip(results) {
+        match result {
+            Ok(()) => shared.forget(&attachment),
+            Err(Undone(errors)) => {
+                tracing::warn!(
+                    attachment = %attachment.id, errors = %join(&errors),
+                    "could not take everything away; trying again"
+                );
+                left.push(attachment);
+            }
+        }
+    }
+    left
+}
