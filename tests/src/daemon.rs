@@ -33,6 +33,21 @@ pub fn built(program: &str) -> PathBuf {
     file
 }
 
+/// The daemon with failpoints: `cargo build --profile failpoints --features failpoints`, which
+/// tests/run.sh does.
+#[track_caller]
+fn built_with_failpoints() -> PathBuf {
+    let dir = env::var_os("V6POD_FAILPOINTS_DIR").map(PathBuf::from).unwrap_or_else(|| {
+        // target/PROFILE/deps/TEST-HASH
+        let me = env::current_exe().expect("the test's own path");
+        me.ancestors().nth(3).expect("a test lies in target/PROFILE/deps").join("failpoints")
+    });
+    let file = dir.join("v6podd");
+    let how = "cargo build --profile failpoints -p v6pod-daemon --bin v6podd --features failpoints";
+    assert!(file.is_file(), "{} is not built: {how}", file.display());
+    file
+}
+
 /// The daemon's configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -87,29 +102,71 @@ impl Daemon {
     /// Starts it and waits until it answers.
     #[track_caller]
     pub fn configured(host: &HostNs, config: &Config) -> Self {
-        let dir = world_readable_dir();
-        fs::write(dir.path().join("v6pod.toml"), config.text()).expect("writing a file");
-        let mut daemon = Self { dir, netns: host.path(), process: None };
+        let mut daemon = Self::prepared(host, config);
         daemon.restart();
         daemon
+    }
+
+    /// Writes its files and does not start it.
+    #[track_caller]
+    pub fn prepared(host: &HostNs, config: &Config) -> Self {
+        let dir = world_readable_dir();
+        fs::write(dir.path().join("v6pod.toml"), config.text()).expect("writing a file");
+        Self { dir, netns: host.path(), process: None }
     }
 
     /// Starts it again, after [`Daemon::kill9`] or [`Daemon::stop`], on the same files.
     #[track_caller]
     pub fn restart(&mut self) {
+        let answers = self.launch(&built("v6podd"), None);
+        assert!(answers, "v6podd ended at once:\n{}", self.log());
+    }
+
+    /// Starts the daemon that has failpoints, to die at this one. Whether it lived long enough to
+    /// answer; if not, it is dead.
+    #[track_caller]
+    pub fn restart_to_die_at(&mut self, failpoint: &str) -> bool {
+        let answers = self.launch(&built_with_failpoints(), Some(failpoint));
+        if !answers {
+            self.has_died();
+        }
+        answers
+    }
+
+    /// Waits until it is dead by SIGKILL, as failpoints have it die. Dead already is dead.
+    #[track_caller]
+    pub fn has_died(&mut self) {
+        let Some(mut process) = self.process.take() else { return };
+        let status = process.wait_within(READY);
+        let signal = std::os::unix::process::ExitStatusExt::signal(&status);
+        assert_eq!(signal, Some(9), "it ended otherwise: {status}\n{}", self.log());
+    }
+
+    /// Whether it has ended by itself.
+    pub fn is_dead(&mut self) -> bool {
+        self.process.as_mut().is_none_or(Background::has_ended)
+    }
+
+    /// Starts it and waits until it answers or has ended.
+    #[track_caller]
+    fn launch(&mut self, program: &Path, failpoint: Option<&str>) -> bool {
         assert!(self.process.is_none(), "it still runs");
         let log = File::options().append(true).create(true).open(self.log_file());
         let log = log.expect("opening the log");
-        let mut command = self.command(&built("v6podd"));
+        let mut command = self.command(program);
         command.args(self.overrides()).env("V6POD_LOG", "debug").stdin(Stdio::null());
+        command.envs(failpoint.map(|name| ("V6POD_FAILPOINT", name)));
         command.stdout(log.try_clone().expect("duplicating a descriptor")).stderr(log);
         let mut process = Background::start(&mut command);
-        eventually(READY, "v6podd answers", || {
-            assert!(!process.has_ended(), "v6podd ended at once:\n{}", self.log());
+        let answers = eventually(READY, "v6podd answers", || {
+            if process.has_ended() {
+                return Some(false);
+            }
             let health = self.root().try_call("GET", "/healthz", Body::None, None);
-            health.is_ok_and(|(response, _)| response.status == 200).then_some(())
+            health.is_ok_and(|(response, _)| response.status == 200).then_some(true)
         });
         self.process = Some(process);
+        answers
     }
 
     /// Ends it as a crash would.

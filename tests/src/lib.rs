@@ -30,6 +30,10 @@
 #![allow(clippy::expect_used, reason = "a harness fails its test, there is no one to return to")]
 #![forbid(unsafe_code)]
 
+/// The points at which a daemon with failpoints can be made to die.
+#[path = "../../v6pod-daemon/src/failpoint/names.rs"]
+pub mod failpoints;
+
 mod attacker;
 mod command;
 mod consul;
@@ -37,6 +41,7 @@ mod daemon;
 mod footprint;
 mod host;
 mod http;
+mod invariants;
 mod machine;
 mod namespace;
 mod neighbours;
@@ -56,8 +61,9 @@ pub use daemon::{Config, Daemon, built};
 pub use footprint::Footprint;
 pub use host::{HostNs, OUTSIDE_V4, OUTSIDE_V6, PREFIX};
 pub use http::{Body, Caller, Response, decode_chunked};
+pub use invariants::Invariants;
 pub use machine::{Machine, Need};
-pub use namespace::{OwnedNs, random_container_id};
+pub use namespace::{BareNs, OwnedNs, random_container_id};
 pub use neighbours::{Attached, LAWS, Law, Neighbours};
 pub use process::{Process, processes};
 pub use stage::{Stage, Watch};

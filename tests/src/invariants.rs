@@ -1,0 +1,256 @@
+//! What must be true of a daemon at rest, whatever happened before: a checker that knows nothing of the
+//! daemon but its files, its API and what `ip`, `bridge` and `nft` print.
+//!
+//! Each record is exactly one attachment of the API, one port (up, isolated, on the bridge), one
+//! forwarding entry, one neighbour, one route, and one element of each of the firewall's sets; and there is
+//! nothing else. The bridge has the gateway's address and no other, what no container has is
+//! unreachable, and no name is borne twice.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::net::Ipv6Addr;
+use std::path::Path;
+use std::time::Instant;
+
+use serde_json::Value;
+use v6pod_proto::Attachment;
+
+use crate::{Daemon, OwnedNs, PATIENCE, PREFIX, run};
+
+/// `RTPROT` of what the daemon makes, as `ip` prints it.
+const PROTOCOL: &str = "118";
+
+/// The invariants of one daemon.
+#[derive(Debug)]
+pub struct Invariants<'a> {
+    daemon: &'a Daemon,
+    broken: Vec<String>,
+}
+
+/// A record as the text that something is to have.
+type Text = fn(&Record) -> String;
+
+/// A record, as far as the kernel must bear it out.
+struct Record {
+    id: String,
+    port: String,
+    mac: String,
+    address: String,
+    owner: String,
+}
+
+impl<'a> Invariants<'a> {
+    /// Waits until all of them hold and each of these containers has its address, or panics with
+    /// what does not.
+    #[track_caller]
+    pub fn hold(daemon: &'a Daemon, living: &[(&OwnedNs, Ipv6Addr)]) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let mut this = Self { daemon, broken: Vec::new() };
+            this.check(living);
+            if this.broken.is_empty() {
+                return;
+            }
+            let broken = this.broken.join("\n  ");
+            assert!(Instant::now() < deadline, "broken:\n  {broken}");
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+    }
+
+    #[track_caller]
+    fn check(&mut self, living: &[(&OwnedNs, Ipv6Addr)]) {
+        let records = self.records();
+        let attachments = self.daemon.attachments();
+        self.same("records and API", &ids(&records), &attachments.iter().map(api_id).collect());
+        let keys: [fn(&Record) -> &String; 3] = [|r| &r.port, |r| &r.mac, |r| &r.address];
+        for key in keys {
+            let all: BTreeSet<_> = records.iter().map(key).collect();
+            self.must(all.len() == records.len(), || "two records share something".to_owned());
+        }
+        self.check_links(&records);
+        self.check_entries(&records);
+        self.check_host();
+        self.check_firewall(&records);
+        self.check_names(&attachments);
+        for (namespace, address) in living {
+            self.must(attachments.iter().any(|a| a.address == *address), || {
+                format!("{address} is not listed any more")
+            });
+            let inside = namespace.addresses();
+            self.must(inside == [*address], || format!("{address} has {inside:?} inside"));
+        }
+    }
+
+    fn records(&mut self) -> Vec<Record> {
+        let mut records = Vec::new();
+        let folder = self.daemon.run_dir().join("attachments");
+        for entry in fs::read_dir(folder).expect("reading the records").flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            // It may be removed while we look.
+            let Ok(bytes) = fs::read(entry.path()) else { continue };
+            let parsed: Option<Value> = serde_json::from_slice(&bytes).ok();
+            let record = parsed.filter(|_| name.ends_with(".json")).map(|value| Record {
+                id: text(&value, "id"),
+                port: text(&value["port"], "name"),
+                mac: text(&value["port"], "mac"),
+                address: text(&value["port"], "address"),
+                owner: value["owner"].to_string(),
+            });
+            match record {
+                Some(record) => records.push(record),
+                None => self.broken.push(format!("{name} is no record of what lives")),
+            }
+        }
+        records
+    }
+
+    fn check_links(&mut self, records: &[Record]) {
+        let bridge = self.daemon.bridge();
+        let links = self.list("ip", &["-details", "link", "show"]);
+        let Some(own) = links.iter().find(|link| text(link, "ifname") == bridge) else {
+            return self.broken.push("there is no bridge".to_owned());
+        };
+        let ports = text(own, "group").parse::<u32>().map_or(0, |group| group - 1);
+        let (ports, doomed) = (ports.to_string(), (ports ^ 0x0100_0000).to_string());
+        let ours: BTreeSet<_> = links
+            .iter()
+            .filter(|link| text(link, "group") == ports || text(link, "ifname").starts_with("v6p"))
+            .map(|link| text(link, "ifname"))
+            .collect();
+        self.same("records and ports", &records.iter().map(|r| r.port.clone()).collect(), &ours);
+        for link in &links {
+            let name = text(link, "ifname");
+            self.must(text(link, "group") != doomed, || {
+                format!("{name} is doomed and still there")
+            });
+            if !ours.contains(&name) {
+                continue;
+            }
+            let up = link["flags"].as_array().is_some_and(|flags| flags.contains(&"UP".into()));
+            let isolated = link["linkinfo"]["info_slave_data"]["isolated"] == Value::Bool(true);
+            let whole = up && isolated && text(link, "master") == bridge;
+            let grouped = text(link, "group") == ports;
+            self.must(whole && grouped, || format!("{name} is not a whole port: {link}"));
+        }
+    }
+
+    fn check_entries(&mut self, records: &[Record]) {
+        let bridge = self.daemon.bridge();
+        let pairs = |a: fn(&Record) -> String, b: fn(&Record) -> String| {
+            records.iter().map(|r| format!("{} {}", a(r), b(r))).collect::<Vec<_>>()
+        };
+        let fdb = self.list("bridge", &["fdb", "show", "br", &bridge]);
+        let is_static = |entry: &&Value| text(entry, "state") == "static";
+        let entries = fdb.iter().filter(is_static).map(|e| join(e, "ifname", "mac"));
+        self.same_list("forwarding", pairs(|r| r.port.clone(), |r| r.mac.clone()), entries);
+        let neighbours = ["-6", "neigh", "show", "dev", &bridge, "nud", "permanent"];
+        let neighbours = self.list("ip", &neighbours);
+        let entries = neighbours.iter().map(|e| join(e, "dst", "lladdr"));
+        self.same_list("neighbours", pairs(|r| r.address.clone(), |r| r.mac.clone()), entries);
+        let routes = ["-6", "route", "show", "table", "all", "dev", &bridge, "proto", PROTOCOL];
+        let routes = self.list("ip", &routes);
+        let entries = routes.iter().map(|e| text(e, "dst"));
+        self.same_list("routes", records.iter().map(|r| r.address.clone()).collect(), entries);
+    }
+
+    fn check_host(&mut self) {
+        let words = ["-6", "route", "show", "table", "all", "type", "unreachable"];
+        let routes = self.list("ip", &words);
+        let ours = routes.iter().filter(|route| text(route, "protocol") == PROTOCOL);
+        let nets: Vec<_> = ours.map(|route| text(route, "dst")).collect();
+        self.must(nets == [PREFIX], || format!("unreachable: {nets:?}"));
+        let bridge = self.daemon.bridge();
+        let links = self.list("ip", &["-6", "addr", "show", "dev", &bridge]);
+        let addresses: Vec<_> = links
+            .iter()
+            .filter_map(|link| link["addr_info"].as_array())
+            .flatten()
+            .map(|info| format!("{}/{}", text(info, "local"), info["prefixlen"]))
+            .collect();
+        let gateway = format!("{}1/128", PREFIX.trim_end_matches("/80"));
+        self.must(addresses == [gateway], || format!("addresses of the bridge: {addresses:?}"));
+    }
+
+    /// The sets have each container's elements, and no others.
+    fn check_firewall(&mut self, records: &[Record]) {
+        let mut command = self.daemon.command(Path::new("nft"));
+        let finished = run(command.args(["-j", "-n", "list", "ruleset"]));
+        let ruleset: Value = serde_json::from_str(&finished.stdout).unwrap_or_default();
+        let objects = ruleset["nftables"].as_array().cloned().unwrap_or_default();
+        let sets: Vec<_> = objects.iter().filter_map(|object| object.get("set")).collect();
+        let expected: [(&str, Text); 3] = [
+            ("bridge port", |r| format!("{} {} {}", r.port, r.mac, r.address)),
+            ("inet known", |r| format!("{} {}", r.mac, r.address)),
+            ("inet owner", |r| format!("{} {}", r.address, r.owner)),
+        ];
+        for (which, of) in expected {
+            let is_it = |set: &&&Value| join(set, "family", "name") == which;
+            let [set] = sets.iter().filter(is_it).collect::<Vec<_>>()[..] else {
+                self.broken.push(format!("the firewall has no set {which}, or two"));
+                continue;
+            };
+            let elements = set["elem"].as_array().cloned().unwrap_or_default();
+            let words = elements.iter().map(|element| {
+                let parts = element["concat"].as_array().cloned().unwrap_or_default();
+                let words = parts.iter().map(|p| p.as_str().map_or(p.to_string(), str::to_owned));
+                words.collect::<Vec<_>>().join(" ")
+            });
+            self.same_list(which, records.iter().map(of).collect(), words);
+        }
+    }
+
+    fn check_names(&mut self, attachments: &[Attachment]) {
+        let mut bearers: BTreeMap<&str, usize> = BTreeMap::new();
+        for name in attachments.iter().flat_map(|a| &a.names).filter(|n| !n.name.is_empty()) {
+            *bearers.entry(&name.name).or_default() += 1;
+        }
+        for (name, count) in bearers {
+            self.must(count == 1, || format!("{count} bear the name {name}"));
+        }
+    }
+
+    fn must(&mut self, holds: bool, what: impl FnOnce() -> String) {
+        if !holds {
+            self.broken.push(what());
+        }
+    }
+
+    fn same(&mut self, what: &str, expected: &BTreeSet<String>, found: &BTreeSet<String>) {
+        self.must(expected == found, || format!("{what}: {expected:?} against {found:?}"));
+    }
+
+    fn same_list(
+        &mut self,
+        what: &str,
+        mut expected: Vec<String>,
+        found: impl Iterator<Item = String>,
+    ) {
+        let mut found: Vec<_> = found.collect();
+        expected.sort();
+        found.sort();
+        self.must(expected == found, || format!("{what}: {expected:?} against {found:?}"));
+    }
+
+    fn list(&self, program: &str, words: &[&str]) -> Vec<Value> {
+        let finished = run(self.daemon.command(Path::new(program)).arg("-json").args(words));
+        let lists: Vec<Value> = serde_json::from_str(finished.stdout.trim()).unwrap_or_default();
+        // `ip -json` prints an empty object for what does not fit a filter.
+        lists.into_iter().filter(|value| value.as_object().is_some_and(|o| !o.is_empty())).collect()
+    }
+}
+
+fn ids(records: &[Record]) -> BTreeSet<String> {
+    records.iter().map(|record| record.id.clone()).collect()
+}
+
+fn api_id(attachment: &Attachment) -> String {
+    attachment.id.to_string()
+}
+
+fn join(value: &Value, a: &str, b: &str) -> String {
+    format!("{} {}", text(value, a), text(value, b))
+}
+
+fn text(value: &Value, key: &str) -> String {
+    value.get(key).and_then(Value::as_str).unwrap_or("-").to_owned()
+}

@@ -1,0 +1,283 @@
+//! Issue 3, line 5: v6podd dies at every single failpoint, and after a restart all is in order.
+//!
+//! ```text
+//!   host ── v6podd (with failpoints) ✝ at NAME ── v6podd again ── checker
+//!     ├── port ── eth0 ┌ bystander ┐   answered before: keeps its address throughout
+//!     └── port ── eth0 ┌ subject ┐     what the daemon was at when it died
+//! ```
+#![allow(clippy::expect_used, reason = "a test")]
+
+use std::fs::File;
+use std::net::Ipv6Addr;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+
+use v6pod_proto::{Activate, Attachment, ContainerId};
+use v6pod_tests::failpoints::NAMES;
+use v6pod_tests::{
+    Body, Config, Daemon, Footprint, HostNs, Invariants, OwnedNs, PATIENCE, eventually,
+    random_container_id, require,
+};
+
+/// The tenant: `daemon`, an account that every system has and that owns nothing here.
+const UID: u32 = 1;
+
+/// How many end at once, so that the daemon takes several away together.
+const CROWD: usize = 12;
+
+/// How an attachment ends.
+#[derive(Debug, Clone, Copy)]
+enum End {
+    Deactivated,
+    LeaseOver,
+    NamespaceGone,
+}
+
+/// One container: its namespace, its id, and the address that it was answered, if it was.
+struct Subject {
+    namespace: OwnedNs,
+    id: ContainerId,
+    answered: Option<(Ipv6Addr, UnixStream)>,
+}
+
+impl Subject {
+    fn new() -> Self {
+        Self { namespace: OwnedNs::of_uid(UID, true), id: random_container_id(), answered: None }
+    }
+
+    /// Asks for an attachment; no answer is fine.
+    fn ask(&mut self, daemon: &Daemon, request: &Activate) {
+        let body = serde_json::to_string(request).expect("a request is JSON");
+        let network: File = self.namespace.network();
+        let caller = daemon.as_user(UID);
+        let called =
+            caller.try_call("POST", "/api/activate", Body::Json(&body), Some(network.as_fd()));
+        if let Some((response, stream)) = called.ok().filter(|(response, _)| response.status == 200)
+        {
+            self.answered = Some((response.ok::<Attachment>().address, stream));
+        }
+    }
+
+    fn attach(&mut self, daemon: &Daemon) {
+        self.ask(daemon, &self.request());
+    }
+
+    fn request(&self) -> Activate {
+        Activate { lease: true, ..Activate::new(self.id.clone()) }
+    }
+
+    fn deactivate(&self, daemon: &Daemon) {
+        let form = format!("user={UID}&id={}", self.id);
+        let _ = daemon.as_user(UID).try_call("POST", "/api/deactivate", Body::Form(&form), None);
+    }
+}
+
+/// A host with a daemon and one container that was answered long ago.
+struct Scene {
+    bystander: Subject,
+    before: Footprint,
+    daemon: Daemon,
+    host: HostNs,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let host = HostNs::new();
+        let daemon = Daemon::configured(&host, &Config::default());
+        let before = daemon.footprint();
+        let mut bystander = Subject::new();
+        let named = Activate { name: Some("bystander".into()), ..bystander.request() };
+        bystander.ask(&daemon, &Activate { lease: false, ..named });
+        assert!(bystander.answered.is_some(), "{}", daemon.log());
+        Self { bystander, before, daemon, host }
+    }
+
+    fn dies_at(&mut self, point: &str) -> bool {
+        self.daemon.kill9();
+        self.daemon.restart_to_die_at(point)
+    }
+
+    /// After the death: a restart, the invariants, everybody's end, and nothing is left.
+    fn recovers(mut self, subjects: Vec<Subject>, ended: bool) {
+        self.daemon.has_died();
+        self.daemon.restart();
+        let living = subjects
+            .iter()
+            .chain([&self.bystander])
+            .filter(|subject| !ended || std::ptr::eq(*subject, &self.bystander));
+        let living: Vec<_> = living
+            .filter_map(|subject| Some((&subject.namespace, subject.answered.as_ref()?.0)))
+            .collect();
+        Invariants::hold(&self.daemon, &living);
+        if ended {
+            assert_eq!(self.daemon.attachments().len(), 1, "what was removed is back");
+        }
+        drop(subjects);
+        drop(self.bystander);
+        self.before.comes_back(&self.daemon);
+    }
+}
+
+fn making(point: &str) {
+    let mut scene = Scene::new();
+    let mut subject = Subject::new();
+    assert!(scene.dies_at(point));
+    match point {
+        "making:renamed" => {
+            let words = ["link", "add", "eth0", "type", "veth", "peer", "name", "other"];
+            subject.namespace.run("ip", &words).ok();
+            subject.attach(&scene.daemon);
+        }
+        "making:failed" => {
+            let interface = Some("lo".parse().expect("a link's name"));
+            let request = Activate { interface, ..subject.request() };
+            subject.ask(&scene.daemon, &request);
+        }
+        _ => subject.attach(&scene.daemon),
+    }
+    assert!(subject.answered.is_none(), "it was to die before the answer");
+    scene.recovers(vec![subject], false);
+}
+
+fn taking_over(point: &str) {
+    let mut scene = Scene::new();
+    let mut subject = Subject::new();
+    assert!(scene.dies_at(point));
+    subject.attach(&scene.daemon);
+    let first = subject.answered.as_ref().expect("the first lease is answered").0;
+    subject.attach(&scene.daemon);
+    assert_eq!(subject.answered.as_ref().map(|(address, _)| *address), Some(first));
+    scene.recovers(vec![subject], false);
+}
+
+fn naming(point: &str) {
+    let mut scene = Scene::new();
+    let mut subject = Subject::new();
+    // The bystander's name is claimed anew by the restart.
+    let second = if point == "naming:wished" { point.to_owned() } else { format!("{point}:2") };
+    assert!(scene.dies_at(&second));
+    let request = Activate { name: Some("web".into()), ..subject.request() };
+    subject.ask(&scene.daemon, &request);
+    // The name comes behind the answer: it may or may not have arrived.
+    scene.recovers(vec![subject], false);
+}
+
+fn ending(point: &str, end: End) {
+    let mut scene = Scene::new();
+    let mut subject = Subject::new();
+    assert!(scene.dies_at(point));
+    subject.attach(&scene.daemon);
+    assert!(subject.answered.is_some(), "{}", scene.daemon.log());
+    // Before the mark is on disk nobody has been told of any end, and the attachment may go on.
+    let marked = point != "ending:booked";
+    match end {
+        End::Deactivated => subject.deactivate(&scene.daemon),
+        End::LeaseOver => drop(subject.answered.as_mut().map(|(_, stream)| {
+            stream.shutdown(std::net::Shutdown::Both).expect("hanging up");
+        })),
+        End::NamespaceGone => {
+            let Subject { namespace, .. } = subject;
+            drop(namespace);
+            return scene.recovers(vec![], true);
+        }
+    }
+    scene.recovers(vec![subject], marked);
+}
+
+fn ending_together(point: &str) {
+    let mut scene = Scene::new();
+    let mut subjects: Vec<_> = (0..CROWD).map(|_| Subject::new()).collect();
+    assert!(scene.dies_at(point));
+    subjects.iter_mut().for_each(|subject| subject.attach(&scene.daemon));
+    assert!(subjects.iter().all(|subject| subject.answered.is_some()));
+    std::thread::scope(|scope| {
+        subjects.iter().for_each(|subject| {
+            scope.spawn(|| subject.deactivate(&scene.daemon));
+        });
+    });
+    // Which of them were still asked for before the death is the daemon's luck.
+    subjects.iter_mut().for_each(|subject| subject.answered = None);
+    scene.recovers(subjects, false);
+}
+
+fn restoring(point: &str) {
+    let mut scene = Scene::new();
+    let mut subject = Subject::new();
+    subject.attach(&scene.daemon);
+    assert!(subject.answered.is_some(), "{}", scene.daemon.log());
+    scene.daemon.kill9();
+    // One ended while the daemon was away, and something has come that nobody recorded.
+    let Subject { namespace, .. } = subject;
+    drop(namespace);
+    eventually(PATIENCE, "its port is gone", || {
+        let links = scene.host.ip("-o link show");
+        (links.ok().matches(": v6p").count() == 1).then_some(())
+    });
+    scene.host.ip("-6 route add 2001:db8:1:2:3::dead dev v6t0 proto 118").ok();
+    assert!(!scene.daemon.restart_to_die_at(point), "{point} was not reached");
+    scene.recovers(vec![], true);
+}
+
+/// Drives the operation that the point is in.
+fn drive(point: &str) {
+    let phase = point.split(':').next().unwrap_or_default();
+    eprintln!("    {point}");
+    match phase {
+        "making" | "record" => making(point),
+        "takeover" => taking_over(point),
+        "naming" => naming(point),
+        "ending" => {
+            for end in [End::Deactivated, End::LeaseOver, End::NamespaceGone] {
+                ending(point, end);
+            }
+        }
+        "undo" => ending(point, End::Deactivated),
+        "sweep" => ending_together(point),
+        "restoring" => restoring(point),
+        _ => panic!("no test drives {point}"),
+    }
+}
+
+/// Every point of these phases; that each is reached is shown by the daemon's death there.
+fn every(phases: &[&str]) {
+    let of = |name: &&str| phases.iter().any(|phase| name.starts_with(&format!("{phase}:")));
+    NAMES.iter().copied().filter(of).for_each(drive);
+}
+
+#[test]
+fn every_point_is_in_a_phase_that_is_driven() {
+    let known = ["making", "record", "takeover", "naming", "ending", "undo", "sweep", "restoring"];
+    for name in NAMES {
+        assert!(known.contains(&name.split(':').next().unwrap_or_default()), "{name}");
+    }
+}
+
+#[test]
+fn dead_while_it_makes_one() {
+    let _machine = require!(Root);
+    every(&["making", "record"]);
+}
+
+#[test]
+fn dead_while_another_start_takes_over_or_a_name_is_claimed() {
+    let _machine = require!(Root);
+    every(&["takeover", "naming"]);
+}
+
+#[test]
+fn dead_while_it_takes_one_away() {
+    let _machine = require!(Root);
+    every(&["ending", "undo"]);
+}
+
+#[test]
+fn dead_while_it_takes_many_away() {
+    let _machine = require!(Root);
+    every(&["sweep"]);
+}
+
+#[test]
+fn dead_while_it_comes_back() {
+    let _machine = require!(Root);
+    every(&["restoring"]);
+}
