@@ -107,6 +107,27 @@ mod tests {
         });
     }
 
+    /// A port is up until it is deleted, and the rules know ports by their group.
+    #[test]
+    fn a_doomed_port_is_not_free_of_the_rules() {
+        in_netns(|| {
+            let mut bench = Bench::new();
+            let container = Container::new();
+            bench.attach(&container, &port(1));
+            // How many frames the bridge has been handed, before and after one to all nodes: what the
+            // rules of the bridge keep back, and no other.
+            let received = || sh("awk '/v6k0:/ { print $3 }' /proc/net/dev");
+            let send = || container.sh("ping -6 -n -L -c 1 -W 1 ff02::1%eth0; true");
+            doom(&mut bench.worker.socket, &bench.host, &port(1)).unwrap();
+            let before = received();
+            send();
+            assert_eq!(received(), before, "a doomed port sends to all nodes");
+            sh("nft flush chain bridge v6pod-v6k prerouting");
+            send();
+            assert_ne!(received(), before, "without the rules it arrives");
+        });
+    }
+
     #[test]
     fn what_a_crash_left_doomed_goes_with_the_rest() {
         in_netns(|| {
