@@ -4,7 +4,7 @@ use std::net::Ipv6Addr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AttachmentId, ContainerId, LinkName, Mac, Uid};
+use crate::{AttachmentId, ContainerId, LinkName, Mac, NetworkName, Uid};
 
 const fn yes() -> bool {
     true
@@ -37,6 +37,9 @@ pub struct Activate {
     /// The name of the interface inside; `eth0` unless it is taken, then `v6eth0`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<LinkName>,
+    /// The CNI network for which it is made, to be found again by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkName>,
 }
 
 impl Activate {
@@ -50,6 +53,7 @@ impl Activate {
             plug: true,
             exclusive: false,
             interface: None,
+            network: None,
         }
     }
 }
@@ -136,6 +140,9 @@ pub struct Attachment {
     pub lease: bool,
     /// Seconds since the epoch at which it was made.
     pub since: u64,
+    /// The CNI network that it was made for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkName>,
 }
 
 /// What became of a name.

@@ -116,19 +116,33 @@ impl From<Errno> for Failure {
 
 /// Asks for an address for the container in this network namespace, and waits for it.
 ///
-/// A connection that ends without an answer is a daemon that restarts, and it is asked again: the
-/// request makes what is missing and finds what is there. Nobody at the first attempt is nobody.
+/// The request makes what is missing and finds what is there, so it may be made twice.
 pub(crate) fn activate(
     socket: &Path,
     request: &Activate,
     netns: BorrowedFd<'_>,
-) -> Result<Lease, Failure> {
+) -> Result<(Lease, Vec<u8>), Failure> {
+    let body = serde_json::to_vec(request).map_err(|error| Failure::Io(error.into()))?;
+    ask(socket, "POST /api/activate", Some(&body), Some(netns), ANSWER_LIMIT)
+}
+
+/// Makes one request, a method and a path, and waits for the answer: the connection and the body.
+///
+/// A connection that ends without an answer is a daemon that restarts, and it is asked again: only
+/// for requests that may be made twice. Nobody at the first attempt is nobody.
+pub(crate) fn ask(
+    socket: &Path,
+    what: &str,
+    body: Option<&[u8]>,
+    netns: Option<BorrowedFd<'_>>,
+    limit: usize,
+) -> Result<(Lease, Vec<u8>), Failure> {
     let end = Instant::now() + TOTAL;
     let address = SocketAddrUnix::new(socket)?;
-    let request = http_request(request)?;
+    let request = http_request(what, body);
     let mut was_there = false;
     loop {
-        match attempt(&address, &request, netns, end) {
+        match attempt(&address, &request, netns, limit, end) {
             Err(Failure::Ended) => was_there = true,
             Err(Failure::Absent) if was_there => {}
             Err(Failure::Late) if was_there => return Err(Failure::Ended),
@@ -141,30 +155,29 @@ pub(crate) fn activate(
 fn attempt(
     address: &SocketAddrUnix,
     request: &[u8],
-    netns: BorrowedFd<'_>,
+    netns: Option<BorrowedFd<'_>>,
+    limit: usize,
     end: Instant,
-) -> Result<Lease, Failure> {
+) -> Result<(Lease, Vec<u8>), Failure> {
     let socket = open(address, end)?;
     send(socket.as_fd(), request, netns, end)?;
-    let answer = receive(socket.as_fd(), end)?;
+    let answer = receive(socket.as_fd(), limit, end)?;
     match answer.status {
-        200 => Ok(Lease(socket)),
+        200 => Ok((Lease(socket), answer.body)),
         status => Err(Failure::Refused { status, reason: answer.reason() }),
     }
 }
 
-fn http_request(request: &Activate) -> Result<Vec<u8>, Failure> {
-    let body = serde_json::to_vec(request).map_err(|error| Failure::Io(error.into()))?;
-    let mut bytes = format!(
-        "POST /api/activate HTTP/1.1\r\n\
-         Host: localhost\r\n\
-         Content-Type: application/json\r\n\
-         Content-Length: {}\r\n\r\n",
-        body.len()
-    )
-    .into_bytes();
-    bytes.extend_from_slice(&body);
-    Ok(bytes)
+fn http_request(what: &str, body: Option<&[u8]>) -> Vec<u8> {
+    let mut bytes = [what, " HTTP/1.1\r\nHost: localhost\r\n"].concat().into_bytes();
+    if let Some(body) = body {
+        let length = body.len();
+        let head = format!("Content-Type: application/json\r\nContent-Length: {length}\r\n");
+        bytes.extend_from_slice(head.as_bytes());
+    }
+    bytes.extend_from_slice(b"\r\n");
+    bytes.extend_from_slice(body.unwrap_or_default());
+    bytes
 }
 
 /// Connects. A listener's full queue makes a unix socket wait in connect(2) as long as
@@ -187,13 +200,13 @@ fn open(address: &SocketAddrUnix, end: Instant) -> Result<OwnedFd, Failure> {
 fn send(
     socket: BorrowedFd<'_>,
     request: &[u8],
-    netns: BorrowedFd<'_>,
+    netns: Option<BorrowedFd<'_>>,
     end: Instant,
 ) -> Result<(), Failure> {
-    let descriptors = [netns];
+    let descriptors = netns.as_slice();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    if !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {
+    if netns.is_some() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
         return Err(Failure::Garbled("no room for a descriptor"));
     }
     let mut rest = request;
@@ -230,7 +243,7 @@ impl Answer {
     }
 }
 
-fn receive(socket: BorrowedFd<'_>, end: Instant) -> Result<Answer, Failure> {
+fn receive(socket: BorrowedFd<'_>, limit: usize, end: Instant) -> Result<Answer, Failure> {
     let mut bytes = Vec::new();
     let mut chunk = [0; 4096];
     loop {
@@ -249,14 +262,14 @@ fn receive(socket: BorrowedFd<'_>, end: Instant) -> Result<Answer, Failure> {
         bytes.extend_from_slice(&chunk[..got]);
         if let Some(head) = Head::read(&bytes)? {
             let size = head.size.saturating_add(head.body);
-            if size > ANSWER_LIMIT {
+            if size > limit {
                 return Err(Failure::Garbled("too long an answer"));
             }
             if let Some(body) = bytes.get(head.size..size) {
                 let body = body.to_vec();
                 return Ok(Answer { status: head.status, is_problem: head.is_problem, body });
             }
-        } else if bytes.len() > ANSWER_LIMIT {
+        } else if bytes.len() > limit {
             return Err(Failure::Garbled("too long an answer"));
         }
     }

@@ -131,7 +131,7 @@ impl ContainerCall {
         let mut request = Activate::new(self.id.clone());
         request.name.clone_from(&self.name);
         request.lease = true;
-        let lease: Lease = daemon::activate(&config.socket, &request, netns.as_fd())?;
+        let (lease, _): (Lease, _) = daemon::activate(&config.socket, &request, netns.as_fd())?;
         lease.hand_on(&[self.line.exit_fd, self.line.ready_fd]).map_err(Failure::Io)
     }
 

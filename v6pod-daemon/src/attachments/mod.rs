@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, oneshot};
-use v6pod_proto::{Activate, Attachment, AttachmentId, ContainerId, LinkName, Uid};
+use v6pod_proto::{Activate, Attachment, AttachmentId, ContainerId, LinkName, NetworkName, Uid};
 
 use crate::access::{Access, Standing};
 use crate::closer::{Closer, Foreign};
@@ -153,6 +153,7 @@ pub struct Ask {
     plug: bool,
     exclusive: bool,
     interface: Option<LinkName>,
+    network: Option<NetworkName>,
 }
 
 /// The longest name of a container that is taken from a caller, in bytes.
@@ -184,6 +185,7 @@ impl Ask {
             plug: request.plug,
             exclusive: request.exclusive,
             interface: request.interface,
+            network: request.network,
         }
     }
 }

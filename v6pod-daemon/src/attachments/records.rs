@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use nix::libc::{O_CLOEXEC, O_NOFOLLOW, O_NONBLOCK};
 use serde::{Deserialize, Serialize};
-use v6pod_proto::{AttachmentId, ContainerId, Uid};
+use v6pod_proto::{AttachmentId, ContainerId, NetworkName, Uid};
 
 use crate::core::Label;
 use crate::core::Port;
@@ -45,6 +45,8 @@ pub(crate) struct Record {
     holder: Option<Holder>,
     lease: bool,
     since: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    network: Option<NetworkName>,
 }
 
 impl Record {
@@ -61,6 +63,7 @@ impl Record {
             holder: a.holder,
             lease: a.lease,
             since: a.since,
+            network: a.network.clone(),
         }
     }
 
@@ -77,6 +80,7 @@ impl Record {
             holder: self.holder,
             lease: self.lease,
             since: self.since,
+            network: self.network,
             generation: Generation::default(),
             phase: Phase::Reserved,
             ifindex: None,
@@ -282,6 +286,7 @@ mod tests {
             holder: Some(Holder { pid: 5, start_time: 6 }),
             lease: true,
             since: 7,
+            network: Some("six".parse().unwrap()),
             generation: Generation::default(),
             phase: Phase::Reserved,
             ifindex: None,

@@ -180,6 +180,7 @@ impl Shared {
             names: self.names_of(ledger, a),
             lease: a.lease,
             since: a.since,
+            network: a.network.clone(),
         })
     }
 

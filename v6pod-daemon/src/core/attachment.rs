@@ -1,7 +1,7 @@
 //! One container's place on the network.
 
 use serde::{Deserialize, Serialize};
-use v6pod_proto::{AttachmentId, ContainerId, LinkName, State, Uid};
+use v6pod_proto::{AttachmentId, ContainerId, LinkName, NetworkName, State, Uid};
 
 use super::Port;
 use super::name::Label;
@@ -95,6 +95,8 @@ pub struct Attachment {
     pub lease: bool,
     /// Seconds since the epoch at which it was made.
     pub since: u64,
+    /// The CNI network that it was made for.
+    pub network: Option<NetworkName>,
     /// Which plugging of the namespace this is.
     pub generation: Generation,
     /// Where it is in its life.

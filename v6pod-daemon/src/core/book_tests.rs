@@ -29,6 +29,7 @@ fn wanted(owner: u32, n: u64) -> Wanted {
         holder: None,
         lease: true,
         since: 0,
+        network: None,
     }
 }
 
