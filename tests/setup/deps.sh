@@ -14,6 +14,8 @@ packages=(
     # The tests' and the demo's own.
     busybox-static curl dnsutils iproute2 iputils-ping jq procps python3 tcpdump
     util-linux
+    # Whole hosts, booted, and the package that is installed on them.
+    binutils dpkg make mmdebstrap systemd-container
     # To fetch Consul.
     ca-certificates debian-archive-keyring
 )
@@ -36,7 +38,11 @@ done
 consul=
 [[ -x $cache/consul || ! -f $here/consul.sh ]] || consul=wanted
 
+# It knows by itself whether there is something to do.
+root() { "$here/root.sh" bookworm "$cache"; }
+
 if ((${#missing[@]} == 0)) && [[ -z $consul ]]; then
+    root
     say "all there"
     exit 0
 fi
@@ -56,4 +62,5 @@ if [[ -n $consul ]]; then
     say "fetching Consul for the tests"
     sh "$here/consul.sh" "$cache"
 fi
+root
 say "done"

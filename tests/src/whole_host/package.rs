@@ -1,0 +1,38 @@
+//! The package as `make deb` makes it, of what was built beside the test.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use super::SLOW;
+use crate::{built, run_within};
+
+/// A .deb in a directory of its own.
+#[derive(Debug)]
+pub struct Package {
+    file: PathBuf,
+    _dir: TempDir,
+}
+
+impl Package {
+    /// Makes the package under this version.
+    #[track_caller]
+    pub fn make(version: &str) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
+        let mut command = Command::new(workspace.join("packaging/deb.sh"));
+        command.arg(dir.path()).env("VERSION", version).env("COMPRESSION", "none");
+        command.env("RELEASE", built("v6podd").parent().expect("a directory"));
+        command.env("SHIM", built("v6pod-shim"));
+        run_within(SLOW, &mut command).ok();
+        let mut files = dir.path().read_dir().expect("reading a directory").flatten();
+        let file = files.next().expect("deb.sh makes a file").path();
+        Self { file, _dir: dir }
+    }
+
+    /// The file.
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+}

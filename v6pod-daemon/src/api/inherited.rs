@@ -1,0 +1,145 @@
+//! Listeners that outlive the daemon: a service manager holds them (`v6podd.socket`).
+//!
+//! Guarantees: clients that come while no daemon runs wait instead of being refused; a daemon that
+//! will not start leaves nobody waiting.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::time::Duration;
+
+use v6pod_proto::{Code, Problem};
+
+use crate::kernel::handed;
+
+/// The most clients that wait in one socket: systemd's limit, and the kernel's (somaxconn).
+const WAITING: usize = 4096;
+
+/// How long one client that is turned away may take.
+const TURN: Duration = Duration::from_millis(10);
+
+/// What is read of a request before its client is turned away. Of a socket that is closed with
+/// something unread TCP takes back what was written to it.
+const REQUEST: usize = 16 * 1024;
+
+/// The sockets, not blocking.
+#[derive(Debug, Default)]
+pub struct Inherited {
+    unix: Vec<UnixListener>,
+    tcp: Vec<TcpListener>,
+}
+
+impl Inherited {
+    /// Takes them over. To be called once, before anything else is opened.
+    pub fn take() -> io::Result<Self> {
+        let handed = handed::listeners("v6podd")?;
+        let inherited = Self {
+            unix: handed.unix.into_iter().map(Into::into).collect(),
+            tcp: handed.tcp.into_iter().map(Into::into).collect(),
+        };
+        inherited.unix.iter().try_for_each(|socket| socket.set_nonblocking(true))?;
+        inherited.tcp.iter().try_for_each(|socket| socket.set_nonblocking(true))?;
+        Ok(inherited)
+    }
+
+    /// Answers whoever waits that nobody will serve him. For a daemon that does not start: its
+    /// clients would wait in vain, and as long as one waits the service manager starts it again.
+    pub fn turn_away(&self) {
+        let answer = refusal();
+        for socket in &self.unix {
+            for (client, _) in (0..WAITING).map_while(|_| socket.accept().ok()) {
+                let _ = client.set_read_timeout(Some(TURN));
+                let _ = client.set_write_timeout(Some(TURN));
+                say(client, &answer);
+            }
+        }
+        for socket in &self.tcp {
+            for (client, _) in (0..WAITING).map_while(|_| socket.accept().ok()) {
+                let _ = client.set_read_timeout(Some(TURN));
+                let _ = client.set_write_timeout(Some(TURN));
+                say(client, &answer);
+            }
+        }
+    }
+
+    /// The socket with this path, which is then no longer among these.
+    pub(super) fn unix_at(&mut self, path: &Path) -> Option<UnixListener> {
+        let at = |socket: &UnixListener| {
+            socket.local_addr().is_ok_and(|address| address.as_pathname() == Some(path))
+        };
+        self.unix.iter().position(at).map(|index| self.unix.swap_remove(index))
+    }
+
+    /// The socket with this address, which is then no longer among these.
+    pub(super) fn tcp_at(&mut self, address: SocketAddr) -> Option<TcpListener> {
+        let at = |socket: &TcpListener| socket.local_addr().is_ok_and(|a| a == address);
+        self.tcp.iter().position(at).map(|index| self.tcp.swap_remove(index))
+    }
+
+    /// Says what is left: it stays open, and nobody will ever answer there.
+    pub(super) fn tell_of_the_rest(&self) {
+        let unix = self.unix.iter().map(|socket| format!("{:?}", socket.local_addr()));
+        let tcp = self.tcp.iter().map(|socket| format!("{:?}", socket.local_addr()));
+        for address in unix.chain(tcp) {
+            tracing::warn!(address, "v6podd.socket listens where the configuration does not");
+        }
+    }
+}
+
+fn refusal() -> Vec<u8> {
+    let detail = "v6podd does not start; its log says why";
+    let problem = Problem::new(Code::NotReady, detail, "");
+    let body = serde_json::to_string(&problem).unwrap_or_default();
+    format!(
+        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\n\
+         Connection: close\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .into_bytes()
+}
+
+/// A client that cannot be told loses nothing by it.
+fn say(mut client: impl Read + Write, answer: &[u8]) {
+    let _ = client.read(&mut [0; REQUEST]);
+    let _ = client.write_all(answer);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn whoever_waits_is_told_and_whoever_says_nothing_holds_nobody_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let unix = UnixListener::bind(&path).unwrap();
+        let tcp = TcpListener::bind("[::1]:0").unwrap();
+        let address = tcp.local_addr().unwrap();
+        unix.set_nonblocking(true).unwrap();
+        tcp.set_nonblocking(true).unwrap();
+        let silent = UnixStream::connect(&path).unwrap();
+        let mut waiting = UnixStream::connect(&path).unwrap();
+        waiting.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+        let mut far = std::net::TcpStream::connect(address).unwrap();
+        far.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+        Inherited { unix: vec![unix], tcp: vec![tcp] }.turn_away();
+        for mut client in [Box::new(silent) as Box<dyn Read>, Box::new(waiting), Box::new(far)] {
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).unwrap();
+            assert!(answer.starts_with("HTTP/1.1 503 ") && answer.ends_with('}'), "{answer}");
+        }
+    }
+
+    #[test]
+    fn a_socket_is_found_by_its_address_once() {
+        let tcp = TcpListener::bind("[::1]:0").unwrap();
+        let address = tcp.local_addr().unwrap();
+        let mut inherited = Inherited { unix: vec![], tcp: vec![tcp] };
+        assert!(inherited.tcp_at("[::1]:1".parse().unwrap()).is_none());
+        assert!(inherited.tcp_at(address).is_some());
+        assert!(inherited.tcp_at(address).is_none());
+    }
+}
