@@ -6,7 +6,7 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use super::SLOW;
-use crate::{built, run_within};
+use crate::{built, run, run_within};
 
 /// A .deb in a directory of its own.
 #[derive(Debug)]
@@ -23,8 +23,8 @@ impl Package {
         let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
         let mut command = Command::new(workspace.join("packaging/deb.sh"));
         command.arg(dir.path()).env("VERSION", version).env("COMPRESSION", "none");
-        command.env("RELEASE", built("v6podd").parent().expect("a directory"));
-        command.env("SHIM", built("v6pod-shim"));
+        let programs = stripped();
+        command.env("RELEASE", programs.path()).env("SHIM", programs.path().join("v6pod-shim"));
         run_within(SLOW, &mut command).ok();
         let mut files = dir.path().read_dir().expect("reading a directory").flatten();
         let file = files.next().expect("deb.sh makes a file").path();
@@ -35,4 +35,15 @@ impl Package {
     pub fn file(&self) -> &Path {
         &self.file
     }
+}
+
+/// The programs, without what debuggers want: a tenth of their size.
+#[track_caller]
+fn stripped() -> TempDir {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    for program in ["v6podd", "v6podctl", "v6pod-shim"] {
+        let mut strip = Command::new("strip");
+        run(strip.arg("-o").arg(dir.path().join(program)).arg(built(program))).ok();
+    }
+    dir
 }
