@@ -3,6 +3,7 @@
 //! Guarantees: clients that come while no daemon runs wait instead of being refused; a daemon that
 //! will not start leaves nobody waiting.
 
+use std::fmt::Display;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
@@ -77,14 +78,35 @@ impl Inherited {
         self.tcp.iter().position(at).map(|index| self.tcp.swap_remove(index))
     }
 
+    /// Whether a service manager holds the daemon's sockets.
+    pub(super) fn is_empty(&self) -> bool {
+        self.unix.is_empty() && self.tcp.is_empty()
+    }
+
     /// Says what is left: it stays open, and nobody will ever answer there.
     pub(super) fn tell_of_the_rest(&self) {
-        let unix = self.unix.iter().map(|socket| format!("{:?}", socket.local_addr()));
-        let tcp = self.tcp.iter().map(|socket| format!("{:?}", socket.local_addr()));
+        let unix = self.unix.iter().filter_map(|socket| {
+            Some(socket.local_addr().ok()?.as_pathname()?.display().to_string())
+        });
+        let tcp = self.tcp.iter().filter_map(|socket| Some(socket.local_addr().ok()?.to_string()));
         for address in unix.chain(tcp) {
-            tracing::warn!(address, "v6podd.socket listens where the configuration does not");
+            tracing::error!(
+                "v6podd.socket listens at {address}, where the configuration has nobody answer: who \
+                 calls there waits for ever. Either name it in [api] tcp, or take it out by \
+                 `systemctl edit v6podd.socket` (an empty ListenStream= clears the list, then name \
+                 each one) and `systemctl restart v6podd.socket`"
+            );
         }
     }
+}
+
+/// Says that a socket which the configuration names is not among those that were inherited.
+pub(super) fn tell_of_the_missing(address: impl Display) {
+    tracing::warn!(
+        "v6podd.socket does not listen at {address}, which [api] tcp names: while the daemon is \
+         restarted, who calls there is refused. Add ListenStream={address} by `systemctl edit \
+         v6podd.socket`, then `systemctl restart v6podd.socket`"
+    );
 }
 
 fn refusal() -> Vec<u8> {

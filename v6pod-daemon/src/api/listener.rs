@@ -27,7 +27,7 @@ use v6pod_proto::Uid;
 
 use super::caller::{Caller, Via, peer_of};
 use super::handlers::Connection;
-use super::inherited::Inherited;
+use super::inherited::{Inherited, tell_of_the_missing};
 use super::problem;
 use super::shares::Shares;
 use super::stream::{Inbox, Stream, dismiss};
@@ -84,6 +84,7 @@ impl Listeners {
     /// that is there and was not inherited was left by a daemon that is not.
     pub async fn open(config: &Config, mut inherited: Inherited) -> Result<Self, ListenError> {
         let path = config.socket();
+        let by_hand = inherited.is_empty();
         let unix = match inherited.unix_at(&path) {
             Some(socket) => UnixListener::from_std(socket),
             None => bind_unix(&path),
@@ -94,7 +95,12 @@ impl Listeners {
         for &address in &config.tcp {
             let listener = match inherited.tcp_at(address) {
                 Some(socket) => TcpListener::from_std(socket),
-                None => TcpListener::bind(address).await,
+                None => {
+                    if !by_hand {
+                        tell_of_the_missing(address);
+                    }
+                    TcpListener::bind(address).await
+                }
             };
             tcp.push(listener.map_err(|source| ListenError::Tcp { address, source })?);
         }
