@@ -14,6 +14,8 @@ SHIM_LIMIT := 500000
 # How long each fuzz target runs, and which; all unless said.
 SECONDS ?= 10
 TARGETS ?= $(patsubst fuzz/fuzz_targets/%.rs,%,$(wildcard fuzz/fuzz_targets/*.rs))
+# Where packages are put.
+DEBS ?= target/debian
 # The only file that may have unsafe code.
 UNSAFE := v6pod-daemon/src/kernel/sys.rs
 
@@ -103,7 +105,7 @@ bench: deps build
 	$(CARGO) run --locked --release -p v6pod-tests --bin v6pod-bench -- --write docs/bench.md
 
 deb: build
-	@packaging/deb.sh target/debian
+	@packaging/deb.sh $(DEBS)
 
 # Does not build: `make build` as yourself, then this as root.
 install:

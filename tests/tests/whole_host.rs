@@ -119,6 +119,42 @@ fn the_daemon_is_nobody_with_four_capabilities() {
     assert_eq!(soft, hard);
 }
 
+/// Waits until both tables are in force, with as many rules as `before`, and gives that number.
+#[track_caller]
+fn rules_in_force(host: &WholeHost, before: Option<usize>) -> usize {
+    eventually(PATIENCE, "the firewall's rules", || {
+        let listed = host.sh("nft -a list table bridge v6pod; nft -a list table inet v6pod");
+        let rules = listed.stdout.matches(" # handle ").count();
+        (listed.status.success() && before.is_none_or(|before| before == rules)).then_some(rules)
+    })
+}
+
+#[test]
+fn rules_that_are_taken_away_come_back_without_root() {
+    let _machine = require!(WholeHost);
+    // The daemon looks by itself once a minute; who finds the rules back here was not told by that.
+    assert!(PATIENCE < Duration::from_secs(60));
+    let host = installed();
+    let user = host.log_in("anna");
+    let id = user.sleeper("c", &[]);
+    let address = user.attachment(&id).address;
+    let before = rules_in_force(&host, None);
+    let repairs = "curl -sS --fail http://localhost:6781/metrics | grep ^v6pod_.*repair";
+    let mut counted = host.sh(repairs).ok().to_owned();
+    for way in ["flush ruleset", "flush table inet v6pod", "delete table bridge v6pod"] {
+        host.sh(&format!("nft {way}")).ok();
+        rules_in_force(&host, Some(before));
+        eventually(PATIENCE, "the repair is counted", || {
+            let now = host.sh(repairs).ok().to_owned();
+            (now != counted).then(|| counted = now)
+        });
+        pings_from_outside(&host, address);
+    }
+    let elements = host.sh("nft list table inet v6pod");
+    assert!(elements.ok().contains(&address.to_string()), "{elements}");
+    comes_and_goes(&user);
+}
+
 #[test]
 fn all_that_needs_a_right_works_without_root() {
     let _machine = require!(WholeHost);
@@ -145,6 +181,13 @@ fn all_that_needs_a_right_works_without_root() {
     before.comes_back(&host);
     let journal = host.journal("v6podd.service");
     assert!(!journal.contains("ERROR") && !journal.contains("ermission denied"), "{journal}");
+}
+
+/// How many descriptors the daemon has open.
+#[track_caller]
+fn descriptors(host: &WholeHost) -> usize {
+    let pid = host.property("v6podd.service", "MainPID");
+    host.sh(&format!("ls /proc/{pid}/fd | wc -l")).ok().parse().expect("a number")
 }
 
 /// Rounds of pings between two containers, until a file is there.
@@ -181,7 +224,8 @@ fn fifty_restarts_refuse_nobody_lose_nothing_and_leak_nothing() {
     let _machine = require!(WholeHost);
     let host = installed();
     let (anna, bert) = (host.log_in("anna"), host.log_in("bert"));
-    let before = host.footprint();
+    comes_and_goes(&anna);
+    let (before, descriptors) = (host.footprint(), descriptors(&host));
     let (one, two) = (anna.sleeper("one", &[]), bert.sleeper("two", &[]));
     let pings = Pings::start(&host, anna.pid("one"), bert.attachment(&two).address);
     let addresses = [anna.attachment(&one).address, bert.attachment(&two).address];
@@ -214,6 +258,9 @@ fn fifty_restarts_refuse_nobody_lose_nothing_and_leak_nothing() {
     anna.remove(&["one"]);
     bert.remove(&["two"]);
     before.comes_back(&host);
+    eventually(PATIENCE, "as many descriptors as at first", || {
+        (descriptors == self::descriptors(&host)).then_some(())
+    });
 }
 
 #[test]
@@ -249,7 +296,8 @@ fn an_upgrade_and_a_removal_leave_what_runs() {
 
     host.sh("apt-get purge --yes v6pod 2>&1").ok();
     let places = "/run/v6pod* /var/lib/v6pod /etc/v6pod* /etc/containers/*.d/*v6pod*";
-    let left = host.sh(&format!("ip -br link; ip -6 route; ls -d {places} 2>/dev/null || :"));
+    let left = host
+        .sh(&format!("ip -br link; ip -6 route; nft list tables; ls -d {places} 2>/dev/null || :"));
     assert!(!left.ok().contains("v6p"), "{left}");
     user.podman(&["exec", "c", "true"]).ok();
     user.podman(&["run", "--rm", IMAGE, "true"]).ok();
@@ -263,21 +311,64 @@ fn a_bad_configuration_is_not_tried_for_ever() {
     configure(&host, "[limits]\nper_owner = \"many\"\n");
     host.systemctl("restart v6podd.service").fails();
     assert_eq!(host.property("v6podd.service", "ExecMainStatus"), "78");
+    let rests = || {
+        eventually(PATIENCE, "the service rests", || {
+            (host.property("v6podd.service", "ActiveState") == "failed").then_some(())
+        });
+    };
     // Who calls is turned away, and a container starts without an address.
     user.podman(&["run", "--rm", IMAGE, "true"]).ok();
-    eventually(PATIENCE, "the service rests", || {
-        (host.property("v6podd.service", "ActiveState") == "failed").then_some(())
-    });
+    for to in ["--unix-socket /run/v6pod/v6pod.sock http://localhost", "http://[::1]:6781"] {
+        rests();
+        let ask = format!("curl -sS -w ' %{{http_code}} %{{content_type}}' {to}/api/status");
+        let said = user.run("sh", &["-c", &ask]);
+        assert!(said.ok().ends_with(" 503 application/problem+json"), "{said}");
+        assert!(said.ok().contains("does not start"), "{said}");
+    }
+    rests();
     assert_eq!(host.property("v6podd.service", "NRestarts"), "0");
     let journal = host.journal("v6podd.service");
-    assert!(journal.contains("per_owner"), "{journal}");
-    // Once by the administrator, once for the container.
+    // Once by the administrator, once for the container and once for each other client.
     let starts = journal.matches("per_owner").count();
-    assert_eq!(starts, 2, "{journal}");
+    assert_eq!(starts, 4, "{journal}");
+
+    // What cannot be had on this host is no better than what cannot be read.
+    host.sh("ip -6 route add 2001:db8:5::/64 dev lo").ok();
+    host.write("/etc/v6pod/v6pod.toml", "prefix = \"2001:db8:5::/80\"\n");
+    host.systemctl("restart v6podd.service").fails();
+    assert_eq!(host.property("v6podd.service", "ExecMainStatus"), "78");
+    user.podman(&["run", "--rm", IMAGE, "true"]).ok();
+    rests();
+    assert_eq!(host.property("v6podd.service", "NRestarts"), "0");
 
     configure(&host, "");
     host.systemctl("restart v6podd.service").ok();
     comes_and_goes(&user);
+}
+
+#[test]
+fn sockets_that_do_not_match_the_configuration_are_named() {
+    let _machine = require!(WholeHost);
+    let host = installed();
+    configure(&host, "[api]\ntcp = [\"127.0.0.1:6781\", \"[::1]:6782\"]\n");
+    host.systemctl("restart v6podd.service").ok();
+    let journal = host.journal("v6podd.service");
+    let line = |what: &str| journal.lines().find(|line| line.contains(what)).unwrap_or_default();
+    for line in [line("listens at [::1]:6781,"), line("does not listen at [::1]:6782,")] {
+        assert!(line.contains("systemctl edit v6podd.socket"), "{journal}");
+    }
+    // It serves there all the same.
+    host.sh("curl -sS --fail http://[::1]:6782/healthz").ok();
+    // As the log says.
+    let listens = ["", "/run/v6pod/v6pod.sock", "127.0.0.1:6781", "[::1]:6782"];
+    let text = listens.map(|address| format!("ListenStream={address}\n")).concat();
+    host.write("/etc/systemd/system/v6podd.socket.d/override.conf", &format!("[Socket]\n{text}"));
+    host.sh("journalctl --rotate && journalctl --vacuum-time=1s").ok();
+    host.systemctl("daemon-reload").ok();
+    host.systemctl("restart v6podd.socket").ok();
+    host.sh("curl -sS --fail http://[::1]:6782/healthz").ok();
+    let journal = host.journal("v6podd.service");
+    assert!(journal.contains("serves at") && !journal.contains("v6podd.socket"), "{journal}");
 }
 
 #[test]
@@ -322,6 +413,20 @@ fn the_token_of_consul_is_a_credential() {
     host.sh("chmod 600 /etc/v6pod/consul-token").ok();
     // There is no Consul; the token it would be sent is there.
     registry("registry cannot be reached");
+
+    // Nor is there one to take names back: what is left is said, and nothing waits for ever.
+    let user = host.log_in("anna");
+    user.sleeper("web", &[]);
+    host.systemctl("stop v6podd.socket v6podd.service").ok();
+    let purge = host.sh("v6podctl purge");
+    assert!(purge.fails().contains("may still hold web;"), "{purge}");
+    let links = host.sh("ip -br link; nft list tables");
+    assert!(!links.ok().contains("v6p"), "{links}");
+    user.sleeper("db", &[]);
+    host.systemctl("start v6podd.service").ok();
+    user.sleeper("mail", &[]);
+    let said = host.sh("apt-get purge --yes v6pod 2>&1").ok().to_owned();
+    assert!(said.contains("may still hold mail;"), "{said}");
 }
 
 #[test]

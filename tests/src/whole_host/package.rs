@@ -21,10 +21,18 @@ impl Package {
     pub fn make(version: &str) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
-        let mut command = Command::new(workspace.join("packaging/deb.sh"));
-        command.arg(dir.path()).env("VERSION", version).env("COMPRESSION", "none");
         let programs = stripped();
-        command.env("RELEASE", programs.path()).env("SHIM", programs.path().join("v6pod-shim"));
+        // As people make it, but of the programs under test, which are not built by that.
+        let mut command = Command::new("make");
+        command.arg("-C").arg(workspace).args(["--old-file=build", "deb"]);
+        for (variable, path) in [
+            ("DEBS", dir.path()),
+            ("RELEASE", programs.path()),
+            ("SHIM", &programs.path().join("v6pod-shim")),
+        ] {
+            command.arg(format!("{variable}={}", path.display()));
+        }
+        command.env("VERSION", version).env("COMPRESSION", "none");
         run_within(SLOW, &mut command).ok();
         let mut files = dir.path().read_dir().expect("reading a directory").flatten();
         let file = files.next().expect("deb.sh makes a file").path();
