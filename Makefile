@@ -60,7 +60,9 @@ build:
 test: deps
 	@tests/run.sh
 
-demo: deps build
+demo:
+	@tests/setup/deps.sh demo
+	@$(MAKE) --no-print-directory build
 	@tests/demo.sh
 
 lint:

@@ -63,6 +63,12 @@ impl Machine {
                 open_to_all(Path::new(device));
             }
         }
+        if needs.contains(&Need::WholeHost)
+            && let Some(reason) = WholeHost::lack()
+        {
+            skip(test, &reason);
+            return None;
+        }
         Some(Self { _turn: turn })
     }
 }

@@ -18,6 +18,7 @@ mod package;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use v6pod_proto::{Attachment, AttachmentList};
@@ -43,6 +44,7 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 const BOOT: &str = r#"
 set -e
 dir=$1 lower=$2 cgroup=$3 netns=$4 name=$5 source=$6
+shift 6
 mount -t overlay overlay -o "lowerdir=$lower,upperdir=$dir/upper,workdir=$dir/work" "$dir/root"
 umount -R /sys/fs/cgroup
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
@@ -53,7 +55,7 @@ exec systemd-nspawn --quiet --register=no --keep-unit --console=pipe --settings=
     --network-namespace-path="$netns" --capability=all --system-call-filter="@keyring bpf" \
     --bind=/dev/net/tun --bind=/dev/fuse --bind="$dir/home:/home" --bind="$dir/tmp:/var/tmp" \
     --bind="$dir/containers:/var/lib/containers" --bind-ro="$source:/mnt/v6pod" \
-    --hostname="$name" --directory="$dir/root" --boot
+    --hostname="$name" --directory="$dir/root" "$@"
 "#;
 
 /// A running host. The project's source is at /mnt/v6pod, to be read.
@@ -70,13 +72,9 @@ impl WholeHost {
     #[track_caller]
     pub fn boot(suite: Suite) -> Self {
         let net = HostNs::new();
-        let layers = Layers::make();
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
-        let mut command = Command::new("setpriv");
-        // A test that is killed takes its hosts with it.
-        command.args(["--pdeathsig", "KILL", "--", "unshare", "--mount", "--propagation=private"]);
-        command.args(["--", "sh", "-c", BOOT, "sh"]).arg(layers.dir()).arg(suite.root());
-        command.arg(layers.name()).arg(net.path()).arg(layers.name()).arg(source);
+        let layers = Layers::make().expect("directories and a cgroup for a host");
+        let mut command = nspawn(&layers, &net, suite);
+        command.arg("--boot");
         command.current_dir("/").stdin(Stdio::null());
         let log = fs::File::create(layers.dir().join("console")).expect("making a file");
         command.stdout(log.try_clone().expect("duplicating a descriptor")).stderr(log);
@@ -93,6 +91,26 @@ impl WholeHost {
         let up = run_within(SLOW, host.command("systemctl").args(["is-system-running", "--wait"]));
         assert_eq!(up.stdout.trim(), "running", "{}\n{}", up, host.layers.console());
         host
+    }
+
+    /// Why no host can be had here, if none can: all but the boot itself is tried, once. Only for
+    /// whose turn it is.
+    pub(crate) fn lack() -> Option<String> {
+        static LACK: OnceLock<Option<String>> = OnceLock::new();
+        let try_it = || {
+            let net = HostNs::new();
+            let layers = match Layers::make() {
+                Ok(layers) => layers,
+                Err(error) => return Some(format!("cannot boot a host here: {error}")),
+            };
+            let mut command = nspawn(&layers, &net, Suite::Bookworm);
+            let tried = run_within(SLOW, command.args(["--as-pid2", "true"]));
+            (!tried.status.success()).then(|| {
+                let last = tried.stderr.trim().lines().last().unwrap_or("no reason given");
+                format!("cannot boot a host here: {last}")
+            })
+        };
+        LACK.get_or_init(try_it).clone()
     }
 
     /// Takes away what a killed run left behind. Only for whose turn it is.
@@ -233,6 +251,17 @@ impl Place for WholeHost {
         let list: AttachmentList = serde_json::from_str(list.ok()).expect("v6podctl's JSON");
         list.attachments
     }
+}
+
+/// systemd-nspawn on a host's root, by [`BOOT`]; what it is to run is for the caller to add.
+fn nspawn(layers: &Layers, net: &HostNs, suite: Suite) -> Command {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
+    let mut command = Command::new("setpriv");
+    // A test that is killed takes its hosts with it.
+    command.args(["--pdeathsig", "KILL", "--", "unshare", "--mount", "--propagation=private"]);
+    command.args(["--", "sh", "-c", BOOT, "sh"]).arg(layers.dir()).arg(suite.root());
+    command.arg(layers.name()).arg(net.path()).arg(layers.name()).arg(source);
+    command
 }
 
 /// The host's first process: nspawn's own first child is only on the way there.

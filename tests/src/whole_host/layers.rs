@@ -1,6 +1,7 @@
 //! What a whole host is made of on the machine: directories under the overlay, and a cgroup.
 
 use std::fs::{self, DirBuilder};
+use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -36,8 +37,8 @@ pub(super) struct Layers {
 }
 
 impl Layers {
-    #[track_caller]
-    pub(super) fn make() -> Self {
+    /// Makes them; fails where the machine gives nobody a cgroup, or no room.
+    pub(super) fn make() -> io::Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("{NAMES}{}-{number}", std::process::id());
@@ -55,22 +56,21 @@ impl Layers {
             ("tmp", 0o755),
         ] {
             let dir = layers.dir.join(part);
-            DirBuilder::new().recursive(true).mode(mode).create(dir).expect("making a directory");
+            DirBuilder::new().recursive(true).mode(mode).create(dir)?;
         }
         let all = std::os::unix::fs::PermissionsExt::from_mode(0o1777);
-        fs::set_permissions(layers.dir.join("tmp"), all).expect("chmod");
+        fs::set_permissions(layers.dir.join("tmp"), all)?;
         let etc = layers.dir.join("upper/etc");
-        fs::write(etc.join("hostname"), &layers.name).expect("writing a file");
+        fs::write(etc.join("hostname"), &layers.name)?;
         // Nobody answers there, and every question would wait for its time-out.
-        fs::write(etc.join("resolv.conf"), "").expect("writing a file");
+        fs::write(etc.join("resolv.conf"), "")?;
         let hosts = format!("127.0.0.1 localhost {0}\n::1 localhost {0}\n", layers.name);
-        fs::write(etc.join("hosts"), hosts).expect("writing a file");
+        fs::write(etc.join("hosts"), hosts)?;
         // Not every machine has the pids controller to hand on.
         let conf = "[containers]\npids_limit = 0\n";
-        fs::write(etc.join("containers/containers.conf.d/00-machine.conf"), conf)
-            .expect("writing a file");
-        fs::create_dir(&layers.cgroup).expect("making a cgroup");
-        layers
+        fs::write(etc.join("containers/containers.conf.d/00-machine.conf"), conf)?;
+        fs::create_dir(&layers.cgroup)?;
+        Ok(layers)
     }
 
     /// The host's name, and its cgroup's.
