@@ -4,21 +4,29 @@
 //! will not start leaves nobody waiting.
 
 use std::fmt::Display;
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use v6pod_proto::{Code, Problem};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{RecvFlags, SendFlags, recv, send};
 
+use super::problem::unready;
 use crate::kernel::handed;
 
 /// The most clients that wait in one socket: systemd's limit, and the kernel's (somaxconn).
 const WAITING: usize = 4096;
 
-/// How long one client that is turned away may take.
+/// How long is waited for one client's request, and for all of theirs.
 const TURN: Duration = Duration::from_millis(10);
+const ALL: Duration = Duration::from_secs(1);
+
+/// What a client that is turned away is told: somebody has to change something first.
+const NOT_STARTING: &str = "v6podd does not start; its log says why";
+const RETRY_AFTER: &str = "60";
 
 /// What is read of a request before its client is turned away. Of a socket that is closed with
 /// something unread TCP takes back what was written to it.
@@ -47,20 +55,14 @@ impl Inherited {
     /// Answers whoever waits that nobody will serve him. For a daemon that does not start: its
     /// clients would wait in vain, and as long as one waits the service manager starts it again.
     pub fn turn_away(&self) {
-        let answer = refusal();
+        let (answer, end) = (unready(NOT_STARTING, RETRY_AFTER), Instant::now() + ALL);
         for socket in &self.unix {
-            for (client, _) in (0..WAITING).map_while(|_| socket.accept().ok()) {
-                let _ = client.set_read_timeout(Some(TURN));
-                let _ = client.set_write_timeout(Some(TURN));
-                say(client, &answer);
-            }
+            let clients = (0..WAITING).map_while(|_| socket.accept().ok());
+            clients.for_each(|(client, _)| say(&client.into(), &answer, end));
         }
         for socket in &self.tcp {
-            for (client, _) in (0..WAITING).map_while(|_| socket.accept().ok()) {
-                let _ = client.set_read_timeout(Some(TURN));
-                let _ = client.set_write_timeout(Some(TURN));
-                say(client, &answer);
-            }
+            let clients = (0..WAITING).map_while(|_| socket.accept().ok());
+            clients.for_each(|(client, _)| say(&client.into(), &answer, end));
         }
     }
 
@@ -109,26 +111,20 @@ pub(super) fn tell_of_the_missing(address: impl Display) {
     );
 }
 
-fn refusal() -> Vec<u8> {
-    let detail = "v6podd does not start; its log says why";
-    let problem = Problem::new(Code::NotReady, detail, "");
-    let body = serde_json::to_string(&problem).unwrap_or_default();
-    format!(
-        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\n\
-         Connection: close\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    )
-    .into_bytes()
-}
-
-/// A client that cannot be told loses nothing by it.
-fn say(mut client: impl Read + Write, answer: &[u8]) {
-    let _ = client.read(&mut [0; REQUEST]);
-    let _ = client.write_all(answer);
+/// Tells one client, who has [`TURN`] to say what he wants, or what is left until `end`. One who cannot
+/// be told at once loses nothing by it.
+fn say(client: &OwnedFd, answer: &[u8], end: Instant) {
+    let turn = end.saturating_duration_since(Instant::now()).min(TURN);
+    if let Ok(turn) = Timespec::try_from(turn) {
+        let _ = poll(&mut [PollFd::new(client, PollFlags::IN)], Some(&turn));
+    }
+    let _ = recv(client, &mut [0; REQUEST], RecvFlags::DONTWAIT);
+    let _ = send(client, answer, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
 
     use super::*;
