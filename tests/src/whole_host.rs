@@ -220,7 +220,7 @@ impl WholeHost {
 impl Drop for WholeHost {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let last = run(self.command("journalctl").args(["--no-pager", "-n", "200"]));
+            let last = run(self.command("journalctl").args(["--no-pager", "-n", "3000"]));
             eprintln!("--- journal of the host\n{}", last.stdout);
         }
         self.power_off();
