@@ -218,7 +218,6 @@ fn fifty_restarts_refuse_nobody_lose_nothing_and_leak_nothing() {
     let _machine = require!(WholeHost);
     let host = installed();
     let (anna, bert) = (host.log_in("anna"), host.log_in("bert"));
-    comes_and_goes(&anna);
     let (before, descriptors) = (host.footprint(), descriptors(&host));
     let (one, two) = (anna.sleeper("one", &[]), bert.sleeper("two", &[]));
     let pings = Pings::start(&host, anna.pid("one"), bert.attachment(&two).address);

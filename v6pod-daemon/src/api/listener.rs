@@ -47,6 +47,9 @@ pub(crate) const CONNECTIONS: usize = 2048;
 /// How long the accept loops pause when the system has no descriptor left.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// How long connections are still accepted when the daemon is to stop.
+const LAST: Duration = Duration::from_millis(20);
+
 /// The most bytes of a request's head.
 const HEAD: usize = 16 * 1024;
 
@@ -134,11 +137,15 @@ impl Listeners {
     }
 }
 
+/// Accepts until `stop` says so, and then whoever waits already: a daemon that is started again and
+/// again would otherwise leave its clients to the next one until they give up.
 async fn until(mut stop: watch::Receiver<bool>, work: impl Future<Output = ()>) {
+    tokio::pin!(work);
     tokio::select! {
-        () = work => {}
+        () = &mut work => return,
         _ = stop.wait_for(|stop| *stop) => {}
     }
+    let _ = timeout(LAST, work).await;
 }
 
 fn bind_unix(path: &Path) -> io::Result<UnixListener> {
