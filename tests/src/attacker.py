@@ -167,6 +167,18 @@ def fuse(count):
     return [files] + [send_away(fds[: 1 + n % 8], (body, b"P")[n % 2]) for n in range(int(count))]
 
 
+def mount_over(folder):
+    """A file system that never answers, where root sees it: by fusermount, as any user may."""
+    ours, theirs = socket.socketpair()
+    os.set_inheritable(theirs.fileno(), True)
+    environment = {**os.environ, "_FUSE_COMMFD": str(theirs.fileno())}
+    program = ["fusermount3", "-o", "rw,nonempty", "--", folder]
+    if os.spawnvpe(os.P_WAIT, program[0], program, environment):
+        raise OSError("fusermount3")
+    _, rights, _, _ = ours.recvmsg(1, socket.CMSG_SPACE(4))
+    return rights
+
+
 def leases(count):
     """That many attachments, each held by a connection."""
     become_root_of_a_user_namespace()
@@ -271,7 +283,8 @@ def flood(_):
     time.sleep(1)
 
 
-COMMANDS = {f.__name__: f for f in (idle, half, linger, fuse, leases, storm, flood)}
+COMMANDS = (idle, half, linger, fuse, mount_over, leases, storm, flood)
+COMMANDS = {f.__name__: f for f in COMMANDS}
 everything = COMMANDS[COMMAND](*(WORDS or [None]))
 print("ready", flush=True)
 while True:
