@@ -4,7 +4,7 @@
 
 Every command prints `ready` once its harm is done or under way, and then goes on until it is killed.
 """
-import array, ctypes, errno, json, os, random, resource, socket, struct, sys, tempfile, threading, time
+import array, ctypes, errno, json, os, random, resource, select, signal, socket, struct, sys, tempfile, time
 
 SOCKET, COMMAND, *WORDS = sys.argv[1:]
 libc = ctypes.CDLL(None, use_errno=True)
@@ -75,19 +75,33 @@ def lingering():
         return client, other
 
 
+def is_ending(pid):
+    """Whether the process is gone or on its way out: what it waits for then, it waits for unseen."""
+    try:
+        with open(f"/proc/{pid}/stat") as f:
+            return int(f.read().rpartition(")")[2].split()[6]) & 4 != 0  # PF_EXITING
+    except OSError:
+        return True
+
+
 class Fuse:
     """A file system in a mount namespace of ours, with one file of any name. It answers everything
-    but FLUSH, which is what close(2) asks."""
+    but FLUSH, which is what close(2) asks. Its server is a process of its own: one that has files
+    of its own file system open can never be ended again, not even by SIGKILL."""
 
     def __init__(self):
-        self.device = os.open("/dev/fuse", os.O_RDWR)
+        device = os.open("/dev/fuse", os.O_RDWR)
         self.folder = tempfile.mkdtemp()
-        options = f"fd={self.device},rootmode=40000,user_id=0,group_id=0"
+        options = f"fd={device},rootmode=40000,user_id=0,group_id=0"
         if libc.mount(b"v6t", self.folder.encode(), b"fuse", 0, options.encode()):
             raise OSError(ctypes.get_errno(), "mount")
-        threading.Thread(target=self.serve, daemon=True).start()
+        holder = os.getpid()
+        if os.fork() == 0:
+            self.serve(device, holder)
+            os._exit(0)
+        os.close(device)
 
-    def serve(self):
+    def serve(self, device, holder):
         attributes = struct.pack("<6Q10I", 2, 0, 0, 0, 0, 0, 0, 0, 0, 0o100644, 1, 0, 0, 0, 4096, 0)
         replies = {
             26: struct.pack("<4I2H2I2HI7I", 7, 31, 0, 0, 9, 9, 4096, 1, 1, 0, 0, *[0] * 7),  # INIT
@@ -95,9 +109,11 @@ class Fuse:
             3: struct.pack("<Q2I", 3600, 0, 0) + attributes,  # GETATTR
             14: struct.pack("<Q2I", 1, 0, 0),  # OPEN
         }
-        while True:
+        while not is_ending(holder):
+            if not select.select([device], [], [], 0.2)[0]:
+                continue
             try:
-                question = os.read(self.device, 1 << 17)
+                question = os.read(device, 1 << 17)
             except OSError:
                 return
             _, opcode, unique = struct.unpack_from("<IIQ", question)
@@ -105,7 +121,7 @@ class Fuse:
                 continue
             body = replies.get(opcode, b"")
             error = 0 if opcode in replies else -errno.ENOSYS
-            os.write(self.device, struct.pack("<IiQ", 16 + len(body), error, unique) + body)
+            os.write(device, struct.pack("<IiQ", 16 + len(body), error, unique) + body)
 
     def file(self):
         return os.open(f"{self.folder}/file", os.O_RDONLY)
@@ -155,8 +171,19 @@ def linger(count):
     for n in range(int(count)):
         sockets = [lingering() for _ in range(1 + n % 3)]
         kept.append(send_away([s.fileno() for s, _ in sockets], bodies[n % len(bodies)]))
-        kept.extend(other for s, other in sockets if not s.close())
+        close_for_good(s for s, _ in sockets)
+        kept.extend(other for _, other in sockets)
     return kept
+
+
+def close_for_good(sockets):
+    """Closes sockets that linger, whoever has the last descriptor of them. Where that is us, the
+    alarm ends the wait."""
+    signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
+    for s in sockets:
+        s.close()
+    signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def fuse(count):
