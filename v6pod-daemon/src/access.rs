@@ -10,7 +10,7 @@
 
 use std::collections::HashMap;
 use std::ffi::CString;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::unistd::{Group, User, getgrouplist};
@@ -107,6 +107,13 @@ impl Access {
         answer.or_else(before).unwrap_or(Standing::UNKNOWN)
     }
 
+    /// What this user may do, if that was found out lately.
+    pub fn known(&self, uid: Uid) -> Option<Standing> {
+        let known = self.lock();
+        let fresh = known.get(&uid).filter(|question| question.is_fresh());
+        fresh.and_then(|question| question.answer.get().copied().flatten())
+    }
+
     async fn ask(&self, uid: Uid) -> Option<Standing> {
         let (users, operators) = (self.users.clone(), self.operators.clone());
         let ask = move || Identity::look_up(uid).map(|who| who.standing(&users, &operators));
@@ -119,7 +126,7 @@ impl Access {
 
     /// The question about this user that is open or was answered lately, or a new one.
     fn question(&self, uid: Uid) -> Arc<Question> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.lock();
         let last = known.get(&uid);
         if let Some(fresh) = last.filter(|question| question.is_fresh()) {
             return Arc::clone(fresh);
@@ -132,6 +139,10 @@ impl Access {
             known.insert(uid, Arc::clone(&question));
         }
         question
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Uid, Arc<Question>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -226,7 +237,7 @@ mod tests {
         let unanswered = |before| {
             let question = Question::new(before);
             question.answer.set(None).unwrap();
-            access.known.lock().unwrap().insert(uid, question);
+            access.lock().insert(uid, question);
         };
         unanswered(None);
         assert_eq!(access.of(uid).await, Standing::UNKNOWN);
@@ -244,7 +255,7 @@ mod tests {
             access.question(Uid::new(3_000_000_000 + n).unwrap());
         }
         assert!(Arc::ptr_eq(&first, &access.question(daemon)));
-        assert!(access.known.lock().unwrap().len() <= KEPT);
+        assert!(access.lock().len() <= KEPT);
     }
 
     #[tokio::test]

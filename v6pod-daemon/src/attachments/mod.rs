@@ -280,6 +280,11 @@ impl Attachments {
         self.0.access.of(user).await
     }
 
+    /// The same, if it is known without asking.
+    pub fn known_standing(&self, user: Uid) -> Option<Standing> {
+        self.0.access.known(user)
+    }
+
     /// Closes what callers sent.
     pub fn closer(&self) -> Closer {
         self.0.closer.clone()
