@@ -14,8 +14,8 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_N
 
 def connect():
     s = socket.socket(socket.AF_UNIX)
-    s.settimeout(20)
     s.connect(SOCKET)
+    s.settimeout(20)
     return s
 
 
@@ -247,7 +247,11 @@ def storm(words):
 
 
 def flood(_):
-    """All at once, each in a process of its own, until killed."""
+    """All at once, each in a process of its own, until killed. In a session of their own, as a login
+    has one. What makes the daemon refuse all that the tenant sends is done now and then, or the
+    rest would not get through."""
+    os.setsid()
+
     def again(work):
         while True:
             try:
@@ -278,27 +282,45 @@ def flood(_):
 
     def quiet():
         def many():
-            kept = idle(200) + half(200)
+            kept = idle(40) + half(40)
             time.sleep(0.5)
             del kept
 
         again(many)
 
-    def blocked(how, count):
-        kept = how(count)
-        while kept:
-            time.sleep(60)
+    def crowd():
+        def many():
+            end = time.monotonic() + 1
+            while time.monotonic() < end:
+                kept = idle(200) + half(200)
+            del kept
+            time.sleep(2)
+
+        again(many)
 
     def descriptors():
         ends = socket.socketpair()
         fds = [ends[0].fileno()] * 253
-        again(lambda: send_away(fds, b"POST").close())
+
+        def many():
+            for _ in range(200):
+                send_away(fds, b"POST").close()
+            time.sleep(2)
+
+        again(many)
 
     def large():
         again(lambda: send_away([], request(b"x" * (1 << 20))).close())
 
-    works = [one_namespace, one_namespace, and_gone, dead_ones, quiet, descriptors, large]
-    works += [lambda: blocked(fuse, 600), lambda: blocked(linger, 400)]
+    def late(how, count):
+        # From then on nothing else of ours is heard: who has so much unclosed is not listened to.
+        time.sleep(20)
+        kept = how(count)
+        while kept:
+            time.sleep(60)
+
+    works = [one_namespace, one_namespace, and_gone, dead_ones, quiet, crowd, descriptors, large]
+    works += [lambda: late(fuse, 600), lambda: late(linger, 400)]
     children = []
     for work in works:
         child = os.fork()

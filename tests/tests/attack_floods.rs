@@ -6,24 +6,22 @@
 //! ```
 #![allow(clippy::expect_used, reason = "a test")]
 
-use std::env;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use v6pod_proto::{Activate, Code};
 use v6pod_tests::{
-    Attacker, Body, Caller, Config, HostNs, OwnedNs, PATIENCE, Stage, eventually,
+    Attacker, Body, Caller, Config, Daemon, HostNs, OwnedNs, PATIENCE, Stage, eventually,
     random_container_id, require, run,
 };
 
-/// How long the flood goes on, in seconds; issue 3 says 30.
-const FLOOD: &str = "V6POD_TEST_FLOOD";
+/// How long the flood goes on.
+const FLOOD: Duration = Duration::from_secs(30);
 
 /// What the daemon may have in memory meanwhile, in KiB.
 const MEMORY: u64 = 64 * 1024;
@@ -230,13 +228,20 @@ fn attack_33_a_file_system_that_never_answers_is_not_asked() {
     another_tenant_is_served(&stage, "afterwards");
 }
 
-/// Issue 3, line 4.
+/// Issue 3, line 4: for half a minute a tenant does all that he can think of, and another's
+/// `podman run` has its address in at most twice the time that it takes without.
+///
+/// Ten programs that spin on two processors slow everything down, with a daemon or without one. So
+/// "without" is: while he does the very same to another host's daemon on the same machine, half of
+/// it before and half after, so that a machine that grows slower meanwhile is no excuse and no
+/// fault. What it takes on a machine at rest is measured too, and said. All three, the daemon, the
+/// tenant and the test, are sessions of their own, among which Linux divides its processors.
 #[test]
 fn attack_26_a_tenant_who_floods_all_he_can_stops_nobody() {
     let _machine = require!(Podman);
     let stage = Stage::with_users(2);
+    let elsewhere = Daemon::start(&HostNs::new());
     let before = stage.daemon.footprint();
-    let seconds = env::var(FLOOD).ok().and_then(|text| text.parse().ok()).unwrap_or(10);
     let once = || {
         let began = Instant::now();
         let seen = stage.users[1].run(&[], &["cat", "/proc/net/if_inet6"]);
@@ -244,40 +249,59 @@ fn attack_26_a_tenant_who_floods_all_he_can_stops_nobody() {
         assert!(seen.ok().contains("eth0"), "no address: {seen}");
         (took, another_tenant_is_served(&stage, "the flood"))
     };
-    let median = |mut times: Vec<Duration>| {
-        times.sort();
-        times[times.len() / 2]
+    let for_a_while = |time: Duration| {
+        let end = Instant::now() + time;
+        std::iter::from_fn(|| (Instant::now() < end).then(&once)).collect::<Vec<_>>()
     };
-    let (runs, activations): (Vec<_>, Vec<_>) = (0..5).map(|_| once()).unzip();
-    let alone = (median(runs), median(activations));
+    let flooding = |daemon: &Daemon, time| {
+        let _flood = Attacker::start(&stage.users[0], daemon, &["flood"]);
+        for_a_while(time)
+    };
+    let requests = || stage.daemon.log().lines().filter(|line| line.contains("request=")).count();
+    once();
+    let alone = for_a_while(FLOOD / 6);
+    let mut control = flooding(&elsewhere, FLOOD / 2);
+    let requests_before = requests();
+    let flooded = flooding(&stage.daemon, FLOOD);
+    let requests = requests() - requests_before;
+    control.extend(flooding(&elsewhere, FLOOD / 2));
 
-    let flood = Attacker::start(&stage.users[0], &stage.daemon, &["flood"]);
-    let (over, most) = (AtomicBool::new(false), AtomicU64::new(0));
-    let (runs, activations): (Vec<_>, Vec<_>) = thread::scope(|scope| {
-        scope.spawn(|| {
-            while !over.load(Ordering::Relaxed) {
-                most.fetch_max(stage.daemon.resident(), Ordering::Relaxed);
-                thread::sleep(Duration::from_millis(50));
-            }
-        });
-        let end = Instant::now() + Duration::from_secs(seconds);
-        let times = std::iter::from_fn(|| (Instant::now() < end).then(once)).unzip();
-        over.store(true, Ordering::Relaxed);
-        times
-    });
-    drop(flood);
-    let count = runs.len();
-    let flooded = (median(runs), median(activations));
-    let ratio = |with: Duration, without: Duration| with.as_secs_f64() / without.as_secs_f64();
+    let peak = stage.daemon.peak();
+    let runs = Medians::of(&alone, &control, &flooded, |t| t.0);
+    let activations = Medians::of(&alone, &control, &flooded, |t| t.1);
     eprintln!(
-        "{seconds} s of flood, {count} runs: podman run {:?}, {:.2} × what it takes alone; \
-         activation {:?}, {:.1} ×; at most {} KiB of memory",
-        flooded.0,
-        ratio(flooded.0, alone.0),
-        flooded.1,
-        ratio(flooded.1, alone.1),
-        most.load(Ordering::Relaxed)
+        "{FLOOD:?} of flood, {requests} requests and {} × podman run: {runs}; activation: \
+         {activations}; at most {peak} KiB of memory",
+        flooded.len(),
     );
-    assert!(most.load(Ordering::Relaxed) < MEMORY, "{most:?} KiB");
+    assert!(requests > 1000, "that was no flood: {requests} requests");
+    assert!(peak < MEMORY, "{peak} KiB");
+    assert!(runs.flooded < 2 * runs.control, "{runs}");
     before.comes_back(&stage.daemon);
+}
+
+/// How long something takes: at rest, while another daemon is flooded, while ours is.
+struct Medians {
+    alone: Duration,
+    control: Duration,
+    flooded: Duration,
+}
+
+impl Medians {
+    fn of<T>(alone: &[T], control: &[T], flooded: &[T], which: impl Fn(&T) -> Duration) -> Self {
+        let median = |times: &[T]| {
+            let mut times: Vec<_> = times.iter().map(&which).collect();
+            times.sort();
+            times[times.len() / 2]
+        };
+        Self { alone: median(alone), control: median(control), flooded: median(flooded) }
+    }
+}
+
+impl std::fmt::Display for Medians {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { alone, control, flooded } = self;
+        let times = flooded.as_secs_f64() / control.as_secs_f64();
+        write!(f, "{flooded:.1?}, {times:.2} × {control:.1?} (at rest: {alone:.1?})")
+    }
 }
