@@ -6,9 +6,9 @@
 //! ```
 #![allow(clippy::expect_used, reason = "a test")]
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
@@ -47,9 +47,39 @@ fn another_tenant_is_served(stage: &Stage, what: &str) -> Duration {
     took
 }
 
+/// Whether a naive daemon, which serves one connection after the other, answers one client while
+/// another has said half of what he has to say.
+fn naive_daemon_answers(half_request: bool) -> bool {
+    let folder = tempfile::tempdir().expect("a folder");
+    let socket = folder.path().join("naive");
+    let listener = UnixListener::bind(&socket).expect("listening");
+    // Ends with its clients, at the latest with the test.
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = BufReader::new(stream.expect("a client"));
+            let mut line = String::new();
+            while stream.read_line(&mut line).is_ok_and(|count| count > 2) {
+                line.clear();
+            }
+            let _ = stream.get_mut().write_all(b"HTTP/1.1 204 No Content\r\n\r\n");
+        }
+    });
+    let connect = || UnixStream::connect(&socket).expect("connecting");
+    let mut first = connect();
+    let text: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let length = if half_request { text.len() - 2 } else { text.len() };
+    first.write_all(&text[..length]).expect("writing");
+    let mut second = connect();
+    second.write_all(text).expect("writing");
+    second.set_read_timeout(Some(Duration::from_secs(2))).expect("a time-out");
+    second.read(&mut [0]).is_ok_and(|count| count == 1)
+}
+
 #[test]
 fn attack_26_connections_that_say_nothing_take_nobody_elses_place() {
     let _machine = require!(Podman);
+    // The case bites.
+    assert!(naive_daemon_answers(false) && !naive_daemon_answers(true));
     let stage = Stage::with_users(2);
     let before = stage.daemon.footprint();
     let at_rest = stage.daemon.descriptors();
@@ -160,6 +190,9 @@ fn attack_33_descriptors_that_block_on_close_stop_nobody() {
     for words in [["linger", "40"], ["linger", "400"], ["fuse", "40"], ["fuse", "900"]] {
         let what = words.join(" ");
         let attacker = Attacker::start(&stage.users[0], &stage.daemon, &words);
+        // The case bites: who closes such a file waits.
+        let hangs = attacker.said.iter().any(|line| line == "close hangs");
+        assert_eq!(hangs, words[0] == "fuse", "{what}: {:?}", attacker.said);
         for _ in 0..3 {
             another_tenant_is_served(&stage, &what);
         }

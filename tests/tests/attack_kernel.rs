@@ -79,6 +79,14 @@ fn attack_16_ipv6_is_switched_on_nowhere_but_on_the_containers_own_interface() {
     let made = made.unwrap_or_else(|refused| panic!("{refused}"));
     settled(&host);
 
+    // The case bites: a pair that is only made and switched on has addresses of its own.
+    host("ip link add naive0 type veth peer name naive1; ip link set naive0 up");
+    host("ip link set naive1 up");
+    eventually(PATIENCE, "the kernel gives a naive port an address", || {
+        host("ip -6 -o addr show dev naive0").contains("fe80::").then_some(())
+    });
+    host("ip link del naive0");
+
     let port = made.port.as_str();
     let port_has = host(&format!("ip -6 -o addr show dev {port}; ip -6 route show dev {port}"));
     assert_eq!(port_has, "", "the port has no IPv6 of its own");

@@ -54,9 +54,11 @@ const fn is_bidi_control(c: char) -> bool {
     matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// The whole answer to a connection of somebody who has too many, said before he has asked. Put
-/// together once: of these there can be ten thousand a second.
-pub(crate) static CROWDED: LazyLock<Vec<u8>> = LazyLock::new(|| {
+/// [`crowded`], put together once: of these there can be ten thousand a second.
+pub(crate) static CROWDED: LazyLock<Vec<u8>> = LazyLock::new(crowded);
+
+/// The whole answer to a connection of somebody who has too many, said before he has asked.
+fn crowded() -> Vec<u8> {
     let detail = "too many of your connections are open; try again";
     let body = serde_json::to_string(&Problem::new(Code::NotReady, detail, "")).unwrap_or_default();
     let length = body.len();
@@ -65,7 +67,7 @@ pub(crate) static CROWDED: LazyLock<Vec<u8>> = LazyLock::new(|| {
          Retry-After: {RETRY_AFTER}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
     )
     .into_bytes()
-});
+}
 
 /// Writes the body of a refusal, with the request's id.
 pub(crate) fn spell_out(response: Response, request_id: &str) -> Response {
@@ -97,7 +99,7 @@ mod tests {
 
     #[test]
     fn what_a_crowd_is_told_is_an_answer() {
-        let text = str::from_utf8(&CROWDED).unwrap();
+        let text = String::from_utf8(crowded()).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
         assert!(head.contains(&format!("Content-Length: {}", body.len())), "{head}");
         let problem: Problem = serde_json::from_str(body).unwrap();
