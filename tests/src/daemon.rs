@@ -176,6 +176,15 @@ impl Daemon {
         self.process.take().expect("it runs").kill();
     }
 
+    /// Kills it and does not wait for its end, which something may stand in the way of. What is
+    /// given is what is left of it.
+    #[must_use]
+    pub fn kill9_and_leave(&mut self) -> Background {
+        let process = self.process.take().expect("it runs");
+        self.pinned(&process).kill();
+        process
+    }
+
     /// Ends it as an operator would.
     #[track_caller]
     pub fn stop(&mut self) {

@@ -6,6 +6,7 @@
 //! ```
 #![allow(clippy::expect_used, reason = "a test")]
 
+use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -204,6 +205,36 @@ fn attack_33_descriptors_that_block_on_close_stop_nobody() {
     }
     // The files' server is gone, and so is what waited for it.
     another_tenant_is_served(&stage, "afterwards");
+}
+
+#[test]
+fn attack_33_a_daemon_that_cannot_end_does_not_keep_the_next_from_starting() {
+    let _machine = require!(Podman);
+    // Of two that run by hand the first one has the ports; from systemd both would inherit them.
+    let tables = "[api]\ntcp = []".to_owned();
+    let mut stage = Stage::on(HostNs::new(), &Config { tables, ..Config::default() }, 2);
+    // What is left of it ends after the attacker, also if this test fails.
+    let left;
+    let attacker = Attacker::start(&stage.users[0], &stage.daemon, &["fuse", "40"]);
+    let pid = stage.daemon.pid();
+    let waits = || {
+        let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("its threads").flatten();
+        let place = |thread: fs::DirEntry| fs::read_to_string(thread.path().join("wchan")).ok();
+        threads.filter_map(place).any(|place| place == "request_wait_answer")
+    };
+    eventually(PATIENCE, "a thread of it waits for a file's server", || waits().then_some(()));
+    left = stage.daemon.kill9_and_leave();
+    // The case bites: it is killed, and still there.
+    eventually(PATIENCE, "its main thread has ended", || {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it is there");
+        status.contains("zombie").then_some(())
+    });
+    assert!(waits(), "it has ended all the same");
+    // Who connects to what is left waits in vain; systemd's own socket both would have.
+    fs::remove_file(stage.daemon.socket()).expect("removing a socket");
+    stage.daemon.restart();
+    another_tenant_is_served(&stage, "the next daemon");
+    drop((attacker, left));
 }
 
 /// A mount of the user's in everybody's sight, taken away at the end.

@@ -11,6 +11,7 @@
 
 mod ending;
 mod holding;
+mod lock;
 mod making;
 mod mending;
 mod metrics;
