@@ -453,6 +453,9 @@ fn attack_05_nobody_ends_or_sees_what_is_anothers() {
     assert!(caller.post("/api/deactivate", Body::Form(&form)).ok::<Deactivated>().removed);
     drop(own);
     scene.is_unchanged();
+    // The case bites: it is the caller, not the words. The victim's same ones end it.
+    let caller = scene.stage.daemon.as_user(victim);
+    assert!(caller.post("/api/deactivate", Body::Form(&form)).ok::<Deactivated>().removed);
 }
 
 #[test]
@@ -505,6 +508,9 @@ fn attack_23_over_tcp_everybody_is_only_himself() {
     let answer = curl(&["-d", &form, "http://localhost:6781/api/deactivate"]);
     assert_eq!(answer, r#"{"removed":false}"#);
     scene.is_unchanged();
+    // The case bites: it is the way, not the words. root's same ones end it on the unix socket.
+    let answer = scene.stage.daemon.root().post("/api/deactivate", Body::Form(&form));
+    assert!(answer.ok::<Deactivated>().removed);
 }
 
 #[test]
