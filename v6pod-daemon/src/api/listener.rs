@@ -173,10 +173,36 @@ impl Server {
         loop {
             let permit = self.permit().await;
             match listener.accept().await {
-                Ok((stream, _)) => drop(tokio::spawn(self.clone().serve_unix(stream, permit))),
+                Ok((stream, _)) => {
+                    // In a crowd this is all that is done: who waits behind it waits the less.
+                    if let Some(stream) = self.turn_away(stream) {
+                        tokio::spawn(self.clone().serve_unix(stream, permit));
+                    }
+                }
                 Err(error) => self.pause(&error).await,
             }
         }
+    }
+
+    /// Refuses the connection if its caller is known and has too many; else gives it back.
+    fn turn_away(&self, stream: UnixStream) -> Option<UnixStream> {
+        let (uid, via) = peer_of(&stream)?;
+        let known = self.attachments.known_standing(uid);
+        let peer = known.map(|standing| Caller { uid, via, standing }.counted_as());
+        match peer.filter(|peer| self.shares.is_full(*peer) || self.closer.is_behind(*peer)) {
+            Some(peer) => {
+                self.refuse(stream, peer);
+                None
+            }
+            None => Some(stream),
+        }
+    }
+
+    fn refuse(&self, stream: UnixStream, peer: Uid) {
+        // Not for every log, and he may not be reading: what does not fit at once is not said.
+        tracing::trace!(uid = %peer, "refused a connection: too many are open");
+        let _ = stream.try_write(&problem::CROWDED);
+        dismiss(stream, peer, &self.closer);
     }
 
     async fn accept_tcp(self, listener: TcpListener) {
@@ -205,12 +231,7 @@ impl Server {
         let caller = self.caller(uid, via).await;
         let peer = caller.counted_as();
         let place = self.shares.enter(peer).filter(|_| !self.closer.is_behind(peer));
-        let Some(place) = place else {
-            tracing::debug!(%uid, "refused a connection: too many are open");
-            // He may not be reading: what does not fit at once is not said.
-            let _ = stream.try_write(&problem::crowded());
-            return dismiss(stream, peer, &self.closer);
-        };
+        let Some(place) = place else { return self.refuse(stream, peer) };
         let (io, inbox) = Stream::new(stream, peer, self.closer.clone());
         let (connection, lease) = connection(caller, inbox);
         let Some(io) = self.one_request(io, connection).await else { return };
@@ -232,7 +253,7 @@ impl Server {
         };
         let caller = self.caller(uid, Via::Tcp).await;
         let Some(_place) = self.shares.enter(caller.counted_as()) else {
-            let _ = stream.try_write(&problem::crowded());
+            let _ = stream.try_write(&problem::CROWDED);
             return;
         };
         let (connection, _) = connection(caller, Inbox::default());

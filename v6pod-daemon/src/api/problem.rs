@@ -1,5 +1,7 @@
 //! Answers that say no (RFC 9457).
 
+use std::sync::LazyLock;
+
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use v6pod_proto::{Code, Problem};
@@ -52,8 +54,11 @@ const fn is_bidi_control(c: char) -> bool {
     matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
+/// [`crowded`], put together once: of these there can be ten thousand a second.
+pub(crate) static CROWDED: LazyLock<Vec<u8>> = LazyLock::new(crowded);
+
 /// The whole answer to a connection of somebody who has too many, said before he has asked.
-pub(crate) fn crowded() -> Vec<u8> {
+fn crowded() -> Vec<u8> {
     unready("too many of your connections are open; try again", RETRY_AFTER)
 }
 

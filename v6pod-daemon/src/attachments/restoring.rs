@@ -5,10 +5,10 @@
 //! first look, so no end is missed between look and listening.
 
 use std::collections::HashSet;
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
 use std::net::Ipv6Addr;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -23,7 +23,7 @@ use super::records::{Records, Rejected};
 use super::resting::Resting;
 use super::rules::{self, Rules, RulesError};
 use super::sweeping::Waiting;
-use super::{Attachments, Ended, Ledger, Metrics, Shared, ending, making, mending};
+use super::{Attachments, Ended, Ledger, Metrics, Shared, ending, lock, making, mending};
 use crate::access::Access;
 use crate::closer::Closer;
 use crate::config::{self, Config, PrefixSource};
@@ -173,19 +173,8 @@ pub(crate) fn prepare_folders(config: &Config) -> Result<File, StartError> {
             .map_err(in_file(path))?;
     }
     let path = run.join("lock");
-    // Nobody else may open it, or anybody could hold the lock. For reading alone: `v6podctl purge`
-    // makes it as root, and a daemon that is not root may read what it may not write.
-    let lock = OpenOptions::new()
-        .read(true)
-        .custom_flags(nix::libc::O_CREAT)
-        .mode(0o600)
-        .open(&path)
-        .map_err(in_file(&path))?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => Err(StartError::Running(config.instance.clone())),
-        Err(TryLockError::Error(source)) => Err(StartError::File { path, source }),
-    }
+    let lock = lock::take(&path).map_err(in_file(&path))?;
+    lock.ok_or_else(|| StartError::Running(config.instance.clone()))
 }
 
 /// The configured prefix, or this host's own unique local one, generated once and kept (RFC 4193,
