@@ -9,7 +9,8 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 CARGO := cargo
 RELEASE := target/release
 SHIM := target/shim/v6pod-shim
-CNI := target/shim/v6pod-cni
+# Built beside it.
+CNI = $(dir $(SHIM))v6pod-cni
 # Mapped anew at every start of a container, so it has to stay small.
 SHIM_LIMIT := 500000
 # How long each fuzz target runs, and which; all unless said.
