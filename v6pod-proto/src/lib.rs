@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod ids;
+pub mod oci;
 mod problem;
 pub mod storage;
 mod wire;

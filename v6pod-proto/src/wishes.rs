@@ -109,6 +109,23 @@ impl Wishes {
         texts.into_iter().filter_map(|(name, text)| Some((name, text?))).collect()
     }
 
+    /// Adds what is asked for in `more` and was not before. What is known stays as it is.
+    pub fn complete(&mut self, more: &Self) {
+        fn add<T: Clone>(known: &mut Option<T>, more: &Option<T>) {
+            if known.is_none() {
+                known.clone_from(more);
+            }
+        }
+        add(&mut self.attach, &more.attach);
+        add(&mut self.ingress, &more.ingress);
+        add(&mut self.egress, &more.egress);
+        add(&mut self.address, &more.address);
+        add(&mut self.subnet, &more.subnet);
+        add(&mut self.name, &more.name);
+        add(&mut self.tags, &more.tags);
+        add(&mut self.check, &more.check);
+    }
+
     /// Whether nothing is asked for.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
@@ -352,6 +369,15 @@ mod tests {
         ] {
             assert_eq!(one(name, value).unwrap_err().annotation, name, "{value:?}");
         }
+    }
+
+    #[test]
+    fn what_is_known_stays_and_what_is_not_is_added() {
+        let mut known = one("v6pod.name", "web").unwrap();
+        known.complete(&one("v6pod.name", "db").unwrap());
+        known.complete(&one("v6pod.tags", "a").unwrap());
+        let texts: Vec<_> = known.annotations().into_iter().collect();
+        assert_eq!(texts, [("v6pod.name", "web".to_owned()), ("v6pod.tags", "a".to_owned())]);
     }
 
     #[test]
