@@ -9,6 +9,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 CARGO := cargo
 RELEASE := target/release
 SHIM := target/shim/v6pod-shim
+CNI := target/shim/v6pod-cni
 # Mapped anew at every start of a container, so it has to stay small.
 SHIM_LIMIT := 500000
 # How long each fuzz target runs, and which; all unless said.
@@ -52,7 +53,7 @@ deps:
 build:
 	@echo '==> build: v6podd and v6podctl (a few minutes the first time)'
 	$(CARGO) build --locked --release -p v6pod-daemon --bins
-	@echo '==> build: v6pod-shim'
+	@echo '==> build: v6pod-shim, v6pod-cni'
 	$(CARGO) build --locked --profile shim -p v6pod-shim
 
 test: deps
@@ -107,11 +108,13 @@ deb: build
 
 # Does not build: `make build` as yourself, then this as root.
 install:
-	@test -x $(RELEASE)/v6podd -a -x $(SHIM) || { echo 'first: make build' >&2; exit 1; }
+	@test -x $(RELEASE)/v6podd -a -x $(SHIM) -a -x $(CNI) || { echo 'first: make build' >&2; exit 1; }
 	install -D -m 0755 $(RELEASE)/v6podd $(sbin)/v6podd
 	install -D -m 0755 $(RELEASE)/v6podctl $(bin)/v6podctl
 	install -D -m 0755 $(SHIM) $(libexec)/v6pod-shim
 	ln -sfn v6pod-shim $(libexec)/slirp4netns
+	@# Where engines look for the plugin of type v6pod.
+	install -D -m 0755 $(CNI) $(lib)/cni/v6pod
 	install -d $(units) $(config) $(dropins) $(docs) $(lib)/sysusers.d $(lib)/tmpfiles.d
 	for unit in v6podd.service v6podd.socket; do \
 		$(relocate) systemd/$$unit | install -m 0644 /dev/stdin $(units)/$$unit || exit; done
@@ -134,7 +137,7 @@ uninstall:
 		systemctl disable --now v6podd.socket v6podd.service; fi
 	rm -f $(sbin)/v6podd $(bin)/v6podctl $(units)/v6podd.service $(units)/v6podd.socket
 	rm -f $(lib)/sysusers.d/v6pod.conf $(lib)/tmpfiles.d/v6pod.conf $(dropins)/10-v6pod.conf
-	rm -f $(libexec)/slirp4netns $(libexec)/v6pod-shim
+	rm -f $(libexec)/slirp4netns $(libexec)/v6pod-shim $(lib)/cni/v6pod
 	rm -rf $(docs)
 	-rmdir $(libexec)
 	@echo '==> uninstall: $(config), /run/v6pod and /var/lib/v6pod stay; so does what serves'

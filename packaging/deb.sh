@@ -35,7 +35,8 @@ printf 'v6pod (%s) unstable; urgency=medium\n\n  * See CHANGELOG.md.\n\n -- %s  
 install -D -m 0644 "$here/lintian-overrides" "$stage/usr/share/lintian/overrides/v6pod"
 
 # The oldest C library that has all that the programs ask for.
-programs=("$stage"/usr/sbin/v6podd "$stage"/usr/bin/v6podctl "$stage"/usr/libexec/v6pod/v6pod-shim)
+programs=("$stage"/usr/sbin/v6podd "$stage"/usr/bin/v6podctl "$stage"/usr/libexec/v6pod/v6pod-shim
+    "$stage"/usr/lib/cni/v6pod)
 libc=$(readelf --version-info "${programs[@]}" | grep -o 'GLIBC_[0-9.]*' | sort -uV | tail -n 1)
 size=$(du -sk --apparent-size "$stage" | cut -f 1)
 

@@ -194,6 +194,41 @@ impl fmt::Display for LinkName {
 
 serde_as_text!(LinkName);
 
+/// The name of a CNI network: letters, digits, `.`, `_` and `-`, a letter or digit first, at most 128
+/// characters (SPEC.md of CNI, section 1; the limit is ours).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(value_type = String, max_length = 128, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*$"))]
+pub struct NetworkName(Box<str>);
+
+impl NetworkName {
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for NetworkName {
+    type Err = ParseIdError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+        let begins = text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
+        if begins && text.len() <= 128 && text.bytes().all(allowed) {
+            Ok(Self(text.into()))
+        } else {
+            Err(ParseIdError("a network's name is 1 to 128 letters, digits, '.', '_' and '-'"))
+        }
+    }
+}
+
+impl fmt::Display for NetworkName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+serde_as_text!(NetworkName);
+
 /// A unicast Ethernet address.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(value_type = String))]

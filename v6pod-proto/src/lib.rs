@@ -12,7 +12,7 @@ pub mod storage;
 mod wire;
 pub mod wishes;
 
-pub use ids::{AttachmentId, ContainerId, LinkName, Mac, ParseIdError, Uid};
+pub use ids::{AttachmentId, ContainerId, LinkName, Mac, NetworkName, ParseIdError, Uid};
 pub use problem::{Code, Problem};
 pub use wire::{
     Activate, Attachment, AttachmentList, CapLimit, Capacity, Counts, Deactivate, Deactivated,

@@ -5,7 +5,7 @@ use std::net::Ipv6Addr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AttachmentId, ContainerId, LinkName, Mac, Uid, Wishes};
+use crate::{AttachmentId, ContainerId, LinkName, Mac, NetworkName, Uid, Wishes};
 
 const fn yes() -> bool {
     true
@@ -49,6 +49,9 @@ pub struct Activate {
     /// something here, and one of these that is malformed is an error.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
+    /// The CNI network for which it is made, to be found again by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkName>,
 }
 
 impl Activate {
@@ -69,6 +72,7 @@ impl Activate {
             interface: None,
             pid: None,
             annotations: BTreeMap::new(),
+            network: None,
         }
     }
 }
@@ -163,6 +167,9 @@ pub struct Attachment {
     pub lease: bool,
     /// Seconds since the epoch at which it was made.
     pub since: u64,
+    /// The CNI network that it was made for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkName>,
 }
 
 /// What became of a name.

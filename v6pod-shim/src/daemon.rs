@@ -146,42 +146,45 @@ impl From<Errno> for Failure {
 }
 
 /// Asks for an address for the container in this network namespace, and waits for it.
+///
+/// The request makes what is missing and finds what is there, so it may be made twice.
 pub(crate) fn activate(
     socket: &Path,
     request: &Activate,
     netns: BorrowedFd<'_>,
     end: Deadline,
-) -> Result<Lease, Failure> {
+) -> Result<(Lease, Vec<u8>), Failure> {
     let body = serde_json::to_vec(request).map_err(|error| Failure::Io(error.into()))?;
-    call(socket, "activate", &body, Some(netns), end).map(Lease)
+    ask(socket, "POST /api/activate", Some(&body), Some(netns), ANSWER_LIMIT, end)
 }
 
-/// Says that a container has ended.
+/// Says that a container has ended, or may have.
 pub(crate) fn deactivate(
     socket: &Path,
     request: &Deactivate,
     end: Deadline,
 ) -> Result<(), Failure> {
     let body = serde_json::to_vec(request).map_err(|error| Failure::Io(error.into()))?;
-    call(socket, "deactivate", &body, None, end).map(drop)
+    ask(socket, "POST /api/deactivate", Some(&body), None, ANSWER_LIMIT, end).map(drop)
 }
 
-/// A call, and its connection once it was answered with yes.
+/// Makes one request, a method and a path, and waits for the answer: the connection and the body.
 ///
-/// A connection that ends without an answer is a daemon that restarts, and it is asked again: each
-/// request makes what is missing and finds what is there. Nobody at the first attempt is nobody.
-fn call(
+/// A connection that ends without an answer is a daemon that restarts, and it is asked again: only
+/// for requests that may be made twice. Nobody at the first attempt is nobody.
+pub(crate) fn ask(
     socket: &Path,
     what: &str,
-    body: &[u8],
+    body: Option<&[u8]>,
     netns: Option<BorrowedFd<'_>>,
+    limit: usize,
     end: Deadline,
-) -> Result<OwnedFd, Failure> {
+) -> Result<(Lease, Vec<u8>), Failure> {
     let address = SocketAddrUnix::new(socket)?;
     let request = http_request(what, body);
     let mut was_there = false;
     loop {
-        match attempt(&address, &request, netns, end) {
+        match attempt(&address, &request, netns, limit, end) {
             Err(Failure::Ended) => was_there = true,
             Err(Failure::Absent) if was_there => {}
             Err(Failure::Late) if was_there => return Err(Failure::Ended),
@@ -195,13 +198,14 @@ fn attempt(
     address: &SocketAddrUnix,
     request: &[u8],
     netns: Option<BorrowedFd<'_>>,
+    limit: usize,
     end: Deadline,
-) -> Result<OwnedFd, Failure> {
+) -> Result<(Lease, Vec<u8>), Failure> {
     let socket = open(address, end)?;
     send(socket.as_fd(), request, netns, end)?;
-    let answer = receive(socket.as_fd(), end)?;
+    let answer = receive(socket.as_fd(), limit, end)?;
     match answer.status {
-        200 => Ok(socket),
+        200 => Ok((Lease(socket), answer.body)),
         status => {
             let (code, reason) = answer.problem().unzip();
             Err(Failure::Refused { status, code, reason })
@@ -209,16 +213,15 @@ fn attempt(
     }
 }
 
-fn http_request(what: &str, body: &[u8]) -> Vec<u8> {
-    let mut bytes = format!(
-        "POST /api/{what} HTTP/1.1\r\n\
-         Host: localhost\r\n\
-         Content-Type: application/json\r\n\
-         Content-Length: {}\r\n\r\n",
-        body.len()
-    )
-    .into_bytes();
-    bytes.extend_from_slice(body);
+fn http_request(what: &str, body: Option<&[u8]>) -> Vec<u8> {
+    let mut bytes = [what, " HTTP/1.1\r\nHost: localhost\r\n"].concat().into_bytes();
+    if let Some(body) = body {
+        let length = body.len();
+        let head = format!("Content-Type: application/json\r\nContent-Length: {length}\r\n");
+        bytes.extend_from_slice(head.as_bytes());
+    }
+    bytes.extend_from_slice(b"\r\n");
+    bytes.extend_from_slice(body.unwrap_or_default());
     bytes
 }
 
@@ -286,7 +289,7 @@ impl Answer {
     }
 }
 
-fn receive(socket: BorrowedFd<'_>, end: Deadline) -> Result<Answer, Failure> {
+fn receive(socket: BorrowedFd<'_>, limit: usize, end: Deadline) -> Result<Answer, Failure> {
     let mut bytes = Vec::new();
     let mut chunk = [0; 4096];
     loop {
@@ -305,14 +308,14 @@ fn receive(socket: BorrowedFd<'_>, end: Deadline) -> Result<Answer, Failure> {
         bytes.extend_from_slice(&chunk[..got]);
         if let Some(head) = Head::read(&bytes)? {
             let size = head.size.saturating_add(head.body);
-            if size > ANSWER_LIMIT {
+            if size > limit {
                 return Err(Failure::Garbled("too long an answer"));
             }
             if let Some(body) = bytes.get(head.size..size) {
                 let body = body.to_vec();
                 return Ok(Answer { status: head.status, is_problem: head.is_problem, body });
             }
-        } else if bytes.len() > ANSWER_LIMIT {
+        } else if bytes.len() > limit {
             return Err(Failure::Garbled("too long an answer"));
         }
     }

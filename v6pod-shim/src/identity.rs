@@ -71,6 +71,23 @@ pub(crate) fn is_rootless() -> bool {
     read_some(Path::new("/proc/self/uid_map"), PROC_LIMIT).is_ok_and(|map| !is_identity(&map))
 }
 
+/// This process's uid as it is outside its user namespace, where the daemon sees it.
+pub(crate) fn outer_uid() -> u32 {
+    let uid = rustix::process::geteuid().as_raw();
+    let map = read_some(Path::new("/proc/self/uid_map"), PROC_LIMIT).unwrap_or_default();
+    outside(&map, uid).unwrap_or(uid)
+}
+
+/// Lines of three numbers: the first uid inside, the first outside, how many (user_namespaces(7)).
+fn outside(uid_map: &[u8], uid: u32) -> Option<u32> {
+    str::from_utf8(uid_map).ok()?.lines().find_map(|line| {
+        let mut numbers = line.split_ascii_whitespace().map_while(|word| word.parse::<u32>().ok());
+        let (inside, outside, count) = (numbers.next()?, numbers.next()?, numbers.next()?);
+        let nth = uid.checked_sub(inside).filter(|nth| *nth < count)?;
+        outside.checked_add(nth)
+    })
+}
+
 fn is_identity(uid_map: &[u8]) -> bool {
     let mut words = uid_map.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
     words.by_ref().take(3).eq([&b"0"[..], b"0", b"4294967295"]) && words.next().is_none()
@@ -155,6 +172,18 @@ mod tests {
 
     fn id() -> ContainerId {
         ID.parse().unwrap()
+    }
+
+    #[test]
+    fn a_uid_is_found_in_the_map() {
+        let map = b"         0       1000          1\n         1     100000      65536\n";
+        assert_eq!(
+            [0, 1, 65_536].map(|uid| outside(map, uid)),
+            [Some(1000), Some(100_000), Some(165_535)]
+        );
+        assert_eq!(outside(map, 65_537), None);
+        assert_eq!(outside(b"0 0 4294967295\n", 7), Some(7));
+        assert_eq!(outside(b"rubbish", 7), None);
     }
 
     #[test]

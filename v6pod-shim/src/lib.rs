@@ -1,4 +1,4 @@
-//! What podman and OCI runtimes run of v6pod, as the user whose container it is: two small programs.
+//! What podman and OCI runtimes run of v6pod, as the user whose container it is: small programs.
 //!
 //! * `v6pod-shim` stands in for a network program of podman's, slirp4netns or pasta. It asks v6podd
 //!   for an IPv6 address for the container's network namespace and then *becomes* the real program by
@@ -6,17 +6,19 @@
 //!   exit code are the real program's own.
 //! * `v6pod-hook` is an OCI hook: it tells v6podd which container is about to run in a namespace, and
 //!   what that asks for.
+//! * `v6pod-cni` is a CNI plugin ([`cni()`]).
 //!
 //! Blocking, no threads, no runtime: they are loaded anew at each container start, and small is quick.
-//! That is also why they are two.
+//! That is also why they are three.
 //!
-//! Guarantees of both:
+//! Guarantees of the first two:
 //! * A call that is not a container's start is handed on untouched, without a word to the daemon.
 //! * No start waits for the daemon longer than five seconds.
 //! * Unless the operator or the user chose otherwise, a container that gets no address starts as it
 //!   would without v6pod, and the user is told in one line.
 #![forbid(unsafe_code)]
 
+mod cni;
 mod config;
 mod daemon;
 mod flat_toml;
@@ -35,6 +37,11 @@ use std::process::ExitCode;
 
 /// The exit status for a call that names no personality: BSD's `EX_USAGE`.
 const USAGE: u8 = 64;
+
+/// The program `v6pod-cni`.
+pub fn cni() -> ExitCode {
+    cni::run()
+}
 
 /// The program `v6pod-hook`.
 pub fn hook() -> ExitCode {

@@ -78,7 +78,7 @@ impl Call for ContainerCall {
         request.name.clone_from(&self.name);
         request.lease = true;
         let end = Deadline::start();
-        let lease = daemon::activate(&config.socket, &request, netns.as_fd(), end)?;
+        let (lease, _) = daemon::activate(&config.socket, &request, netns.as_fd(), end)?;
         lease.hand_on(&[self.line.exit_fd, self.line.ready_fd]).map_err(Failure::Io)
     }
 

@@ -331,6 +331,7 @@ fn wanted(
         interface,
         holder: process.map(holder),
         lease: ask.lease,
+        network: ask.network.clone(),
         since: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs()),
     })
 }

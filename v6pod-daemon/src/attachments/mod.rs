@@ -30,7 +30,9 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, oneshot};
-use v6pod_proto::{Activate, Attachment, AttachmentId, ContainerId, LinkName, Uid, Wishes};
+use v6pod_proto::{
+    Activate, Attachment, AttachmentId, ContainerId, LinkName, NetworkName, Uid, Wishes,
+};
 
 use crate::access::{Access, Standing};
 use crate::closer::{Closer, Foreign};
@@ -158,6 +160,7 @@ pub struct Ask {
     plug: bool,
     exclusive: bool,
     interface: Option<LinkName>,
+    network: Option<NetworkName>,
 }
 
 /// A process that is to hold an attachment.
@@ -219,6 +222,7 @@ impl Ask {
             plug: request.plug,
             exclusive: request.exclusive,
             interface: request.interface,
+            network: request.network,
         })
     }
 

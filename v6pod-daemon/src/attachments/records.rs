@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use nix::libc::{O_CLOEXEC, O_NOFOLLOW, O_NONBLOCK};
 use serde::{Deserialize, Serialize};
-use v6pod_proto::{AttachmentId, ContainerId, Uid, Wishes};
+use v6pod_proto::{AttachmentId, ContainerId, NetworkName, Uid, Wishes};
 
 use crate::core::Label;
 use crate::core::Port;
@@ -48,6 +48,8 @@ pub(crate) struct Record {
     holder: Option<Holder>,
     lease: bool,
     since: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    network: Option<NetworkName>,
 }
 
 impl Record {
@@ -65,6 +67,7 @@ impl Record {
             holder: a.holder,
             lease: a.lease,
             since: a.since,
+            network: a.network.clone(),
         }
     }
 
@@ -82,6 +85,7 @@ impl Record {
             holder: self.holder,
             lease: self.lease,
             since: self.since,
+            network: self.network,
             generation: Generation::default(),
             phase: Phase::Reserved,
             ifindex: None,
@@ -288,6 +292,7 @@ mod tests {
             holder: Some(Holder { pid: 5, start_time: 6 }),
             lease: true,
             since: 7,
+            network: Some("six".parse().unwrap()),
             generation: Generation::default(),
             phase: Phase::Reserved,
             ifindex: None,

@@ -181,6 +181,7 @@ impl Shared {
             wishes: a.wishes.clone(),
             lease: a.lease,
             since: a.since,
+            network: a.network.clone(),
         })
     }
 

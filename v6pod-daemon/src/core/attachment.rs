@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use v6pod_proto::wishes::NameWish;
-use v6pod_proto::{AttachmentId, ContainerId, LinkName, State, Uid, Wishes};
+use v6pod_proto::{AttachmentId, ContainerId, LinkName, NetworkName, State, Uid, Wishes};
 
 use super::Port;
 use super::name::Label;
@@ -98,6 +98,8 @@ pub struct Attachment {
     pub lease: bool,
     /// Seconds since the epoch at which it was made.
     pub since: u64,
+    /// The CNI network that it was made for.
+    pub network: Option<NetworkName>,
     /// Which plugging of the namespace this is.
     pub generation: Generation,
     /// Where it is in its life.

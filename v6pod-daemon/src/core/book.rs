@@ -12,7 +12,7 @@ use std::hash::Hash;
 use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
 
-use v6pod_proto::{AttachmentId, ContainerId, LinkName, Mac, Uid, Wishes};
+use v6pod_proto::{AttachmentId, ContainerId, LinkName, Mac, NetworkName, Uid, Wishes};
 
 use super::address::Pool;
 use super::attachment::{Attachment, Generation, Holder, NamespaceId, Phase, port_name};
@@ -56,6 +56,8 @@ pub struct Wanted {
     pub lease: bool,
     /// Seconds since the epoch.
     pub since: u64,
+    /// The CNI network that it is for.
+    pub network: Option<NetworkName>,
 }
 
 /// Why there is no attachment to be had.
@@ -246,6 +248,7 @@ impl Book {
             holder: wanted.holder,
             lease: wanted.lease,
             since: wanted.since,
+            network: wanted.network,
             generation,
             phase: Phase::Reserved,
             ifindex: None,

@@ -30,6 +30,7 @@ fn wanted(owner: u32, n: u64) -> Wanted {
         holder: None,
         lease: true,
         since: 0,
+        network: None,
     }
 }
 

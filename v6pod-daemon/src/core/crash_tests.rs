@@ -240,6 +240,7 @@ fn attachment(n: u16) -> Attachment {
         holder: None,
         lease: true,
         since: n.into(),
+        network: None,
         generation: Generation::default(),
         phase: Phase::Reserved,
         ifindex: None,

@@ -177,6 +177,7 @@ mod tests {
             holder: None,
             lease: true,
             since: 0,
+            network: None,
             generation: Generation::default(),
             phase: Phase::Reserved,
             ifindex: None,

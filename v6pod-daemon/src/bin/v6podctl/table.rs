@@ -43,6 +43,9 @@ pub(crate) fn one(a: &Attachment, now: u64) -> String {
     rows.extend([
         ["interface".to_owned(), format!("{} ({})", a.interface, a.mac)],
         ["port".to_owned(), a.port.to_string()],
+    ]);
+    rows.extend(a.network.iter().map(|name| ["network".to_owned(), format!("{name} (CNI)")]));
+    rows.extend([
         ["state".to_owned(), state(a.state).to_owned()],
         ["lease".to_owned(), if a.lease { "held" } else { "none" }.to_owned()],
         ["age".to_owned(), age(a.since, now)],

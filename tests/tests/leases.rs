@@ -1,0 +1,68 @@
+//! Issue 3: as many leases as there can be attachments, outside the HTTP server and its limits.
+//!
+//! ```text
+//!   host ── v6podd ── v6t0 ── 1023 ports ── eth0 ┌ 1023 namespaces ┐, each with a lease that is held
+//! ```
+//! 1023 is how many ports a Linux bridge has (`BR_MAX_PORTS`, less the one it never gives).
+#![allow(clippy::expect_used, reason = "a test")]
+#![forbid(unsafe_code)]
+
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use v6pod_proto::Activate;
+use v6pod_tests::{
+    BareNs, Config, Daemon, HostNs, Invariants, eventually, random_container_id, require,
+};
+
+const PORTS: usize = 1_023;
+
+/// All ends at once may take this long.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// DESIGN.md, section 11, in KiB.
+const MEMORY: u64 = 64 * 1024;
+
+#[track_caller]
+fn attach(daemon: &Daemon, namespace: &BareNs) -> Result<UnixStream, u16> {
+    let request = Activate { lease: true, ..Activate::new(random_container_id()) };
+    let (answer, lease) = daemon.root().activate(&request, namespace.as_fd());
+    answer.map(|_| lease).map_err(|refused| refused.status)
+}
+
+#[test]
+fn a_full_bridge_of_leases_leaves_the_api_as_it_was() {
+    let _machine = require!(Root);
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).expect("asking for a limit");
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).expect("raising a limit");
+    let host = HostNs::new();
+    let limits = "[limits]\nper_owner = 2000\n".to_owned();
+    let daemon = Daemon::configured(&host, &Config { tables: limits, ..Config::default() });
+    let (before, descriptors) = (daemon.footprint(), daemon.descriptors());
+
+    let namespaces: Vec<_> = (0..=PORTS).map(|_| BareNs::new()).collect();
+    let (last, others) = namespaces.split_last().expect("there are many");
+    let mut leases: Vec<_> =
+        others.iter().map(|namespace| attach(&daemon, namespace).expect("there is room")).collect();
+    assert_eq!(attach(&daemon, last).err(), Some(507), "the bridge is full");
+    assert_eq!(daemon.attachments().len(), PORTS);
+    Invariants::hold(&daemon, &[]);
+    eprintln!("    {} descriptors, {} KiB resident", daemon.descriptors(), daemon.resident());
+    assert!(daemon.resident() < MEMORY, "{} KiB", daemon.resident());
+
+    // The end of one is heard among all the others, and makes room for another.
+    leases.swap_remove(PORTS / 2);
+    eventually(LIMIT, "one has ended", || (daemon.attachments().len() < PORTS).then_some(()));
+    let lease = eventually(LIMIT, "there is room again", || attach(&daemon, last).ok());
+    leases.push(lease);
+
+    drop(leases);
+    eventually(LIMIT, "all have ended", || daemon.attachments().is_empty().then_some(()));
+    Invariants::hold(&daemon, &[]);
+    before.comes_back(&daemon);
+    eventually(LIMIT, "no more descriptors than before", || {
+        (daemon.descriptors() <= descriptors).then_some(())
+    });
+}
