@@ -4,7 +4,7 @@
 //! Run by the runtime at `createRuntime` and by podman at `poststop`, for every container of the
 //! machine, whatever its network. So, guaranteed: a container that asks v6pod for nothing starts and
 //! ends as if this hook were not there, whatever else happens. One that asks for something that cannot
-//! be is kept from starting, with the reason on stderr, which the runtime shows; one whose wishes cannot be
+//! be is kept from starting, with the reason on stderr, which podman shows; one whose wishes cannot be
 //! told to v6podd starts unless `on_error` is "fail".
 
 use std::fs::{self, File};
@@ -52,14 +52,16 @@ pub(crate) fn run() -> ExitCode {
         Err(failure) if failure.is_unknown() || failure.is_declined() => ExitCode::SUCCESS,
         Err(_) if !asks => ExitCode::SUCCESS,
         Err(failure) if failure.is_final() || config.on_error == OnError::Fail => {
-            say::on_stderr(&format!("{whose} does not start: {failure}"));
+            say::through_runtime(&format!("{whose} does not start: {failure}"));
             ExitCode::FAILURE
         }
         Err(failure) => {
             if let Some(complaint) = complaint {
-                say::on_stderr(&complaint.to_string());
+                say::through_runtime(&complaint.to_string());
             }
-            say::on_stderr(&format!("what {whose} asks for is not known to v6podd: {failure}"));
+            say::through_runtime(&format!(
+                "what {whose} asks for is not known to v6podd: {failure}"
+            ));
             ExitCode::SUCCESS
         }
     }
