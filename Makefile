@@ -10,8 +10,9 @@ CARGO := cargo
 RELEASE := target/release
 SHIM := target/shim/v6pod-shim
 # Built beside it.
+HOOK = $(dir $(SHIM))v6pod-hook
 CNI = $(dir $(SHIM))v6pod-cni
-# Mapped anew at every start of a container, so it has to stay small.
+# Mapped anew at every start of a container, so they have to stay small: shim and hook, each.
 SHIM_LIMIT := 500000
 # How long each fuzz target runs, and which; all unless said.
 SECONDS ?= 10
@@ -29,6 +30,8 @@ units   := $(lib)/systemd/system
 docs    := $(DESTDIR)$(PREFIX)/share/doc/v6pod
 config  := $(DESTDIR)/etc/v6pod
 dropins := $(DESTDIR)/etc/containers/containers.conf.d
+# Podman reads this place for every user, and no other without being told.
+hooks   := $(DESTDIR)/usr/share/containers/oci/hooks.d
 
 # The files under systemd/ name the places of a package; what is installed names its own.
 relocate := sed -E -e 's,@PREFIX@,$(PREFIX),g' \
@@ -41,7 +44,7 @@ help:
 	@echo 'make build      build the daemon, its CLI and the shim'
 	@echo 'make demo       a web server in a rootless container, reached over IPv6, by its name'
 	@echo 'make test       all tests that this machine can run'
-	@echo 'make lint       format, clippy, licences, the shim'\''s size'
+	@echo 'make lint       format, clippy, licences, the size of shim and hook'
 	@echo 'make fuzz       each fuzz target for SECONDS ($(SECONDS)); TARGETS names some of them'
 	@echo 'make miri       the tests of the pure code under Miri, by a nightly Rust that has it'
 	@echo 'make bench      what an attachment costs, beside other ways to the same end'
@@ -56,7 +59,7 @@ deps:
 build:
 	@echo '==> build: v6podd and v6podctl (a few minutes the first time)'
 	$(CARGO) build --locked --release -p v6pod-daemon --bins
-	@echo '==> build: v6pod-shim, v6pod-cni'
+	@echo '==> build: v6pod-shim, v6pod-hook, v6pod-cni'
 	$(CARGO) build --locked --profile shim -p v6pod-shim
 
 test: deps
@@ -84,10 +87,11 @@ lint:
 		echo '==> lint: building cargo-deny (once, some minutes)'; \
 		$(CARGO) install --locked cargo-deny; }
 	$(CARGO) deny --locked check licenses bans sources
-	@echo "==> lint: the shim's size"
+	@echo '==> lint: the size of shim and hook'
 	$(CARGO) build --locked --profile shim -p v6pod-shim
-	@size=$$(stat -c %s $(SHIM)); echo "$$size bytes of $(SHIM_LIMIT)"; \
-		test $$size -le $(SHIM_LIMIT)
+	@for program in $(SHIM) $(HOOK); do size=$$(stat -c %s $$program) && \
+		echo "$$program: $$size bytes of $(SHIM_LIMIT)" && \
+		test $$size -le $(SHIM_LIMIT) || exit; done
 
 # What is new goes to fuzz/grown; fuzz/corpus is only read. Unstable flags are what keeps cargo-fuzz
 # from a stable Rust.
@@ -113,19 +117,24 @@ deb: build
 
 # Does not build: `make build` as yourself, then this as root.
 install:
-	@test -x $(RELEASE)/v6podd -a -x $(SHIM) -a -x $(CNI) || { echo 'first: make build' >&2; exit 1; }
+	@test -x $(RELEASE)/v6podd -a -x $(SHIM) -a -x $(HOOK) -a -x $(CNI) || { echo 'first: make build' >&2; exit 1; }
 	install -D -m 0755 $(RELEASE)/v6podd $(sbin)/v6podd
 	install -D -m 0755 $(RELEASE)/v6podctl $(bin)/v6podctl
 	install -D -m 0755 $(SHIM) $(libexec)/v6pod-shim
 	ln -sfn v6pod-shim $(libexec)/slirp4netns
+	ln -sfn v6pod-shim $(libexec)/pasta
+	install -D -m 0755 $(HOOK) $(libexec)/v6pod-hook
 	@# Where engines look for the plugin of type v6pod.
 	install -D -m 0755 $(CNI) $(lib)/cni/v6pod
-	install -d $(units) $(config) $(dropins) $(docs) $(lib)/sysusers.d $(lib)/tmpfiles.d
+	install -d $(units) $(config) $(dropins) $(hooks) $(docs) $(lib)/sysusers.d $(lib)/tmpfiles.d
 	for unit in v6podd.service v6podd.socket; do \
 		$(relocate) systemd/$$unit | install -m 0644 /dev/stdin $(units)/$$unit || exit; done
 	install -m 0644 systemd/v6pod.sysusers $(lib)/sysusers.d/v6pod.conf
 	install -m 0644 systemd/v6pod.tmpfiles $(lib)/tmpfiles.d/v6pod.conf
 	$(relocate) systemd/10-v6pod.conf | install -m 0644 /dev/stdin $(dropins)/10-v6pod.conf
+	@# In one go: half a hook file would keep every container of the machine from starting.
+	$(relocate) systemd/v6pod-hook.json | install -m 0644 /dev/stdin $(hooks)/.v6pod.new
+	mv -f $(hooks)/.v6pod.new $(hooks)/v6pod.json
 	install -m 0644 README.md CHANGELOG.md docs/*.md $(docs)
 	@# What an administrator has written is never overwritten.
 	test -e $(config)/v6pod.toml || install -m 0644 systemd/v6pod.toml $(config)/v6pod.toml
@@ -140,9 +149,12 @@ install:
 uninstall:
 	if test -z '$(DESTDIR)' -a -d /run/systemd/system; then \
 		systemctl disable --now v6podd.socket v6podd.service; fi
+	@# The hook file first: podman must not be told to run what is gone.
+	rm -f $(hooks)/v6pod.json
 	rm -f $(sbin)/v6podd $(bin)/v6podctl $(units)/v6podd.service $(units)/v6podd.socket
 	rm -f $(lib)/sysusers.d/v6pod.conf $(lib)/tmpfiles.d/v6pod.conf $(dropins)/10-v6pod.conf
-	rm -f $(libexec)/slirp4netns $(libexec)/v6pod-shim $(lib)/cni/v6pod
+	rm -f $(libexec)/slirp4netns $(libexec)/pasta $(libexec)/v6pod-shim $(libexec)/v6pod-hook
+	rm -f $(lib)/cni/v6pod
 	rm -rf $(docs)
 	-rmdir $(libexec)
 	@echo '==> uninstall: $(config), /run/v6pod and /var/lib/v6pod stay; so does what serves'

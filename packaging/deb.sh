@@ -2,7 +2,7 @@
 # Puts a Debian package of what is built into OUT. Needs dpkg-deb and readelf, and nothing else: what
 # goes where is told by `make install`.
 #
-# From the environment: RELEASE and SHIM as in the Makefile, to package another build; VERSION, to
+# From the environment: RELEASE, SHIM and HOOK as in the Makefile, to package another build; VERSION, to
 # call it otherwise; COMPRESSION, as dpkg-deb -Z takes it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -20,10 +20,7 @@ trap 'rm -rf "$stage"' EXIT
 chmod 0755 "$stage"
 umask 022
 make --no-print-directory -s install DESTDIR="$stage" PREFIX=/usr \
-    ${RELEASE:+RELEASE="$RELEASE"} ${SHIM:+SHIM="$SHIM"} >/dev/null
-
-# The OCI hooks that podman reads for rootless users, too.
-install -d "$stage/usr/share/containers/oci/hooks.d"
+    ${RELEASE:+RELEASE="$RELEASE"} ${SHIM:+SHIM="$SHIM"} ${HOOK:+HOOK="$HOOK"} >/dev/null
 
 doc=$stage/usr/share/doc/v6pod
 install -m 0644 "$here/copyright" "$doc/copyright"
@@ -36,7 +33,7 @@ install -D -m 0644 "$here/lintian-overrides" "$stage/usr/share/lintian/overrides
 
 # The oldest C library that has all that the programs ask for.
 programs=("$stage"/usr/sbin/v6podd "$stage"/usr/bin/v6podctl "$stage"/usr/libexec/v6pod/v6pod-shim
-    "$stage"/usr/lib/cni/v6pod)
+    "$stage"/usr/libexec/v6pod/v6pod-hook "$stage"/usr/lib/cni/v6pod)
 libc=$(readelf --version-info "${programs[@]}" | grep -o 'GLIBC_[0-9.]*' | sort -uV | tail -n 1)
 size=$(du -sk --apparent-size "$stage" | cut -f 1)
 

@@ -26,7 +26,10 @@ fn both_ways<T: DeserializeOwned + Serialize + PartialEq + Debug>(
         Ok(request) => {
             let json = serde_json::to_vec(&request).expect("a request can be written");
             assert_eq!(body::<T>(Some(JSON), &json).as_ref(), Ok(&request));
-            let form = serde_urlencoded::to_string(&request).expect("a request is flat");
+            // But for annotations, which no form can say, a request is flat.
+            let Ok(form) = serde_urlencoded::to_string(&request) else {
+                return assert_eq!(kind.unwrap_or(JSON), JSON);
+            };
             assert_eq!(body::<T>(Some(FORM), form.as_bytes()), Ok(request));
         }
         Err(code) => assert!(matches!(code, Code::Malformed | Code::UnsupportedMediaType)),

@@ -13,6 +13,7 @@ mod flat_toml;
 mod kernel;
 mod names;
 mod shim;
+mod wishes;
 
 /// A target: it panics if what it asserts does not hold.
 pub type Target = fn(&[u8]);
@@ -39,6 +40,8 @@ targets![
     kernel::sock_diag,
     names::ids,
     names::label,
+    shim::oci_state,
     shim::shim_toml,
     shim::slirp4netns,
+    wishes::wishes,
 ];

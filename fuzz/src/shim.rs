@@ -12,6 +12,8 @@ mod settings;
 use crate::flat_toml;
 use command_line::CommandLine;
 use settings::{Loading, Program};
+use v6pod_proto::oci::State;
+use v6pod_proto::wishes::is_wish;
 
 /// Settings come out whatever goes in, complaints have one line, and a document that the `toml`
 /// crate takes is read with the same strings at its top.
@@ -34,6 +36,17 @@ pub fn shim_toml(data: &[u8]) {
             assert_eq!(entry.value.as_deref(), value.as_str(), "{key:?}");
         }
         assert!(entries.iter().all(|entry| table.contains_key(&entry.key)));
+    }
+}
+
+/// What a runtime gives its hooks: of the annotations wishes alone are kept, and those as they stand.
+pub fn oci_state(data: &[u8]) {
+    let Some(state) = State::read(data) else { return };
+    assert!(state.annotations.keys().all(|name| is_wish(name)));
+    let Ok(json) = serde_json::from_slice::<serde_json::Value>(data) else { return };
+    assert_eq!(json["id"].as_str(), Some(state.id.as_str()));
+    for (name, value) in &state.annotations {
+        assert_eq!(json["annotations"][name].as_str(), Some(value.as_str()));
     }
 }
 

@@ -222,7 +222,8 @@ fn attack_30_what_happens_inside_meanwhile_stays_inside() {
     let mut owner = v6pod_tests::Background::start(&mut owner);
     let mut made = 0;
     for _ in 0..150 {
-        let request = Activate { lease: true, ..Activate::new(random_container_id()) };
+        let container = random_container_id();
+        let request = Activate { lease: true, ..Activate::new(container.clone()) };
         let (outcome, connection) = caller.activate(&request, network.as_fd());
         drop(connection);
         match outcome {
@@ -233,7 +234,7 @@ fn attack_30_what_happens_inside_meanwhile_stays_inside() {
                 assert!(mine.contains(&code), "{response}");
             }
         }
-        let form = format!("id={}", request.id);
+        let form = format!("id={container}");
         caller.post("/api/deactivate", v6pod_tests::Body::Form(&form));
     }
     owner.kill();

@@ -548,7 +548,8 @@ fn attack_23_a_connection_that_its_owner_has_left_is_nobodys_and_not_roots() {
     let scene = Scene::new();
     // An abandoned socket is reported as uid 0 by the kernel. root's own is what would be hit.
     let roots = OwnedNs::of_uid(0, false);
-    let request = Activate::new(random_container_id());
+    let container = random_container_id();
+    let request = Activate::new(container.clone());
     let (made, _) = scene.stage.daemon.root().activate(&request, roots.network().as_fd());
     made.unwrap_or_else(|refused| panic!("{refused}"));
     let before = scene.stage.daemon.attachments();
@@ -561,12 +562,12 @@ fn attack_23_a_connection_that_its_owner_has_left_is_nobodys_and_not_roots() {
         \x20   s.sendall(head % len(body) + b'\\r\\n' + body)\n\
         \x20   s.shutdown(n % 3) if n % 4 else None\n\
         \x20   s.close()\n",
-        request.id
+        container
     );
     run(scene.attacker().command("/usr/bin/python3").args(["-c", &script])).ok();
     assert_eq!(scene.stage.daemon.attachments(), before);
     // It could have been: root, who stays, ends it.
-    let form = format!("id={}", request.id);
+    let form = format!("id={container}");
     let mut curl = scene.stage.host.command("curl");
     let ended = run(curl.args(["-sS", "-d", &form, "http://localhost:6781/api/deactivate"]));
     assert_eq!(ended.ok(), r#"{"removed":true}"#);

@@ -148,6 +148,12 @@ impl AttachmentId {
     pub fn from_bits(bits: u128) -> Self {
         Self(format!("{bits:032x}").into())
     }
+
+    /// What stands for the container's id while nobody has said which container it is: these digits
+    /// twice.
+    pub fn stand_in(&self) -> ContainerId {
+        ContainerId(self.0.repeat(2).into())
+    }
 }
 
 /// The name of a network interface as Linux takes it (`dev_valid_name`): 1 to 15 bytes, neither

@@ -6,9 +6,11 @@
 #![forbid(unsafe_code)]
 
 mod ids;
+pub mod oci;
 mod problem;
 pub mod storage;
 mod wire;
+pub mod wishes;
 
 pub use ids::{AttachmentId, ContainerId, LinkName, Mac, NetworkName, ParseIdError, Uid};
 pub use problem::{Code, Problem};
@@ -16,6 +18,7 @@ pub use wire::{
     Activate, Attachment, AttachmentList, CapLimit, Capacity, Counts, Deactivate, Deactivated,
     Mode, NameState, NameStatus, PrefixView, RegistryView, State, Status, SwitchedOff,
 };
+pub use wishes::Wishes;
 
 /// Where the daemon listens unless the configuration says otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/v6pod/v6pod.sock";

@@ -21,6 +21,8 @@ pub enum Code {
     MethodNotAllowed,
     /// 409: something stands in the way that the caller has to resolve.
     Conflict,
+    /// 409: the container asks for no address (`v6pod=false`).
+    Declined,
     /// 409: a prefix of an id, or a name, that means more than one.
     Ambiguous,
     /// 413: the request is too large.
@@ -47,7 +49,7 @@ impl Code {
             Self::NotYours | Self::Forbidden => 403,
             Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
-            Self::Conflict | Self::Ambiguous => 409,
+            Self::Conflict | Self::Declined | Self::Ambiguous => 409,
             Self::TooLarge => 413,
             Self::UnsupportedMediaType => 415,
             Self::Impossible => 422,
@@ -67,6 +69,7 @@ impl Code {
             Self::NotFound => "Not found",
             Self::MethodNotAllowed => "Method not allowed",
             Self::Conflict => "Conflict",
+            Self::Declined => "Not wanted",
             Self::Ambiguous => "Ambiguous",
             Self::TooLarge => "Request too large",
             Self::UnsupportedMediaType => "Unsupported media type",

@@ -1,10 +1,11 @@
 //! Requests and answers.
 
+use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AttachmentId, ContainerId, LinkName, Mac, NetworkName, Uid};
+use crate::{AttachmentId, ContainerId, LinkName, Mac, NetworkName, Uid, Wishes};
 
 const fn yes() -> bool {
     true
@@ -17,8 +18,10 @@ const fn yes() -> bool {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Activate {
-    /// The container.
-    pub id: ContainerId,
+    /// The container. Only with a descriptor can it be left out: pasta's wrapper is told the namespace
+    /// and no more, and the OCI hook says later, or has said, which container's it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<ContainerId>,
     /// Whose container it is; only without a descriptor, which tells by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<Uid>,
@@ -28,7 +31,8 @@ pub struct Activate {
     /// The end of this connection means the end of the attachment.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub lease: bool,
-    /// False only describes what is there.
+    /// False only describes: what the request says of the container is added to what is there. Where
+    /// nothing is yet it is kept for a while, for whoever plugs, and the answer is "not found".
     #[serde(default = "yes")]
     pub plug: bool,
     /// An attachment that is there already is a conflict (CNI's ADD).
@@ -37,6 +41,14 @@ pub struct Activate {
     /// The name of the interface inside; `eth0` unless it is taken, then `v6eth0`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<LinkName>,
+    /// The container's first process, in the daemon's process namespace, if it is known. Where no
+    /// connection holds the attachment, its end is the attachment's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// The container's annotations; a form cannot say them. Those called `v6pod` or `v6pod.…` mean
+    /// something here, and one of these that is malformed is an error.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
     /// The CNI network for which it is made, to be found again by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkName>,
@@ -44,15 +56,22 @@ pub struct Activate {
 
 impl Activate {
     /// A request for this container, everything else as it is by default.
-    pub const fn new(id: ContainerId) -> Self {
+    pub fn new(id: ContainerId) -> Self {
+        Self { id: Some(id), ..Self::unidentified() }
+    }
+
+    /// A request for a container of which only the network namespace is known.
+    pub fn unidentified() -> Self {
         Self {
-            id,
+            id: None,
             user: None,
             name: None,
             lease: false,
             plug: true,
             exclusive: false,
             interface: None,
+            pid: None,
+            annotations: BTreeMap::new(),
             network: None,
         }
     }
@@ -68,6 +87,10 @@ pub struct Deactivate {
     /// Whose container it is; the caller's unless said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<Uid>,
+    /// Somebody believes that the container has ended: what still has a lease or a living process
+    /// stays. Podman runs the hooks of an end late, twice, or after the next start.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hint: bool,
 }
 
 /// The answer to [`Deactivate`].
@@ -110,7 +133,7 @@ pub enum State {
 pub struct Attachment {
     /// The daemon's id of it.
     pub id: AttachmentId,
-    /// The container.
+    /// The container; until somebody has said which it is, `id` twice.
     pub container: ContainerId,
     /// The container's name as its engine knows it.
     pub name: Option<String>,
@@ -136,6 +159,10 @@ pub struct Attachment {
     pub state: State,
     /// The names it bears and what became of them.
     pub names: Vec<NameStatus>,
+    /// What the container asked for: its annotations.
+    #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(value_type = BTreeMap<String, String>))]
+    pub wishes: Wishes,
     /// Whether a connection holds it.
     pub lease: bool,
     /// Seconds since the epoch at which it was made.

@@ -26,7 +26,7 @@ use v6pod_proto::{Activate, Attachment, Capacity, Deactivate};
 use self::answer::{Broken, Code, added};
 use self::call::{Call, Command, Container, Network, SUPPORTED};
 use crate::config::Config;
-use crate::daemon::{self, Failure};
+use crate::daemon::{self, Deadline, Failure};
 use crate::identity;
 use crate::say;
 
@@ -87,7 +87,7 @@ fn add(config: &Config, network: &Network, container: &Container) -> Result<Valu
         ..Activate::new(container.id.clone())
     };
     let socket = network.socket(config);
-    let (_connection, body) = daemon::activate(socket, &request, netns.as_fd())?;
+    let (_connection, body) = daemon::activate(socket, &request, netns.as_fd(), Deadline::start())?;
     added(network, container, &read(&body)?)
 }
 
@@ -96,14 +96,18 @@ fn check(config: &Config, network: &Network, container: &Container) -> Result<()
     let broken = |what: &str| Broken::new(Code::Changed, what);
     let netns = open(container)?;
     let request = Activate { plug: false, ..Activate::new(container.id.clone()) };
-    let attachment: Attachment =
-        match daemon::activate(network.socket(config), &request, netns.as_fd()) {
-            Ok((_connection, body)) => read(&body)?,
-            Err(Failure::Refused { status: 404, .. }) => {
-                return Err(broken("v6podd knows no attachment of this namespace"));
-            }
-            Err(failure) => return Err(failure.into()),
-        };
+    let attachment: Attachment = match daemon::activate(
+        network.socket(config),
+        &request,
+        netns.as_fd(),
+        Deadline::start(),
+    ) {
+        Ok((_connection, body)) => read(&body)?,
+        Err(Failure::Refused { status: 404, .. }) => {
+            return Err(broken("v6podd knows no attachment of this namespace"));
+        }
+        Err(failure) => return Err(failure.into()),
+    };
     if !network.made(&attachment, container) {
         return Err(broken("the namespace's attachment is not of this network and container"));
     }
@@ -150,8 +154,14 @@ fn gc(config: &Config, network: &Network, valid: &[Container]) -> Result<(), Bro
 /// Whether an ADD would find a daemon, and room.
 fn status(config: &Config, network: &Network) -> Result<(), Broken> {
     let unable = |why: String| Broken::new(Code::Unavailable, why);
-    let asked =
-        daemon::ask(network.socket(config), "GET /api/capacity", None, None, daemon::ANSWER_LIMIT);
+    let asked = daemon::ask(
+        network.socket(config),
+        "GET /api/capacity",
+        None,
+        None,
+        daemon::ANSWER_LIMIT,
+        Deadline::start(),
+    );
     let (_connection, body) = asked.map_err(|failure| unable(failure.to_string()))?;
     let capacity: Capacity = read(&body)?;
     match capacity.more {
@@ -179,18 +189,15 @@ struct List {
 /// What the caller has. An operator sees more than that, which is none of an engine's business.
 fn list(socket: &Path) -> Result<Vec<Attachment>, Failure> {
     let what = format!("GET /api/attachments?owner={}", identity::outer_uid());
-    let (_connection, body) = daemon::ask(socket, &what, None, None, LIST_LIMIT)?;
+    let (_connection, body) =
+        daemon::ask(socket, &what, None, None, LIST_LIMIT, Deadline::start())?;
     let list: Result<List, _> = serde_json::from_slice(&body);
     list.map(|list| list.attachments).map_err(|_| Failure::Garbled("no list of attachments"))
 }
 
 fn deactivate(socket: &Path, container: &Container) -> Result<(), Broken> {
-    let request = Deactivate { id: container.id.clone(), user: None };
-    let body =
-        serde_json::to_vec(&request).map_err(|error| Broken::new(Code::Io, error.to_string()))?;
-    let limit = daemon::ANSWER_LIMIT;
-    daemon::ask(socket, "POST /api/deactivate", Some(&body), None, limit)?;
-    Ok(())
+    let request = Deactivate { id: container.id.clone(), user: None, hint: false };
+    Ok(daemon::deactivate(socket, &request, Deadline::start())?)
 }
 
 fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Broken> {

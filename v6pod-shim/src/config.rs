@@ -20,7 +20,7 @@ const DEFAULT_FILE: &str = "/etc/v6pod/shim.toml";
 /// Of that file, this much is read at most.
 const FILE_LIMIT: u64 = 64 << 10;
 /// What can be set there.
-const KEYS: [&str; 3] = ["socket", "slirp4netns", "on_error"];
+const KEYS: [&str; 4] = ["socket", "slirp4netns", "pasta", "on_error"];
 /// The longest path that a unix socket can have: `sun_path` less its terminating zero.
 const SOCKET_PATH_LIMIT: usize = 107;
 
@@ -31,6 +31,8 @@ pub(crate) struct Config {
     pub(crate) socket: PathBuf,
     /// The real slirp4netns.
     pub(crate) slirp4netns: Program,
+    /// The real pasta.
+    pub(crate) pasta: Program,
     /// What becomes of a container for which there is no address.
     pub(crate) on_error: OnError,
 }
@@ -68,6 +70,7 @@ impl Default for Config {
         Self {
             socket: v6pod_proto::DEFAULT_SOCKET.into(),
             slirp4netns: Program::Auto,
+            pasta: Program::Auto,
             on_error: OnError::Continue,
         }
     }
@@ -112,10 +115,9 @@ impl Loading {
         for entry in &entries {
             let key = entry.key.as_str();
             let taken = match &entry.value {
-                _ if !KEYS.contains(&key) => Err(match key {
-                    "pasta" => "pasta is not served yet",
-                    _ => "no such key; there are socket, slirp4netns and on_error",
-                }),
+                _ if !KEYS.contains(&key) => {
+                    Err("no such key; there are socket, slirp4netns, pasta and on_error")
+                }
                 _ if seen.contains(&key) => Err("stands there twice"),
                 Some(text) => self.set(key, OsStr::new(text)),
                 None => Err("must be a string"),
@@ -131,6 +133,7 @@ impl Loading {
         for (name, key) in [
             ("V6POD_SOCKET", "socket"),
             ("V6POD_SLIRP4NETNS", "slirp4netns"),
+            ("V6POD_PASTA", "pasta"),
             ("V6POD_ON_ERROR", "on_error"),
         ] {
             // Set to nothing is how a shell says "not set".
@@ -145,6 +148,7 @@ impl Loading {
         match key {
             "socket" => self.config.socket = socket(value)?,
             "slirp4netns" => self.config.slirp4netns = program(value)?,
+            "pasta" => self.config.pasta = program(value)?,
             _ => self.config.on_error = on_error(value)?,
         }
         Ok(())
@@ -224,10 +228,12 @@ mod tests {
 
     #[test]
     fn every_key_is_taken() {
-        let text = "socket = '/run/b.sock'\nslirp4netns = '/opt/s'\non_error = 'fail'";
+        let text =
+            "socket = '/run/b.sock'\nslirp4netns = '/opt/s'\npasta = '/opt/p'\non_error = 'fail'";
         let config = Config {
             socket: "/run/b.sock".into(),
             slirp4netns: Program::At("/opt/s".into()),
+            pasta: Program::At("/opt/p".into()),
             on_error: OnError::Fail,
         };
         assert_eq!(from_text(text), (config, None));
@@ -239,7 +245,7 @@ mod tests {
         let long = format!("socket = '/{}'", "x".repeat(107));
         for (text, named) in [
             ("sokcet = '/run/b.sock'", "sokcet"),
-            ("pasta = 'auto'", "pasta"),
+            ("pasta = 'pasta'", "pasta"),
             ("socket = 7", "socket"),
             ("socket = 'relative'", "socket"),
             ("socket = ''", "socket"),

@@ -22,7 +22,7 @@ use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
     SocketFlags, SocketType, connect, sendmsg, socket_with,
 };
-use v6pod_proto::{Activate, Code, Problem};
+use v6pod_proto::{Activate, Code, Deactivate, Problem};
 
 /// The longest that a connection may take to be accepted into the daemon's queue.
 pub(crate) const CONNECT: Duration = Duration::from_secs(1);
@@ -34,6 +34,22 @@ pub(crate) const ANSWER_LIMIT: usize = 64 << 10;
 const PAUSE: Duration = Duration::from_millis(50);
 /// More header lines than any HTTP server of ours sends.
 const HEADERS: usize = 32;
+
+/// When this program has to be done: [`TOTAL`] after it was made.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Deadline(Instant);
+
+impl Deadline {
+    pub(crate) fn start() -> Self {
+        Self(Instant::now() + TOTAL)
+    }
+
+    /// The time that is left, never none: none would mean "without end" to a socket.
+    fn left(self) -> Result<Duration, Failure> {
+        let left = self.0.saturating_duration_since(Instant::now());
+        if left.is_zero() { Err(Failure::Late) } else { Ok(left) }
+    }
+}
 
 /// The connection of a container that has its address.
 #[derive(Debug)]
@@ -73,6 +89,8 @@ pub(crate) enum Failure {
     Refused {
         /// The HTTP status.
         status: u16,
+        /// What a program branches on.
+        code: Option<Code>,
         /// Its reason, in one sentence.
         reason: Option<String>,
     },
@@ -84,11 +102,22 @@ pub(crate) enum Failure {
 
 impl Failure {
     /// Whether the container must not start, whatever the settings say: v6podd has understood the
-    /// request and it cannot be fulfilled. Such a container asked for something particular, to be
+    /// request and it cannot be fulfilled, or it is longer than wishes can be. Such a container asked for something particular, to be
     /// shielded for instance, and would run without it. Any other failure is about v6podd, on
     /// which a machine must not depend.
     pub(crate) fn is_final(&self) -> bool {
-        matches!(self, Self::Refused { status, .. } if *status == Code::Impossible.status())
+        let final_ones = [Code::Impossible.status(), Code::TooLarge.status()];
+        matches!(self, Self::Refused { status, .. } if final_ones.contains(status))
+    }
+
+    /// Whether the container itself asks for no address.
+    pub(crate) fn is_declined(&self) -> bool {
+        matches!(self, Self::Refused { code: Some(Code::Declined), .. })
+    }
+
+    /// Whether v6podd knows of nothing like that.
+    pub(crate) fn is_unknown(&self) -> bool {
+        matches!(self, Self::Refused { code: Some(Code::NotFound), .. })
     }
 }
 
@@ -101,7 +130,9 @@ impl fmt::Display for Failure {
             Self::Ended => f.write_str("v6podd closed the connection without an answer"),
             Self::Garbled(what) => write!(f, "what answers is not v6podd: {what}"),
             Self::Refused { reason: Some(reason), .. } => f.write_str(reason),
-            Self::Refused { status, reason: None } => write!(f, "v6podd refused: status {status}"),
+            Self::Refused { status, reason: None, .. } => {
+                write!(f, "v6podd refused: status {status}")
+            }
             Self::Namespace(error) => write!(f, "its network namespace: {error}"),
             Self::Io(error) => write!(f, "v6podd cannot be reached: {error}"),
         }
@@ -121,9 +152,20 @@ pub(crate) fn activate(
     socket: &Path,
     request: &Activate,
     netns: BorrowedFd<'_>,
+    end: Deadline,
 ) -> Result<(Lease, Vec<u8>), Failure> {
     let body = serde_json::to_vec(request).map_err(|error| Failure::Io(error.into()))?;
-    ask(socket, "POST /api/activate", Some(&body), Some(netns), ANSWER_LIMIT)
+    ask(socket, "POST /api/activate", Some(&body), Some(netns), ANSWER_LIMIT, end)
+}
+
+/// Says that a container has ended, or may have.
+pub(crate) fn deactivate(
+    socket: &Path,
+    request: &Deactivate,
+    end: Deadline,
+) -> Result<(), Failure> {
+    let body = serde_json::to_vec(request).map_err(|error| Failure::Io(error.into()))?;
+    ask(socket, "POST /api/deactivate", Some(&body), None, ANSWER_LIMIT, end).map(drop)
 }
 
 /// Makes one request, a method and a path, and waits for the answer: the connection and the body.
@@ -136,8 +178,8 @@ pub(crate) fn ask(
     body: Option<&[u8]>,
     netns: Option<BorrowedFd<'_>>,
     limit: usize,
+    end: Deadline,
 ) -> Result<(Lease, Vec<u8>), Failure> {
-    let end = Instant::now() + TOTAL;
     let address = SocketAddrUnix::new(socket)?;
     let request = http_request(what, body);
     let mut was_there = false;
@@ -148,7 +190,7 @@ pub(crate) fn ask(
             Err(Failure::Late) if was_there => return Err(Failure::Ended),
             outcome => return outcome,
         }
-        thread::sleep(PAUSE.min(end.saturating_duration_since(Instant::now())));
+        thread::sleep(PAUSE.min(end.left().unwrap_or_default()));
     }
 }
 
@@ -157,14 +199,17 @@ fn attempt(
     request: &[u8],
     netns: Option<BorrowedFd<'_>>,
     limit: usize,
-    end: Instant,
+    end: Deadline,
 ) -> Result<(Lease, Vec<u8>), Failure> {
     let socket = open(address, end)?;
     send(socket.as_fd(), request, netns, end)?;
     let answer = receive(socket.as_fd(), limit, end)?;
     match answer.status {
         200 => Ok((Lease(socket), answer.body)),
-        status => Err(Failure::Refused { status, reason: answer.reason() }),
+        status => {
+            let (code, reason) = answer.problem().unzip();
+            Err(Failure::Refused { status, code, reason })
+        }
     }
 }
 
@@ -182,10 +227,10 @@ fn http_request(what: &str, body: Option<&[u8]>) -> Vec<u8> {
 
 /// Connects. A listener's full queue makes a unix socket wait in connect(2) as long as
 /// `SO_SNDTIMEO` says, without end by default, and then say `EAGAIN` (unix(7)).
-fn open(address: &SocketAddrUnix, end: Instant) -> Result<OwnedFd, Failure> {
+fn open(address: &SocketAddrUnix, end: Deadline) -> Result<OwnedFd, Failure> {
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     loop {
-        set_socket_timeout(&socket, Timeout::Send, Some(left(end)?.min(CONNECT)))?;
+        set_socket_timeout(&socket, Timeout::Send, Some(end.left()?.min(CONNECT)))?;
         match connect(&socket, address) {
             Ok(()) => return Ok(socket),
             Err(Errno::INTR) => {}
@@ -196,17 +241,17 @@ fn open(address: &SocketAddrUnix, end: Instant) -> Result<OwnedFd, Failure> {
     }
 }
 
-/// Sends the request, the descriptor on its first byte.
+/// Sends the request, the descriptor, if there is one, on its first byte.
 fn send(
     socket: BorrowedFd<'_>,
     request: &[u8],
     netns: Option<BorrowedFd<'_>>,
-    end: Instant,
+    end: Deadline,
 ) -> Result<(), Failure> {
     let descriptors = netns.as_slice();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    if netns.is_some() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
+    if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
         return Err(Failure::Garbled("no room for a descriptor"));
     }
     let mut rest = request;
@@ -235,15 +280,16 @@ struct Answer {
 }
 
 impl Answer {
-    /// The sentence of an RFC 9457 problem, without its full stop: it becomes part of another.
-    fn reason(&self) -> Option<String> {
+    /// Code and sentence of an RFC 9457 problem, the latter without its full stop: it becomes part of
+    /// another.
+    fn problem(&self) -> Option<(Code, String)> {
         let problem: Problem =
             serde_json::from_slice(&self.body).ok().filter(|_| self.is_problem)?;
-        Some(problem.detail.trim_end_matches('.').to_owned())
+        Some((problem.code, problem.detail.trim_end_matches('.').to_owned()))
     }
 }
 
-fn receive(socket: BorrowedFd<'_>, limit: usize, end: Instant) -> Result<Answer, Failure> {
+fn receive(socket: BorrowedFd<'_>, limit: usize, end: Deadline) -> Result<Answer, Failure> {
     let mut bytes = Vec::new();
     let mut chunk = [0; 4096];
     loop {
@@ -323,23 +369,17 @@ fn length(value: &[u8]) -> Result<usize, Failure> {
     number.filter(|_| digits).ok_or(Failure::Garbled("no usable content-length"))
 }
 
-/// Waits until the socket is ready, has failed, or the time is over.
-fn wait(socket: BorrowedFd<'_>, for_what: PollFlags, end: Instant) -> Result<(), Failure> {
+/// Waits until the descriptor is ready, has failed, or the time is over.
+pub(crate) fn wait(fd: BorrowedFd<'_>, for_what: PollFlags, end: Deadline) -> Result<(), Failure> {
     loop {
-        let timeout = Timespec::try_from(left(end)?).map_err(|_| Failure::Late)?;
-        match poll(&mut [PollFd::new(&socket, for_what)], Some(&timeout)) {
+        let timeout = Timespec::try_from(end.left()?).map_err(|_| Failure::Late)?;
+        match poll(&mut [PollFd::new(&fd, for_what)], Some(&timeout)) {
             // Not ready: `left` tells whether that was all the time there is.
             Ok(0) | Err(Errno::INTR) => {}
             Ok(_) => return Ok(()),
             Err(error) => return Err(error.into()),
         }
     }
-}
-
-/// The time that is left, never none: none would mean "without end" to a socket.
-fn left(end: Instant) -> Result<Duration, Failure> {
-    let left = end.saturating_duration_since(Instant::now());
-    if left.is_zero() { Err(Failure::Late) } else { Ok(left) }
 }
 
 #[cfg(test)]
@@ -384,16 +424,17 @@ mod tests {
         let problem = Problem::new(Code::Quota, "You have 256 already.", "r1");
         let body = serde_json::to_vec(&problem).unwrap();
         let mut answer = Answer { status: 429, is_problem: true, body };
-        assert_eq!(answer.reason().as_deref(), Some("You have 256 already"));
+        let told = (Code::Quota, "You have 256 already".to_owned());
+        assert_eq!(answer.problem(), Some(told));
         answer.is_problem = false;
-        assert_eq!(answer.reason(), None);
+        assert_eq!(answer.problem(), None);
         answer = Answer { status: 429, is_problem: true, body: b"{".to_vec() };
-        assert_eq!(answer.reason(), None);
+        assert_eq!(answer.problem(), None);
     }
 
     #[test]
     fn only_the_impossible_is_final() {
-        let refused = |status| Failure::Refused { status, reason: None };
+        let refused = |status| Failure::Refused { status, code: None, reason: None };
         assert!(refused(422).is_final());
         for other in [refused(403), refused(429), refused(503), Failure::Late, Failure::Absent] {
             assert!(!other.is_final(), "{other}");
@@ -402,6 +443,6 @@ mod tests {
 
     #[test]
     fn no_time_left_is_late_and_not_endless() {
-        assert!(matches!(left(Instant::now()), Err(Failure::Late)));
+        assert!(matches!(Deadline(Instant::now()).left(), Err(Failure::Late)));
     }
 }

@@ -1,17 +1,19 @@
-//! The programs that container engines run, as v6pod has them: v6pod-shim and v6pod-cni.
+//! What podman and OCI runtimes run of v6pod, as the user whose container it is: small programs.
 //!
-//! v6pod-shim is what podman runs in place of a network program of its own.
+//! * `v6pod-shim` stands in for a network program of podman's, slirp4netns or pasta. It asks v6podd
+//!   for an IPv6 address for the container's network namespace and then *becomes* the real program by
+//!   exec: nothing of it stays in memory, and arguments, descriptors, environment, signals, PID and
+//!   exit code are the real program's own.
+//! * `v6pod-hook` is an OCI hook: it tells v6podd which container is about to run in a namespace, and
+//!   what that asks for.
+//! * `v6pod-cni` is a CNI plugin ([`cni()`]).
 //!
-//! It asks v6podd for an IPv6 address for the container's network namespace and then *becomes* the
-//! real program by exec: nothing of it stays in memory, and arguments, descriptors, environment,
-//! signals, PID and exit code are the real program's own. Blocking, no threads, no runtime: it is
-//! loaded anew at each container start, and small is quick.
+//! Blocking, no threads, no runtime: they are loaded anew at each container start, and small is quick.
+//! That is also why they are three.
 //!
-//! v6pod-cni is a CNI plugin ([`cni`]): a program of its own, so that the shim stays small.
-//!
-//! Guarantees of the shim:
+//! Guarantees of the first two:
 //! * A call that is not a container's start is handed on untouched, without a word to the daemon.
-//! * No start waits for the daemon longer than [`daemon::TOTAL`].
+//! * No start waits for the daemon longer than five seconds.
 //! * Unless the operator or the user chose otherwise, a container that gets no address starts as it
 //!   would without v6pod, and the user is told in one line.
 #![forbid(unsafe_code)]
@@ -21,9 +23,12 @@ mod config;
 mod daemon;
 mod flat_toml;
 mod identity;
+mod oci_hook;
+mod pasta;
 mod real;
 mod say;
 mod slirp4netns;
+mod stand_in;
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -33,27 +38,34 @@ use std::process::ExitCode;
 /// The exit status for a call that names no personality: BSD's `EX_USAGE`.
 const USAGE: u8 = 64;
 
-/// v6pod-cni.
+/// The program `v6pod-cni`.
 pub fn cni() -> ExitCode {
     cni::run()
 }
 
-/// v6pod-shim.
+/// The program `v6pod-hook`.
+pub fn hook() -> ExitCode {
+    oci_hook::run()
+}
+
+/// The program `v6pod-shim`.
 pub fn shim() -> ExitCode {
     let mut words: Vec<OsString> = env::args_os().collect();
     match Personality::take(&mut words) {
         Some(Personality::Slirp4netns) => slirp4netns::run(&words),
+        Some(Personality::Pasta) => pasta::run(&words),
         None => {
-            say::on_stderr("v6pod-shim is run as slirp4netns, by a link of that name");
+            say::on_stderr("v6pod-shim is run as slirp4netns or pasta, by a link of that name");
             ExitCode::from(USAGE)
         }
     }
 }
 
-/// The programs that this one can stand for.
+/// The programs that `v6pod-shim` can stand for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Personality {
     Slirp4netns,
+    Pasta,
 }
 
 impl Personality {
@@ -69,7 +81,11 @@ impl Personality {
     }
 
     fn named(name: &OsStr) -> Option<Self> {
-        (Path::new(name).file_name()? == "slirp4netns").then_some(Self::Slirp4netns)
+        match Path::new(name).file_name()?.to_str()? {
+            "slirp4netns" => Some(Self::Slirp4netns),
+            "pasta" => Some(Self::Pasta),
+            _ => None,
+        }
     }
 }
 
@@ -83,25 +99,28 @@ mod tests {
 
     #[test]
     fn the_name_decides_and_the_first_word_where_the_name_says_nothing() {
-        for (line, left) in [
-            ("slirp4netns --help", "slirp4netns --help"),
+        use Personality::{Pasta, Slirp4netns};
+        for (line, is, left) in [
+            ("slirp4netns --help", Slirp4netns, "slirp4netns --help"),
             (
-                "/usr/libexec/v6pod/slirp4netns -c 1 tap0",
-                "/usr/libexec/v6pod/slirp4netns -c 1 tap0",
+                "/usr/libexec/v6pod/slirp4netns 1 tap0",
+                Slirp4netns,
+                "/usr/libexec/v6pod/slirp4netns 1 tap0",
             ),
-            ("v6pod-shim slirp4netns --help", "slirp4netns --help"),
+            ("v6pod-shim slirp4netns --help", Slirp4netns, "slirp4netns --help"),
+            ("/usr/libexec/v6pod/pasta -4", Pasta, "/usr/libexec/v6pod/pasta -4"),
             // A name that says it all is not looked behind.
-            ("slirp4netns slirp4netns", "slirp4netns slirp4netns"),
+            ("slirp4netns pasta", Slirp4netns, "slirp4netns pasta"),
         ] {
             let mut line = words(line);
-            assert_eq!(Personality::take(&mut line), Some(Personality::Slirp4netns));
+            assert_eq!(Personality::take(&mut line), Some(is));
             assert_eq!(line, words(left));
         }
     }
 
     #[test]
     fn any_other_name_is_none_of_ours() {
-        for line in ["v6pod-shim", "v6pod-shim --help", "pasta slirp4netns2", "", "/"] {
+        for line in ["v6pod-shim", "v6pod-shim --help", "passt slirp4netns2", "", "/"] {
             assert_eq!(Personality::take(&mut words(line)), None, "{line:?}");
         }
         assert_eq!(Personality::take(&mut Vec::new()), None);

@@ -1,4 +1,4 @@
-//! v6pod-shim: see the library.
+//! v6pod-shim: what podman runs in place of a network program of its own. See the library.
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;

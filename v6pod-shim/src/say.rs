@@ -15,7 +15,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::fstat;
+use rustix::fs::{fstat, makedev};
+use rustix::net::sockopt::socket_peercred;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, getppid, pidfd_getfd, pidfd_open};
 use rustix::termios::{LocalModes, isatty, tcgetattr};
 
@@ -32,6 +33,17 @@ pub(crate) fn on_stderr(text: &str) {
 pub(crate) fn to_user(text: &str) {
     on_stderr(text);
     if let Some(stderr) = stderr_of_podman().filter(|podmans| !is_same(podmans.as_fd())) {
+        write(stderr.as_fd(), &line(text));
+    }
+}
+
+/// Says it on this program's own stderr, or, where an OCI runtime has run it and thrown that away, as
+/// crun does, on the stderr of the podman which waits for the runtime.
+pub(crate) fn through_runtime(text: &str) {
+    on_stderr(text);
+    if is_null(io::stderr().as_fd())
+        && let Some(stderr) = stderr_of_waiting_podman()
+    {
         write(stderr.as_fd(), &line(text));
     }
 }
@@ -76,6 +88,33 @@ fn stderr_of_podman() -> Option<OwnedFd> {
     pidfd_getfd(pidfd, 2, PidfdGetfdFlags::empty()).ok()
 }
 
+/// The descriptor 2 of the podman that waits for the grandparent, a conmon that runs a runtime that
+/// runs this. Podman has given conmon one end of a socket pair, whose number conmon's environment tells,
+/// and a socket pair knows who made it.
+fn stderr_of_waiting_podman() -> Option<OwnedFd> {
+    let conmon = parent_of(getppid()?)?;
+    let pidfd = pidfd_open(conmon, PidfdFlags::empty()).ok()?;
+    let environment = fs::read(format!("/proc/{}/environ", conmon.as_raw_nonzero())).ok()?;
+    let mut variables = environment.split(|&b| b == 0);
+    let end = variables.find_map(|variable| variable.strip_prefix(b"_OCI_SYNCPIPE="))?;
+    let end = str::from_utf8(end).ok()?.parse().ok()?;
+    let end = pidfd_getfd(pidfd, end, PidfdGetfdFlags::empty()).ok()?;
+    let podman = socket_peercred(end).ok()?.pid;
+    let pidfd = pidfd_open(podman, PidfdFlags::empty()).ok()?;
+    is_podman(podman).then(|| pidfd_getfd(pidfd, 2, PidfdGetfdFlags::empty()).ok())?
+}
+
+fn parent_of(pid: Pid) -> Option<Pid> {
+    let status = fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).ok()?;
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
+    Pid::from_raw(parent.trim().parse().ok()?)
+}
+
+/// Whether this is /dev/null.
+fn is_null(stderr: BorrowedFd<'_>) -> bool {
+    fstat(stderr).is_ok_and(|stat| stat.st_rdev == makedev(1, 3))
+}
+
 /// By the name of its program. `comm` alone is not enough: rootless podman runs itself anew as
 /// /proc/self/exe, and is called "exe" after that.
 fn is_podman(pid: Pid) -> bool {
@@ -106,6 +145,14 @@ mod tests {
         assert_eq!(line("a\nb\x1b[31mc\r\u{9b}d"), "v6pod: a b [31mc  d\n");
         let long = line(&"é".repeat(2000));
         assert!(long.len() <= LIMIT && long.ends_with("é...\n"), "{}", long.len());
+    }
+
+    #[test]
+    fn what_is_thrown_away_is_told_from_what_is_not() {
+        let null = fs::File::options().write(true).open("/dev/null").unwrap();
+        let zero = fs::File::options().write(true).open("/dev/zero").unwrap();
+        assert!(is_null(null.as_fd()) && !is_null(zero.as_fd()));
+        assert!(!is_null(io::pipe().unwrap().1.as_fd()));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 mod command_line;
 
 use std::env;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -17,78 +17,22 @@ use rustix::process::Pid;
 use v6pod_proto::{Activate, ContainerId};
 
 use self::command_line::{CommandLine, Target};
-use crate::config::{Complaint, Config, OnError, Program};
-use crate::daemon::{self, Failure, Lease};
+use crate::config::Config;
+use crate::daemon::{self, Deadline, Failure};
 use crate::identity::{self, Stdout};
-use crate::real::{NotFound, Real};
-use crate::say;
-
-const NAME: &str = "slirp4netns";
-
-/// The exit status of a shell for a program that is there and cannot be run.
-const CANNOT_RUN: u8 = 126;
-/// The exit status of a shell for a program that is not there.
-const NOT_THERE: u8 = 127;
+use crate::stand_in::{self, Call, Part};
 
 /// Serves the container that this command line is about, if it is about one, and becomes the real
 /// slirp4netns. Returns only if there is nothing to become, or nothing to start.
 pub(crate) fn run(words: &[OsString]) -> ExitCode {
-    let Some((name, arguments)) = words.split_first() else { return ExitCode::FAILURE };
-    let (config, complaint) = Config::load();
-    let call = ContainerCall::recognise(arguments);
-    let real = match find(&config) {
-        Ok((real, misplaced)) => {
-            if call.is_some() {
-                grumble(complaint.as_ref(), misplaced.as_ref());
-            }
-            real
-        }
-        Err(error) => {
-            say::on_stderr(&error.to_string());
-            return ExitCode::from(NOT_THERE);
-        }
+    let part = Part {
+        name: "slirp4netns",
+        program: |config| &config.slirp4netns,
+        recognise: |arguments| {
+            ContainerCall::recognise(arguments).map(|call| Box::new(call) as Box<dyn Call>)
+        },
     };
-    let Some(call) = call else { return become_real(&real, name, arguments) };
-    match call.serve(&config) {
-        Ok(()) => become_real(&real, name, &call.line.without_ipv6),
-        Err(failure) if failure.is_final() || config.on_error == OnError::Fail => {
-            call.refuse_to_start(&failure);
-            ExitCode::FAILURE
-        }
-        Err(failure) => {
-            let whose = call.whose();
-            say::to_user(&format!("no IPv6 address for {whose}: {failure}; it starts without"));
-            become_real(&real, name, arguments)
-        }
-    }
-}
-
-/// The real program by the settings; where these name none, by its name, with what is wrong.
-fn find(config: &Config) -> Result<(Real, Option<NotFound>), NotFound> {
-    match Real::find(NAME, &config.slirp4netns) {
-        Ok(real) => Ok((real, None)),
-        Err(misplaced @ NotFound::Configured(_)) => {
-            Real::find(NAME, &Program::Auto).map(|real| (real, Some(misplaced)))
-        }
-        Err(error) => Err(error),
-    }
-}
-
-/// Tells what is wrong with the settings. Only where a container starts: podman also runs
-/// `--help` before each, and once is enough.
-fn grumble(complaint: Option<&Complaint>, misplaced: Option<&NotFound>) {
-    if let Some(complaint) = complaint {
-        say::to_user(&complaint.to_string());
-    }
-    if let Some(misplaced) = misplaced {
-        say::to_user(&format!("{NAME}: {misplaced}"));
-    }
-}
-
-fn become_real(real: &Real, name: &OsStr, arguments: &[OsString]) -> ExitCode {
-    let error = real.exec(name, arguments);
-    say::on_stderr(&format!("{}: {error}", real.path().display()));
-    ExitCode::from(CANNOT_RUN)
+    stand_in::run(&part, words)
 }
 
 /// A call that starts the network of a rootless container.
@@ -124,30 +68,30 @@ impl ContainerCall {
         }
         Some(Self { line, id, name, is_logged })
     }
+}
 
-    /// Gets the container its address, and leaves the connection that holds it open.
+impl Call for ContainerCall {
+    /// Leaves the connection that holds the address open.
     fn serve(&self, config: &Config) -> Result<(), Failure> {
         let netns = self.line.target.open().map_err(Failure::Namespace)?;
         let mut request = Activate::new(self.id.clone());
         request.name.clone_from(&self.name);
         request.lease = true;
-        let (lease, _): (Lease, _) = daemon::activate(&config.socket, &request, netns.as_fd())?;
+        let end = Deadline::start();
+        let (lease, _) = daemon::activate(&config.socket, &request, netns.as_fd(), end)?;
         lease.hand_on(&[self.line.exit_fd, self.line.ready_fd]).map_err(Failure::Io)
     }
 
-    /// The container as its user knows it.
+    fn without_ipv6(&self) -> &[OsString] {
+        &self.line.without_ipv6
+    }
+
     fn whose(&self) -> &str {
         self.name.as_deref().unwrap_or(self.id.short())
     }
 
-    fn refuse_to_start(&self, failure: &Failure) {
-        let text = format!("no IPv6 address for {}: {failure}; it does not start", self.whose());
-        // Podman shows the log of a start that failed: the line would be there twice.
-        if self.is_logged {
-            say::on_stderr(&text);
-        } else {
-            say::to_user(&text);
-        }
+    fn is_shown(&self) -> bool {
+        self.is_logged
     }
 }
 

@@ -81,7 +81,7 @@ async fn by_descriptor(
             "leave out `user`: the descriptor tells whose the namespace is",
         ));
     }
-    let ask = Ask::by_descriptor(request, connection.caller.uid, pid);
+    let ask = Ask::by_descriptor(request, connection.caller.uid, pid)?;
     let (view, lease) = attachments.activate_descriptor(ask, fd).await?;
     *connection.lease.lock().unwrap_or_else(PoisonError::into_inner) = lease;
     Ok(Json(view))
@@ -98,13 +98,16 @@ async fn by_id(
             "say whose container it is with `user`, or send its network namespace's descriptor",
         ));
     };
+    if request.id.is_none() {
+        return Err(Failure::new(Code::Malformed, "say which container it is with `id`"));
+    }
     if request.lease {
         return Err(Failure::new(Code::Malformed, "a lease wants the namespace's descriptor"));
     }
     if !caller.may(owner) {
         return Err(Failure::not_found());
     }
-    Ok(Json(attachments.activate_by_id(Ask::by_id(request, owner, caller.uid)).await?))
+    Ok(Json(attachments.activate_by_id(Ask::by_id(request, owner, caller.uid)?).await?))
 }
 
 /// `POST /api/deactivate`
@@ -118,7 +121,11 @@ pub(crate) async fn deactivate(
     let request: Deactivate = read(&headers, body)?;
     let owner = request.user.unwrap_or(connection.caller.uid);
     // Another's is answered like one that is not there: nothing was removed.
-    let removed = connection.caller.may(owner) && attachments.deactivate(owner, &request.id);
+    let may = connection.caller.may(owner);
+    if may && request.hint {
+        attachments.rumour_of_end(owner, &request.id).await;
+    }
+    let removed = may && !request.hint && attachments.deactivate(owner, &request.id);
     Ok(Json(Deactivated { removed }))
 }
 
@@ -220,7 +227,8 @@ impl From<Refused> for Failure {
         let code = match &refused {
             Refused::Unknown => return Self::not_found(),
             Refused::NotYours => Code::NotYours,
-            Refused::WrongKind(_) => Code::Impossible,
+            Refused::WrongKind(_) | Refused::Wish(_) => Code::Impossible,
+            Refused::Declined => Code::Declined,
             Refused::Taken(_) => Code::Conflict,
             Refused::Ambiguous(_) => Code::Ambiguous,
             Refused::Quota(_) => Code::Quota,

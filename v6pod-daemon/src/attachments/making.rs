@@ -14,6 +14,7 @@ use tokio::time::timeout_at;
 use v6pod_proto as proto;
 use v6pod_proto::{AttachmentId, LinkName, Uid};
 
+use super::completing::{self, Existing};
 use super::metrics::Part;
 use super::{AT_WORK, Ask, Lease, PATIENCE, Refused, Shared, ending};
 use crate::closer::Foreign;
@@ -44,14 +45,20 @@ enum Namespace {
 
 /// What one attempt came to.
 enum Attempt {
-    /// The attachment, made or found, and what the asker's hold on it is.
-    Attached(AttachmentId, Hold),
+    /// The attachment, made or found.
+    Attached {
+        id: AttachmentId,
+        /// What the asker's hold on it is.
+        hold: Hold,
+        /// Whether what was there is to bear another name now.
+        renamed: bool,
+    },
     /// Somebody is at work on this namespace.
     InMotion(NetNs),
 }
 
 /// What becomes of the asker's hold.
-enum Hold {
+pub(super) enum Hold {
     /// This generation is his.
     Mine(Generation, Option<Process>),
     /// It is another start's, or another container's of the same pod.
@@ -64,7 +71,7 @@ pub(super) async fn activate(
     ask: Ask,
     fd: Foreign,
 ) -> Result<(proto::Attachment, Option<Lease>), Refused> {
-    let process = ask.holder;
+    let process = ask.holder.map(|holder| holder.pid());
     let pin = move || process.and_then(|pid| Process::pin(pid).ok());
     run(shared, ask, Namespace::Sent(fd), pin).await
 }
@@ -74,9 +81,10 @@ pub(super) async fn activate_by_id(
     shared: &Arc<Shared>,
     mut ask: Ask,
 ) -> Result<proto::Attachment, Refused> {
-    let found = shared.containers.find(ask.asker, &ask.container).await.map_err(|why| {
+    let container = ask.container.clone().ok_or(Refused::Unknown)?;
+    let found = shared.containers.find(ask.asker, &container).await.map_err(|why| {
         tracing::info!(
-            owner = %ask.asker, container = ask.container.short(), why = chain(&why), "not found"
+            owner = %ask.asker, container = container.short(), why = chain(&why), "not found"
         );
         match why {
             NotFound::User(..) | NotFound::Container(..) => Refused::Unknown,
@@ -101,7 +109,7 @@ pub(super) async fn activate_by_id(
     };
     let (namespace, process) = shared.work_for(ask.caller, job).await?;
     if ask.name.is_none() {
-        ask.name = shared.containers.name(ask.asker, &ask.container).await.map(|name| name.name);
+        ask.name = shared.containers.name(ask.asker, &container).await.map(|name| name.name);
     }
     let asked = run(shared, ask, Namespace::Opened(namespace), move || Some(process)).await;
     match asked {
@@ -117,7 +125,7 @@ async fn run(
     mut namespace: Namespace,
     pin: impl FnOnce() -> Option<Process> + Send + 'static,
 ) -> Result<(proto::Attachment, Option<Lease>), Refused> {
-    let (began, lease, caller) = (Instant::now(), ask.lease, ask.caller);
+    let (began, lease, caller, plug) = (Instant::now(), ask.lease, ask.caller, ask.plug);
     let deadline = tokio::time::Instant::now() + PATIENCE;
     let mut pin: Option<Box<dyn FnOnce() -> Option<Process> + Send>> = Some(Box::new(pin));
     let mut process = None;
@@ -129,8 +137,19 @@ async fn run(
             attempt(&state, worker, &ask, namespace, process)
         };
         let worked = shared.work_for(caller, job).await;
-        match worked.inspect_err(|refused| shared.metrics.refused(refused.word()))? {
-            (Attempt::Attached(id, hold), _) => return finish(shared, &id, hold, lease, began),
+        // To find nothing is what most who only describe expect.
+        let count = |refused: &Refused| {
+            if plug || *refused != Refused::Unknown {
+                shared.metrics.refused(refused.word());
+            }
+        };
+        match worked.inspect_err(count)? {
+            (Attempt::Attached { id, hold, renamed }, _) => {
+                if renamed && let Some(attachment) = shared.ledger().book.find(&id) {
+                    shared.name_in_background(attachment);
+                }
+                return finish(shared, &id, hold, lease, began);
+            }
             (Attempt::InMotion(known), kept) => {
                 (namespace, process) = (Namespace::Known(known), kept);
                 timeout_at(deadline, rested)
@@ -218,20 +237,32 @@ fn attempt(
     if id.cookie.is_none() {
         release_mistaken(shared, worker, owner, &id, &ns)?;
     }
+    let process = process.filter(|process| ask.may_be_held_by(process, &ns, worker));
     shared.metrics.took(Part::Check, began.elapsed());
 
-    let attachment = {
+    let (attachment, interface_is_a_wish) = {
         let mut ledger = shared.ledger();
         match ledger.book.at(owner, &id) {
             Found::InMotion => return Ok((Attempt::InMotion(ns), process)),
             Found::Attached(found) => {
-                return existing(shared, &mut ledger, ask, &found, process);
+                return match completing::existing(shared, &mut ledger, ask, &found, process)? {
+                    Existing::Attached { hold, renamed } => {
+                        Ok((Attempt::Attached { id: found, hold, renamed }, None))
+                    }
+                    // Nobody is to see an address of it once this is answered.
+                    Existing::Declined => Ok((Attempt::InMotion(ns), None)),
+                };
             }
-            Found::Nothing if !ask.plug => return Err(Refused::Unknown),
+            Found::Nothing if !ask.plug => {
+                completing::keep(&mut ledger, ask, owner, id);
+                return Err(Refused::Unknown);
+            }
             Found::Nothing => {}
         }
-        let wanted = wanted(ask, owner, id, process.as_ref())?;
-        let replaced = ledger.book.starts_of(owner, &ask.container);
+        let ask = completing::completed(&ledger, ask, owner, &id)?;
+        let container = ask.container.as_ref();
+        let replaced = container.map_or_else(Vec::new, |c| ledger.book.starts_of(owner, c));
+        let wanted = wanted(&ask, owner, id, process.as_ref())?;
         let made = ledger.book.reserve(wanted, Instant::now(), random);
         let made = made.map_err(|refusal| refuse(&refusal))?.clone();
         // A container has one namespace at a time. Podman 5 makes the next one before the old
@@ -240,13 +271,14 @@ fn attempt(
         for id in replaced {
             shared.release_under(&mut ledger, &id, "its container has been started again");
         }
-        made
+        (made, ask.interface.is_some())
     };
     let (id, generation) = (attachment.id.clone(), attachment.generation);
-    let made = make(shared, worker, attachment, &ns, ask.interface.is_some());
+    let made = make(shared, worker, attachment, &ns, interface_is_a_wish);
     shared.rested.notify_waiters();
     made?;
-    Ok((Attempt::Attached(id, Hold::Mine(generation, process)), None))
+    let hold = Hold::Mine(generation, process);
+    Ok((Attempt::Attached { id, hold, renamed: false }, None))
 }
 
 /// Before Linux 5.14 a namespace has no cookie, and its inode may have been another's a moment ago, of
@@ -294,6 +326,7 @@ fn wanted(
         owner,
         container: ask.container.clone(),
         name: ask.name.clone(),
+        wishes: ask.wishes.clone(),
         namespace,
         interface,
         holder: process.map(holder),
@@ -301,37 +334,6 @@ fn wanted(
         network: ask.network.clone(),
         since: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs()),
     })
-}
-
-/// What a request gets where an attachment already is.
-fn existing(
-    shared: &Arc<Shared>,
-    ledger: &mut super::Ledger,
-    ask: &Ask,
-    id: &AttachmentId,
-    process: Option<Process>,
-) -> Attempted {
-    if ask.exclusive {
-        return Err(Refused::Taken("this network namespace is attached already"));
-    }
-    let ending = ledger.book.find(id).is_some_and(|a| a.phase == Phase::Ending);
-    let own = ledger.book.find(id).is_some_and(|a| a.container == ask.container);
-    if !own || !ask.plug || !(ask.lease || ending) {
-        return Ok((Attempt::Attached(id.clone(), Hold::Others), None));
-    }
-    let held_by = process.as_ref().map(holder);
-    let Some(taken) = ledger.book.take_over(id, held_by, ask.lease) else {
-        return Err(Refused::NotReady("the attachment has just ended"));
-    };
-    failpoint::reach("takeover:booked");
-    shared.metrics.taken_over();
-    if let Err(error) = shared.records.write(taken) {
-        // The old record names the old holder: after a restart the lease's end is not seen by it,
-        // but by the port's.
-        tracing::warn!(attachment = %id, %error, "cannot renew the record");
-    }
-    failpoint::reach("takeover:recorded");
-    Ok((Attempt::Attached(id.clone(), Hold::Mine(taken.generation, process)), None))
 }
 
 /// Records the attachment and runs its steps. If any of it fails, nothing is left.
@@ -419,7 +421,7 @@ fn wire(
     Ok(wire.ifindex().unwrap_or_default())
 }
 
-fn holder(process: &Process) -> Holder {
+pub(super) fn holder(process: &Process) -> Holder {
     Holder { pid: process.pid(), start_time: process.start_time() }
 }
 

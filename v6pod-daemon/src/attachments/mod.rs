@@ -9,6 +9,7 @@
 //!
 //! The life: [`making`] → serving → [`ending`]; after a restart [`restoring`].
 
+mod completing;
 mod ending;
 mod holding;
 mod lock;
@@ -30,7 +31,9 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, oneshot};
-use v6pod_proto::{Activate, Attachment, AttachmentId, ContainerId, LinkName, NetworkName, Uid};
+use v6pod_proto::{
+    Activate, Attachment, AttachmentId, ContainerId, LinkName, NetworkName, Uid, Wishes,
+};
 
 use crate::access::{Access, Standing};
 use crate::closer::{Closer, Foreign};
@@ -39,8 +42,9 @@ use crate::container::Containers;
 use crate::core::Links;
 use crate::core::attachment::Generation;
 use crate::core::book::{Book, Released};
+use crate::core::description::Descriptions;
 use crate::core::name::Names;
-use crate::kernel::{self, Worker, Workers};
+use crate::kernel::{self, NetNs, Process, Worker, Workers};
 use crate::registry::Registrar;
 
 pub use metrics::Metrics;
@@ -104,6 +108,7 @@ struct Shared {
 struct Ledger {
     book: Book,
     names: Names,
+    descriptions: Descriptions,
 }
 
 /// The news that a lease or a holder of this generation has ended.
@@ -140,16 +145,18 @@ impl Drop for Lease {
 /// A wish for an attachment, checked by itself; what it says about namespaces is still a claim.
 #[derive(Debug, Clone)]
 pub struct Ask {
-    container: ContainerId,
+    /// None from one who knows the namespace alone.
+    container: Option<ContainerId>,
     name: Option<String>,
+    wishes: Wishes,
     /// Whose namespace it has to be.
     asker: Uid,
     /// In whose turn the work is done: whoever called.
     caller: Uid,
     /// Whether it may be anybody's instead.
     any_owner: bool,
-    /// The process at the other end of the lease.
-    holder: Option<u32>,
+    /// The process that is to hold the attachment.
+    holder: Option<Holding>,
     lease: bool,
     plug: bool,
     exclusive: bool,
@@ -157,25 +164,55 @@ pub struct Ask {
     network: Option<NetworkName>,
 }
 
+/// A process that is to hold an attachment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Holding {
+    /// The one at the other end of the lease, as the kernel says.
+    Peer(u32),
+    /// The container's first one, as the caller says.
+    Claimed(u32),
+}
+
+impl Holding {
+    const fn pid(self) -> u32 {
+        match self {
+            Self::Peer(pid) | Self::Claimed(pid) => pid,
+        }
+    }
+}
+
 /// The longest name of a container that is taken from a caller, in bytes.
 const NAME: usize = 255;
 
 impl Ask {
     /// For the namespace whose descriptor came along.
-    pub fn by_descriptor(request: Activate, asker: Uid, pid: u32) -> Self {
-        let holder = request.lease.then_some(pid);
-        Self { any_owner: asker.is_root(), holder, ..Self::of(request, asker) }
+    ///
+    /// # Errors
+    /// [`Refused::Wish`]: an annotation is malformed.
+    pub fn by_descriptor(request: Activate, asker: Uid, pid: u32) -> Result<Self, Refused> {
+        let holder = match request.lease {
+            true => Some(Holding::Peer(pid)),
+            false => request.pid.filter(|_| request.plug).map(Holding::Claimed),
+        };
+        Ok(Self { any_owner: asker.is_root(), holder, ..Self::of(request, asker)? })
     }
 
     /// For a running container, which is looked up by its owner and id. What the owner's files say
     /// is good for namespaces of his own alone, also if it is root who asks: else they would make
     /// root attach whatever they name.
-    pub fn by_id(request: Activate, owner: Uid, caller: Uid) -> Self {
-        Self { caller, lease: false, ..Self::of(request, owner) }
+    ///
+    /// # Errors
+    /// [`Refused::Wish`]: an annotation is malformed.
+    pub fn by_id(request: Activate, owner: Uid, caller: Uid) -> Result<Self, Refused> {
+        Ok(Self { caller, lease: false, ..Self::of(request, owner)? })
     }
 
-    fn of(request: Activate, asker: Uid) -> Self {
-        Self {
+    fn of(request: Activate, asker: Uid) -> Result<Self, Refused> {
+        let annotations = request.annotations.iter();
+        let wishes = Wishes::read(annotations.map(|(name, value)| (name.as_str(), value.as_str())))
+            .map_err(|wrong| Refused::Wish(wrong.to_string()))?;
+        Ok(Self {
+            wishes,
             container: request.id,
             name: request.name.filter(|name| !name.is_empty() && name.len() <= NAME),
             asker,
@@ -187,7 +224,17 @@ impl Ask {
             exclusive: request.exclusive,
             interface: request.interface,
             network: request.network,
+        })
+    }
+
+    /// Whether this process may hold an attachment of that namespace: one that was only named has to
+    /// be in it, or somebody's end would be made another's.
+    fn may_be_held_by(&self, process: &Process, ns: &NetNs, worker: &Worker) -> bool {
+        if !matches!(self.holder, Some(Holding::Claimed(_))) {
+            return true;
         }
+        let its = process.net_ns().ok().and_then(|fd| NetNs::verify(fd, worker.home()).ok());
+        its.is_some_and(|its| its.inode() == ns.inode())
     }
 }
 
@@ -203,6 +250,12 @@ pub enum Refused {
     /// What was sent cannot be attached.
     #[error("{0}")]
     WrongKind(&'static str),
+    /// What the container asks for is no wish.
+    #[error("{0}")]
+    Wish(String),
+    /// The container asks for no address.
+    #[error("the container asks for no address: v6pod=false")]
+    Declined,
     /// Something stands in the way.
     #[error("{0}")]
     Taken(&'static str),
@@ -230,6 +283,8 @@ impl Refused {
             Self::Unknown => "unknown",
             Self::NotYours => "not-yours",
             Self::WrongKind(_) => "wrong-kind",
+            Self::Wish(_) => "wish",
+            Self::Declined => "declined",
             Self::Taken(_) => "taken",
             Self::Ambiguous(_) => "ambiguous",
             Self::Quota(_) => "quota",
@@ -262,6 +317,26 @@ impl Attachments {
     pub fn deactivate(&self, owner: Uid, container: &ContainerId) -> bool {
         let found = self.0.ledger().book.of_container(owner, container).map(|a| a.id.clone());
         found.is_some_and(|id| !matches!(self.0.release(&id, "deactivated"), Released::Nothing))
+    }
+
+    /// Heeds the rumour that this owner's container has ended: the attachment ends, after the usual grace,
+    /// if it has no lease and the process that held it is no more. Where it never had one the end is the
+    /// kernel's to tell.
+    pub async fn rumour_of_end(&self, owner: Uid, container: &ContainerId) {
+        let held = {
+            let ledger = self.0.ledger();
+            let found = ledger.book.of_container(owner, container).filter(|a| !a.lease);
+            found.and_then(|a| Some((a.holder?, a.id.clone(), a.generation)))
+        };
+        let Some((holder, id, generation)) = held else { return };
+        let look = move |_: &mut Worker| -> Result<bool, kernel::Error> {
+            let process = Process::pin(holder.pid);
+            Ok(process.is_ok_and(|process| process.start_time() == holder.start_time))
+        };
+        if let Ok(false) = self.0.workers.run_for(owner, look).await {
+            // Without a receiver the daemon is stopping.
+            let _ = self.0.ended.send(Ended { id, generation });
+        }
     }
 
     /// Does a little of what every request needs: waits for a kernel worker, asks the kernel, takes

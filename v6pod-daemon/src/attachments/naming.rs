@@ -24,11 +24,10 @@ impl Shared {
                 Some(name) => Some(name),
                 None => shared.containers.name(a.owner, &a.container).await.map(|n| n.name),
             };
-            let Some(name) = name else { return };
             shared.learn_user(a.owner).await;
             // Claimed and wished for under one lock: a release comes before both or after both.
             let mut ledger = shared.ledger();
-            if let Some(registration) = shared.claim(&mut ledger, &a.id, &name) {
+            if let Some(registration) = shared.claim(&mut ledger, &a.id, name.as_deref()) {
                 shared.registrar.wish(&registration);
                 failpoint::reach("naming:wished");
             }
@@ -49,23 +48,34 @@ impl Shared {
         let mut living = Vec::new();
         for a in attachments {
             match &a.name {
-                Some(name) => living.extend(self.claim(&mut ledger, &a.id, name)),
+                Some(name) => living.extend(self.claim(&mut ledger, &a.id, Some(name))),
                 None => self.name_in_background(&a),
             }
         }
         self.registrar.reconcile(&living);
     }
 
-    /// Claims a name for an attachment; gives what the registry is to be told.
-    fn claim(&self, ledger: &mut Ledger, id: &AttachmentId, name: &str) -> Option<Registration> {
+    /// Claims the name that the container asks for, or else the engine's name for it, for an
+    /// attachment; gives what the registry is to be told.
+    fn claim(
+        &self,
+        ledger: &mut Ledger,
+        id: &AttachmentId,
+        name: Option<&str>,
+    ) -> Option<Registration> {
         let living = ledger.book.find(id).filter(|a| a.phase != Phase::Releasing)?;
         let owner = living.owner;
-        // A pod's infra container speaks for the pod, not for a name that podman made up.
-        if storage::is_infra(name) {
-            self.remember(ledger, id, name, None);
-            return None;
-        }
-        let claim = ledger.names.claim(id, owner, name);
+        let wish = living.wishes.name.as_ref().map(|wish| wish.as_str().to_owned());
+        let wanted = match (wish, name) {
+            (Some(wish), _) => wish,
+            // A pod's infra container speaks for the pod, not for a name that podman made up.
+            (None, Some(name)) if storage::is_infra(name) => {
+                self.remember(ledger, id, Some(name), None);
+                return None;
+            }
+            (None, name) => name?.to_owned(),
+        };
+        let claim = ledger.names.claim(id, owner, &wanted);
         failpoint::reach("naming:claimed");
         self.remember(ledger, id, name, claim.label());
         failpoint::reach("naming:recorded");
@@ -74,11 +84,17 @@ impl Shared {
             tracing::info!(attachment = %id, note, "the container's name is not registered");
             return None;
         };
-        Some(self.registration(ledger.book.find(id)?, label.clone(), name))
+        Some(self.registration(ledger.book.find(id)?, label.clone()))
     }
 
     /// Keeps the name and what the attachment bears for it, in memory and on disk.
-    fn remember(&self, ledger: &mut Ledger, id: &AttachmentId, name: &str, label: Option<&Label>) {
+    fn remember(
+        &self,
+        ledger: &mut Ledger,
+        id: &AttachmentId,
+        name: Option<&str>,
+        label: Option<&Label>,
+    ) {
         let Some(changed) = ledger.book.named(id, name, label) else { return };
         if let Err(error) = self.records.write(changed) {
             // The name is looked up again after a restart.
@@ -106,13 +122,12 @@ impl Shared {
                 continue;
             }
             tracing::info!(attachment = %a.id, from = %promotion.from, to = %promotion.to, "promoted");
-            let name = a.name.clone().unwrap_or_default();
-            self.remember(ledger, &a.id, &name, Some(&promotion.to));
-            self.registrar.wish(&self.registration(&a, promotion.to, &name));
+            self.remember(ledger, &a.id, None, Some(&promotion.to));
+            self.registrar.wish(&self.registration(&a, promotion.to));
         }
     }
 
-    fn registration(&self, a: &Attachment, label: Label, name: &str) -> Registration {
+    fn registration(&self, a: &Attachment, label: Label) -> Registration {
         let users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
         Registration {
             id: a.id.clone(),
@@ -121,11 +136,11 @@ impl Shared {
             owner: a.owner,
             user: users.get(&a.owner).cloned(),
             container: a.container.clone(),
-            name: name.to_owned(),
+            name: a.name.clone().unwrap_or_else(|| a.container.short().to_owned()),
         }
     }
 }
 
 fn bears_its_name(a: &Attachment) -> bool {
-    a.label.is_some() && a.label == a.name.as_deref().and_then(Label::from_name)
+    a.label.is_some() && a.label == a.wanted_name().and_then(Label::from_name)
 }

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use nix::libc::{O_CLOEXEC, O_NOFOLLOW, O_NONBLOCK};
 use serde::{Deserialize, Serialize};
-use v6pod_proto::{AttachmentId, ContainerId, NetworkName, Uid};
+use v6pod_proto::{AttachmentId, ContainerId, NetworkName, Uid, Wishes};
 
 use crate::core::Label;
 use crate::core::Port;
@@ -40,6 +40,9 @@ pub(crate) struct Record {
     container: ContainerId,
     name: Option<String>,
     label: Option<Label>,
+    // Left out of what was written before there were any.
+    #[serde(default, skip_serializing_if = "Wishes::is_empty")]
+    wishes: Wishes,
     namespace: NamespaceId,
     port: Port,
     holder: Option<Holder>,
@@ -58,6 +61,7 @@ impl Record {
             container: a.container.clone(),
             name: a.name.clone(),
             label: a.label.clone(),
+            wishes: a.wishes.clone(),
             namespace: a.namespace,
             port: a.port.clone(),
             holder: a.holder,
@@ -75,6 +79,7 @@ impl Record {
             container: self.container,
             name: self.name,
             label: self.label,
+            wishes: self.wishes,
             namespace: self.namespace,
             port: Port { owner: self.owner, ..self.port },
             holder: self.holder,
@@ -272,6 +277,7 @@ mod tests {
             container: "ab".repeat(32).parse().unwrap(),
             name: Some("web".into()),
             label: Some("web-u1000".parse().unwrap()),
+            wishes: Wishes::read([("v6pod.ingress", "tcp/80")]).unwrap(),
             namespace: NamespaceId { inode: 4_026_531_840, cookie: Some(9) },
             port: Port {
                 name: port_name(&AttachmentId::from_bits(5)),
@@ -304,6 +310,16 @@ mod tests {
         records.remove(&a.id).unwrap();
         records.remove(&a.id).unwrap();
         assert_eq!(records.load().unwrap().0, Recorded::default());
+    }
+
+    #[test]
+    fn a_record_of_the_time_before_wishes_is_read() {
+        let mut plain = attachment();
+        plain.wishes = Wishes::default();
+        let text = serde_json::to_string(&Record::of(&plain)).unwrap();
+        assert!(!text.contains("wishes"), "{text}");
+        let file = format!("{}.json", plain.id);
+        assert_eq!(parse(&file, text.as_bytes()).unwrap().0, plain);
     }
 
     #[test]

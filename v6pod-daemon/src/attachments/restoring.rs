@@ -30,6 +30,7 @@ use crate::config::{self, Config, PrefixSource};
 use crate::container::{Containers, Limits, Places};
 use crate::core::attachment::Attachment;
 use crate::core::book::{Book, Terms};
+use crate::core::description::Descriptions;
 use crate::core::name::{Label, Names};
 use crate::core::reconcile::{Plan, PortSeen, Seen, reconcile};
 use crate::core::ruleset::{Elements, Policy};
@@ -215,7 +216,7 @@ fn ledger(config: &Config, prefix: Prefix, mtu: u32, rests: &[(Ipv6Addr, Duratio
         let Some(since) = now.checked_sub(*age) else { continue };
         book.rest(*address, since);
     }
-    Ledger { book, names: Names::new(reserved) }
+    Ledger { book, names: Names::new(reserved), descriptions: Descriptions::default() }
 }
 
 pub(crate) fn registrar(config: &Config) -> Registrar {

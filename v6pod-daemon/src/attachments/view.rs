@@ -178,6 +178,7 @@ impl Shared {
             mode: Mode::Bridge,
             state: a.phase.shown()?,
             names: self.names_of(ledger, a),
+            wishes: a.wishes.clone(),
             lease: a.lease,
             since: a.since,
             network: a.network.clone(),

@@ -111,12 +111,12 @@ fn names(file: &File) -> [Option<Later>; 11] {
 const OFF: [(&str, &str); 9] = [
     (
         "openings",
-        "Annotations, labels and published ports open nothing: a container is reached by its owner's \
+        "Annotations are read and shown; they, labels and published ports open nothing: a container is reached by its owner's \
          and root's processes on this host alone, or, with firewall.ingress = \"allow\", by everybody.",
     ),
     (
         "egress",
-        "Containers reach whatever this host does, and the host's own addresses as far as its own \
+        "Containers reach whatever this host does, whatever v6pod.egress says, and the host's own addresses as far as its own \
          firewall lets them.",
     ),
     (
@@ -131,7 +131,11 @@ const OFF: [(&str, &str); 9] = [
     ),
     ("routed-mode", "When the bridge has 1023 ports, no further container gets an address."),
     ("renumbering", "The prefix is read at the start and stays while the daemon runs."),
-    ("wishes", "No container can ask for a certain address, a subnet or a name."),
+    (
+        "wishes",
+        "Of the annotations v6pod, v6pod.name and nothing else is acted upon: v6pod.address, .subnet, \
+         .tags and .check are read and shown.",
+    ),
     ("owner-slices", "The containers of all owners draw their addresses from one range."),
     ("dns", "The daemon answers no DNS: names are found by its API, or in Consul if it has one."),
 ];

@@ -1,7 +1,8 @@
 //! One container's place on the network.
 
 use serde::{Deserialize, Serialize};
-use v6pod_proto::{AttachmentId, ContainerId, LinkName, NetworkName, State, Uid};
+use v6pod_proto::wishes::NameWish;
+use v6pod_proto::{AttachmentId, ContainerId, LinkName, NetworkName, State, Uid, Wishes};
 
 use super::Port;
 use super::name::Label;
@@ -79,12 +80,14 @@ pub struct Attachment {
     pub id: AttachmentId,
     /// Whose it is.
     pub owner: Uid,
-    /// The container, as its owner says.
+    /// The container, as its owner says; the id's stand-in until he has said it.
     pub container: ContainerId,
     /// The container's name, once known.
     pub name: Option<String>,
     /// The name that it bears in the registry. Remembered over a restart: who bears a name keeps it.
     pub label: Option<Label>,
+    /// What the container asks for.
+    pub wishes: Wishes,
     /// The container's network namespace.
     pub namespace: NamespaceId,
     /// Its kernel objects.
@@ -103,6 +106,18 @@ pub struct Attachment {
     pub phase: Phase,
     /// The port's index, once made.
     pub ifindex: Option<u32>,
+}
+
+impl Attachment {
+    /// Whether it is known which container it is.
+    pub fn is_identified(&self) -> bool {
+        self.container != self.id.stand_in()
+    }
+
+    /// What it is to be found by: the name that it asks for, else the engine's.
+    pub fn wanted_name(&self) -> Option<&str> {
+        self.wishes.name.as_ref().map(NameWish::as_str).or(self.name.as_deref())
+    }
 }
 
 /// The name of the port of the attachment with this id. Nobody can guess it, so nobody can stand in

@@ -12,7 +12,7 @@ use std::hash::Hash;
 use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
 
-use v6pod_proto::{AttachmentId, ContainerId, LinkName, Mac, NetworkName, Uid};
+use v6pod_proto::{AttachmentId, ContainerId, LinkName, Mac, NetworkName, Uid, Wishes};
 
 use super::address::Pool;
 use super::attachment::{Attachment, Generation, Holder, NamespaceId, Phase, port_name};
@@ -40,10 +40,12 @@ pub struct Terms {
 pub struct Wanted {
     /// Whose it will be.
     pub owner: Uid,
-    /// The container, as its owner says.
-    pub container: ContainerId,
+    /// The container, as its owner says, if he has.
+    pub container: Option<ContainerId>,
     /// The container's name, if known.
     pub name: Option<String>,
+    /// What the container asks for.
+    pub wishes: Wishes,
     /// The container's network namespace.
     pub namespace: NamespaceId,
     /// The interface's name inside.
@@ -207,7 +209,8 @@ impl Book {
         let limit = self.terms.per_owner;
         // What this one replaces does not count. What is being taken away does, or whoever is quick
         // could fill the bridge with it.
-        let replaced = self.starts(wanted.owner, &wanted.container).count();
+        let container = wanted.container.as_ref();
+        let replaced = container.map_or(0, |c| self.starts(wanted.owner, c).count());
         if self.of_owner(wanted.owner) - replaced >= limit {
             return Err(Refusal::Quota { owner: wanted.owner, limit });
         }
@@ -234,11 +237,12 @@ impl Book {
         self.made += 1;
         let generation = self.next_generation();
         Ok(self.insert(Attachment {
+            container: wanted.container.unwrap_or_else(|| id.stand_in()),
             id,
             owner: wanted.owner,
-            container: wanted.container,
             name: wanted.name,
             label: None,
+            wishes: wanted.wishes,
             namespace: wanted.namespace,
             port,
             holder: wanted.holder,
@@ -302,20 +306,44 @@ impl Book {
         }
     }
 
-    /// The container's name has become known, and what it bears for it. `Some` if that is news.
+    /// The container's name has become known, if it has, and what it bears. `Some` if that is news.
     pub fn named(
         &mut self,
         id: &AttachmentId,
-        name: &str,
+        name: Option<&str>,
         label: Option<&Label>,
     ) -> Option<&Attachment> {
         let a = self.attachments.get_mut(id)?;
-        if a.name.as_deref() == Some(name) && a.label.as_ref() == label {
+        let name = name.or(a.name.as_deref());
+        if a.name.as_deref() == name && a.label.as_ref() == label {
             return None;
         }
-        a.name = Some(name.to_owned());
+        a.name = name.map(str::to_owned);
         a.label = label.cloned();
         Some(a)
+    }
+
+    /// What was said of the container becomes known: which it is, if that was open, and what it asks
+    /// for, if that was. `Some` if any of it is news; of another container than this one nothing is.
+    pub fn describe(
+        &mut self,
+        id: &AttachmentId,
+        container: &ContainerId,
+        wishes: &Wishes,
+    ) -> Option<&Attachment> {
+        let a = self.attachments.get_mut(id)?;
+        let before = a.wishes.clone();
+        let identified = !a.is_identified();
+        if identified {
+            let old = std::mem::replace(&mut a.container, container.clone());
+            remove_from(&mut self.by_container, &(a.owner, old), id);
+            let key = (a.owner, container.clone());
+            self.by_container.entry(key).or_default().push(id.clone());
+        } else if a.container != *container {
+            return None;
+        }
+        a.wishes.complete(wishes);
+        (identified || a.wishes != before).then_some(a)
     }
 
     /// A new start of its container takes an attachment over, address and all (podman 3.2 to 4.9

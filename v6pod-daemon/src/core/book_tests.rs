@@ -22,8 +22,9 @@ fn container(n: u64) -> ContainerId {
 fn wanted(owner: u32, n: u64) -> Wanted {
     Wanted {
         owner: Uid::new(owner).unwrap(),
-        container: container(n),
+        container: Some(container(n)),
         name: None,
+        wishes: Wishes::default(),
         namespace: NamespaceId { inode: n, cookie: Some(n) },
         interface: "eth0".parse().unwrap(),
         holder: None,
@@ -106,12 +107,32 @@ fn a_restart_in_a_new_namespace_needs_no_second_share() {
     let again = Wanted { namespace: NamespaceId { inode: 2, cookie: Some(2) }, ..first.clone() };
     let id = book.reserve(first, Instant::now(), &mut random).unwrap().id.clone();
     book.wired(&id, 3);
-    assert_eq!(book.starts_of(again.owner, &again.container), std::slice::from_ref(&id));
+    assert_eq!(book.starts_of(again.owner, &container(1)), std::slice::from_ref(&id));
     book.reserve(again.clone(), Instant::now(), &mut random).unwrap();
     book.begin_release(&id);
     // The first one is being taken away and the second one is there: that is a share and more.
     let third = Wanted { namespace: NamespaceId { inode: 3, cookie: Some(3) }, ..again };
     assert!(matches!(book.reserve(third, Instant::now(), &mut random), Err(Refusal::Quota { .. })));
+}
+
+#[test]
+fn a_container_is_known_once_it_has_been_said_and_its_wishes_add_up() {
+    let mut book = book(10);
+    let nameless = Wanted { container: None, ..wanted(1000, 1) };
+    let id = book.reserve(nameless, Instant::now(), walk(6)).unwrap().id.clone();
+    book.wired(&id, 3);
+    let owner = Uid::new(1000).unwrap();
+    assert!(!book.find(&id).unwrap().is_identified());
+    assert_eq!(book.of_container(owner, &container(1)), None);
+
+    let named = Wishes::read([("v6pod.name", "web")]).unwrap();
+    assert!(book.describe(&id, &container(1), &Wishes::default()).unwrap().is_identified());
+    assert!(book.describe(&id, &container(1), &Wishes::default()).is_none(), "it is no news");
+    assert_eq!(book.describe(&id, &container(1), &named).unwrap().wanted_name(), Some("web"));
+    assert!(book.describe(&id, &container(2), &named).is_none(), "a pod's member says nothing");
+    assert_eq!(book.of_container(owner, &container(1)).unwrap().id, id);
+    book.forget(&id, Instant::now());
+    assert_eq!(book.of_container(owner, &container(1)), None);
 }
 
 #[test]
@@ -174,8 +195,9 @@ proptest! {
                 Event::Reserve { owner, namespace } => {
                     let mut want = wanted(owner, namespace);
                     // Some are other starts of one container.
-                    want.container = container(namespace / 2);
-                    let replaced = book.starts_of(want.owner, &want.container);
+                    let start_of = container(namespace / 2);
+                    let replaced = book.starts_of(want.owner, &start_of);
+                    want.container = Some(start_of);
                     if book.at(want.owner, &want.namespace) == Found::Nothing
                         && let Ok(made) = book.reserve(want, now, &mut random)
                     {

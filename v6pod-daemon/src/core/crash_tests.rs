@@ -225,6 +225,7 @@ fn attachment(n: u16) -> Attachment {
         container: format!("{n:064x}").parse().unwrap(),
         name: None,
         label: None,
+        wishes: Default::default(),
         namespace: NamespaceId { inode: n.into(), cookie: None },
         port: Port {
             name: port_name(&id),

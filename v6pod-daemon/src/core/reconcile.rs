@@ -162,6 +162,7 @@ mod tests {
             container: "ab".repeat(32).parse().unwrap(),
             name: None,
             label: None,
+            wishes: Default::default(),
             namespace: NamespaceId { inode: n.into(), cookie: None },
             port: Port {
                 name: format!("p{n}").parse().unwrap(),

@@ -99,7 +99,7 @@ impl Daemon {
 
     /// Takes this owner's container away, and waits until it is gone.
     pub(crate) fn deactivate(&self, id: ContainerId, owner: u32) -> Result<()> {
-        let body = serde_json::to_string(&Deactivate { id, user: Uid::new(owner) })?;
+        let body = serde_json::to_string(&Deactivate { id, user: Uid::new(owner), hint: false })?;
         self.call(&post("/api/deactivate", &body), None)?;
         self.is_idle()
     }

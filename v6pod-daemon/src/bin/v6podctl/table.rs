@@ -34,10 +34,12 @@ pub(crate) fn one(a: &Attachment, now: u64) -> String {
         ["address".to_owned(), format!("{}/{}", a.address, a.prefix_length)],
         ["gateway".to_owned(), a.gateway.to_string()],
         ["owner".to_owned(), a.owner.to_string()],
-        ["container".to_owned(), a.container.to_string()],
+        ["container".to_owned(), container(a)],
         ["engine's name".to_owned(), a.name.clone().unwrap_or_else(|| "-".to_owned())],
     ];
     rows.extend(a.names.iter().map(|name| ["registered".to_owned(), registered(name)]));
+    let wishes = a.wishes.annotations().into_iter();
+    rows.extend(wishes.map(|(name, value)| ["asks for".to_owned(), format!("{name}={value}")]));
     rows.extend([
         ["interface".to_owned(), format!("{} ({})", a.interface, a.mac)],
         ["port".to_owned(), a.port.to_string()],
@@ -95,6 +97,11 @@ pub(crate) fn capacity(c: &Capacity) -> String {
 fn label(a: &Attachment) -> String {
     let borne = a.names.iter().find(|name| name.state != NameState::Refused);
     borne.map(|name| name.name.clone()).or_else(|| a.name.clone()).unwrap_or_else(|| "-".to_owned())
+}
+
+/// The container, once somebody has said which it is.
+fn container(a: &Attachment) -> String {
+    if a.container == a.id.stand_in() { "-".to_owned() } else { a.container.to_string() }
 }
 
 fn registered(name: &NameStatus) -> String {

@@ -1,0 +1,132 @@
+//! What becomes of a request where an attachment already is, or where one is only spoken of.
+//!
+//! The network program says that a container wants a network, and holds the lease; the OCI hook says
+//! which container it is, and what it asks for. They come in either order. Guarantees: together they
+//! are one attachment, with the hook's words and the program's lease; a word is never lost to the
+//! order; and what is another container's (a pod's members share a namespace) is left as it is.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use v6pod_proto::{AttachmentId, Uid};
+
+use super::making::{Hold, holder};
+use super::{Ask, Ledger, Refused, Shared};
+use crate::core::attachment::{NamespaceId, Phase};
+use crate::core::description::Description;
+use crate::failpoint;
+use crate::kernel::Process;
+
+/// What a request comes to where an attachment is.
+pub(super) enum Existing {
+    /// It stays.
+    Attached {
+        /// What the asker's hold on it is.
+        hold: Hold,
+        /// Whether it is to bear another name now.
+        renamed: bool,
+    },
+    /// It ends: its container wants none.
+    Declined,
+}
+
+const ENDED: Refused = Refused::NotReady("the attachment has just ended");
+
+/// Keeps what was said of a container in a namespace that nobody has plugged yet.
+pub(super) fn keep(ledger: &mut Ledger, ask: &Ask, owner: Uid, namespace: NamespaceId) {
+    let Some(container) = ask.container.clone() else { return };
+    let description = Description { container, wishes: ask.wishes.clone() };
+    ledger.descriptions.keep(owner, namespace, description, Instant::now());
+}
+
+/// The request with what was said of its container before.
+///
+/// # Errors
+/// [`Refused::Declined`]: the container wants no attachment.
+pub(super) fn completed(
+    ledger: &Ledger,
+    ask: &Ask,
+    owner: Uid,
+    namespace: &NamespaceId,
+) -> Result<Ask, Refused> {
+    let mut ask = ask.clone();
+    let now = Instant::now();
+    let said = ledger.descriptions.of(owner, namespace, ask.container.as_ref(), now);
+    if let Some(Description { container, wishes }) = said {
+        ask.container.get_or_insert_with(|| container.clone());
+        ask.wishes.complete(wishes);
+    }
+    if ask.wishes.attach == Some(false) { Err(Refused::Declined) } else { Ok(ask) }
+}
+
+/// What a request comes to where an attachment already is.
+pub(super) fn existing(
+    shared: &Arc<Shared>,
+    ledger: &mut Ledger,
+    ask: &Ask,
+    id: &AttachmentId,
+    process: Option<Process>,
+) -> Result<Existing, Refused> {
+    if ask.exclusive {
+        return Err(Refused::Taken("this network namespace is attached already"));
+    }
+    let there = ledger.book.find(id).ok_or(ENDED)?;
+    // Who does not know which container it is knows the namespace: he plugs it once more.
+    let own = match &ask.container {
+        Some(container) => there.container == *container || !there.is_identified(),
+        None => true,
+    };
+    if !own {
+        return Ok(Existing::Attached { hold: Hold::Others, renamed: false });
+    }
+    if ask.wishes.attach == Some(false) {
+        shared.release_under(ledger, id, "its container asks for none");
+        return Ok(Existing::Declined);
+    }
+    let renamed = describe(shared, ledger, ask, id);
+    let there = ledger.book.find(id).ok_or(ENDED)?;
+    let ending = there.phase == Phase::Ending;
+    // A lease is taken over by a lease alone, or by anybody once it has ended.
+    let again = !there.lease && (process.is_some() || ask.container.is_none());
+    if !ask.plug || !(ask.lease || ending || again) {
+        return Ok(Existing::Attached { hold: Hold::Others, renamed });
+    }
+    let held_by = process.as_ref().map(holder);
+    let taken = ledger.book.take_over(id, held_by, ask.lease).ok_or(ENDED)?;
+    failpoint::reach("takeover:booked");
+    shared.metrics.taken_over();
+    if let Err(error) = shared.records.write(taken) {
+        // The old record names the old holder: after a restart the lease's end is not seen by it,
+        // but by the port's.
+        tracing::warn!(attachment = %id, %error, "cannot renew the record");
+    }
+    failpoint::reach("takeover:recorded");
+    Ok(Existing::Attached { hold: Hold::Mine(taken.generation, process), renamed })
+}
+
+/// Adds what was said of the container to its attachment. Whether it is to bear another name for that;
+/// the one that it bore is taken away.
+fn describe(shared: &Arc<Shared>, ledger: &mut Ledger, ask: &Ask, id: &AttachmentId) -> bool {
+    let (Some(container), Some(there)) = (&ask.container, ledger.book.find(id)) else {
+        return false;
+    };
+    let (owner, identified) = (there.owner, there.is_identified());
+    let name = there.wanted_name().map(str::to_owned);
+    let mut earlier = ledger.book.starts_of(owner, container);
+    earlier.retain(|start| start != id);
+    let Some(described) = ledger.book.describe(id, container, &ask.wishes) else { return false };
+    let renamed = !identified || described.wanted_name() != name.as_deref();
+    if let Err(error) = shared.records.write(described) {
+        // After a restart it is without what was said.
+        tracing::warn!(attachment = %id, %error, "cannot add what was said to the record");
+    }
+    tracing::info!(attachment = %id, container = container.short(), "described");
+    // A container has one namespace at a time: only now is it known that this is its next.
+    for start in earlier {
+        shared.release_under(ledger, &start, "its container has been started again");
+    }
+    if renamed {
+        shared.unname(ledger, id);
+    }
+    renamed
+}

@@ -1,0 +1,266 @@
+//! `tcp/80@2001:db8::/32`: ports, and who is at the other end.
+
+use std::fmt;
+use std::net::Ipv6Addr;
+use std::str::FromStr;
+
+use super::number;
+
+const OPENINGS: &str = "write openings such as tcp/80, udp/5000-5010 or tcp/5432@2001:db8::/32, \
+                        with commas between";
+const EGRESS: &str = "write allow, or deny and behind it what is reached all the same, such as \
+                      deny,tcp/443@2001:db8::/32";
+
+/// More than a container serves; each becomes an element of the firewall.
+const MAX: usize = 64;
+
+/// A transport protocol that has ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// Ports from first to last, neither of them 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Ports {
+    first: u16,
+    last: u16,
+}
+
+impl Ports {
+    /// The first one.
+    pub const fn first(self) -> u16 {
+        self.first
+    }
+
+    /// The last one, which may be the first.
+    pub const fn last(self) -> u16 {
+        self.last
+    }
+}
+
+/// The addresses at the other end: a prefix, without bits behind its length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Peers {
+    prefix: Ipv6Addr,
+    length: u8,
+}
+
+impl Peers {
+    /// All there are.
+    pub const ALL: Self = Self { prefix: Ipv6Addr::UNSPECIFIED, length: 0 };
+
+    /// The prefix.
+    pub const fn prefix(self) -> Ipv6Addr {
+        self.prefix
+    }
+
+    /// Its length in bits.
+    pub const fn length(self) -> u8 {
+        self.length
+    }
+}
+
+/// Ports of one protocol, for some addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Opening {
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The ports.
+    pub ports: Ports,
+    /// The addresses at the other end.
+    pub peers: Peers,
+}
+
+/// `v6pod.ingress`: one to 64 openings, in the order given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Openings(Vec<Opening>);
+
+impl Openings {
+    /// Each of them.
+    pub fn each(&self) -> &[Opening] {
+        &self.0
+    }
+}
+
+/// `v6pod.egress`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Egress {
+    /// All that the host reaches.
+    Allow,
+    /// Nothing but these.
+    Deny(Vec<Opening>),
+}
+
+impl FromStr for Opening {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (what, peers) = match text.split_once('@') {
+            Some((what, peers)) => (what, peers_of(peers).ok_or(OPENINGS)?),
+            None => (text, Peers::ALL),
+        };
+        let (protocol, ports) = what.split_once('/').ok_or(OPENINGS)?;
+        let protocol = match protocol {
+            "tcp" => Protocol::Tcp,
+            "udp" => Protocol::Udp,
+            _ => return Err(OPENINGS),
+        };
+        Ok(Self { protocol, ports: ports_of(ports).ok_or(OPENINGS)?, peers })
+    }
+}
+
+fn ports_of(text: &str) -> Option<Ports> {
+    let port = |digits| u16::try_from(number(digits, 1..=65535)?).ok();
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let ports = Ports { first: port(first)?, last: port(last)? };
+    (ports.first <= ports.last).then_some(ports)
+}
+
+/// A prefix, or an address, which is one of 128 bits.
+fn peers_of(text: &str) -> Option<Peers> {
+    let (prefix, length) = text.split_once('/').unwrap_or((text, "128"));
+    let prefix: Ipv6Addr = prefix.parse().ok()?;
+    let length = match length {
+        "0" => 0,
+        digits => u8::try_from(number(digits, 1..=128)?).ok()?,
+    };
+    let behind = u128::MAX.checked_shr(length.into()).unwrap_or(0);
+    (u128::from(prefix) & behind == 0).then_some(Peers { prefix, length })
+}
+
+impl FromStr for Openings {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        all(text.split(',')).map(Self)
+    }
+}
+
+impl FromStr for Egress {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut words = text.split(',');
+        match (words.next(), text) {
+            (_, "allow") => Ok(Self::Allow),
+            (Some("deny"), _) => all(words).map(Self::Deny).map_err(|_| EGRESS),
+            _ => Err(EGRESS),
+        }
+    }
+}
+
+fn all<'a>(words: impl Iterator<Item = &'a str>) -> Result<Vec<Opening>, &'static str> {
+    let openings: Vec<Opening> = words.take(MAX + 1).map(str::parse).collect::<Result<_, _>>()?;
+    if openings.len() > MAX { Err("write at most 64 openings") } else { Ok(openings) }
+}
+
+impl fmt::Display for Opening {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Ports { first, last } = self.ports;
+        f.write_str(match self.protocol {
+            Protocol::Tcp => "tcp/",
+            Protocol::Udp => "udp/",
+        })?;
+        write!(f, "{first}")?;
+        if last != first {
+            write!(f, "-{last}")?;
+        }
+        if self.peers != Peers::ALL {
+            write!(f, "@{}/{}", self.peers.prefix, self.peers.length)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Openings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, opening) in self.0.iter().enumerate() {
+            write!(f, "{}{opening}", if at == 0 { "" } else { "," })?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Egress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Allow => f.write_str("allow"),
+            Self::Deny(but) => {
+                f.write_str("deny")?;
+                but.iter().try_for_each(|opening| write!(f, ",{opening}"))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn an_address_alone_is_a_prefix_of_128_bits() {
+        let one: Opening = "tcp/1@2001:db8::5".parse().unwrap();
+        assert_eq!(one.to_string(), "tcp/1@2001:db8::5/128");
+        let all: Opening = "udp/1@::/0".parse().unwrap();
+        assert_eq!(all.peers, Peers::ALL);
+    }
+
+    #[test]
+    fn an_opening_that_is_not_one_is_refused() {
+        for wrong in [
+            "",
+            "80",
+            "tcp",
+            "tcp/",
+            "tcp/0",
+            "tcp/65536",
+            "tcp/+80",
+            "tcp/080",
+            "tcp/ 80",
+            "TCP/80",
+            "sctp/80",
+            "tcp/80-79",
+            "tcp/80-",
+            "tcp/1-2-3",
+            "tcp/80@",
+            "tcp/80@10.0.0.0/8",
+            "tcp/80@2001:db8::/129",
+            "tcp/80@2001:db8::1/64",
+            "tcp/80@2001:db8::/",
+            "tcp/80@fe80::%eth0/64",
+            "tcp/80@::/00",
+            "tcp/80@::/0@::/0",
+        ] {
+            assert!(wrong.parse::<Opening>().is_err(), "{wrong:?}");
+            assert!(format!("tcp/1,{wrong}").parse::<Openings>().is_err(), "{wrong:?}");
+            assert!(format!("deny,{wrong}").parse::<Egress>().is_err(), "{wrong:?}");
+        }
+        for wrong in ["tcp/80", "allow,tcp/80", "deny,deny", "Deny", "deny,"] {
+            assert!(wrong.parse::<Egress>().is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn there_are_not_too_many() {
+        let many = |n| vec!["tcp/80"; n].join(",");
+        assert_eq!(many(64).parse::<Openings>().unwrap().each().len(), 64);
+        assert_eq!(many(65).parse::<Openings>(), Err("write at most 64 openings"));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_read_is_written_so_that_it_is_read_as_the_same(
+            text in "(tcp|udp)/[0-9]{1,5}(-[0-9]{1,5})?(@[0-9a-f:]{2,20}(/[0-9]{1,3})?)?"
+        ) {
+            if let Ok(opening) = text.parse::<Opening>() {
+                prop_assert_eq!(opening.to_string().parse::<Opening>(), Ok(opening));
+            }
+        }
+    }
+}
