@@ -43,7 +43,7 @@ consul=
 what=${1:-all}
 root() {
     [[ $what != demo ]] || return 0
-    "$here/root.sh" bookworm "$cache" && return 0
+    "$here/root.sh" bookworm "$cache" && "$here/root.sh" trixie "$cache" && return 0
     [[ ${V6POD_TEST_REQUIRE:-} != all ]] || fail "there is no root for whole hosts"
     say "there is no root for whole hosts: what needs one will be skipped"
 }

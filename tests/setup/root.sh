@@ -23,6 +23,9 @@ packages=(
     busybox-static curl iproute2 iputils-ping make procps
 )
 
+# What netavark writes its rules with; podman's own way out, where it is not slirp4netns any more.
+case $suite in bullseye | bookworm) packages+=(iptables) ;; *) packages+=(passt) ;; esac
+
 say() { echo "root.sh: $*"; }
 fail() { echo "root.sh: $*" >&2; exit 1; }
 

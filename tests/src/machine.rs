@@ -101,8 +101,9 @@ fn lack(need: Need) -> Option<String> {
             .is_none()
             .then(|| "needs Consul (make deps, or V6POD_CONSUL=path)".to_owned()),
         Need::WholeHost => {
-            let root = Suite::Bookworm.root();
-            (!root.is_dir()).then(|| format!("needs {} (make deps)", root.display()))
+            let roots = [Suite::Bookworm, Suite::Trixie].map(Suite::root);
+            let missing = roots.iter().find(|root| !root.is_dir());
+            missing.map(|root| format!("needs {} (make deps)", root.display()))
         }
     }
 }

@@ -37,14 +37,15 @@ const DEADLINE: Duration = Duration::from_secs(30);
 fn another_tenant_is_served(stage: &Stage, what: &str) -> Duration {
     let namespace = OwnedNs::new(&stage.users[1]);
     let caller = stage.daemon.as_user(namespace.uid());
-    let request = Activate::new(random_container_id());
+    let id = random_container_id();
+    let request = Activate::new(id.clone());
     let began = Instant::now();
     let (outcome, _) = caller.activate(&request, namespace.network().as_fd());
     let took = began.elapsed();
     let made = outcome.unwrap_or_else(|refused| panic!("{what}: {refused}"));
     assert_eq!(namespace.addresses(), [made.address], "{what}");
     assert!(took < DEADLINE, "{what}: {took:?}");
-    let form = format!("id={}", request.id);
+    let form = format!("id={id}");
     let answer = caller.post("/api/deactivate", Body::Form(&form));
     assert_eq!(answer.status, 200, "{what}: {answer}");
     took

@@ -18,13 +18,18 @@ const NAMES: &str = "v6t-";
 pub enum Suite {
     /// Debian 12: podman 4.3.1, systemd 252.
     Bookworm,
+    /// Debian 13: podman 5.4.2, which prefers pasta, systemd 257.
+    Trixie,
 }
 
 impl Suite {
     /// The root that `tests/setup/root.sh` makes.
     pub(crate) fn root(self) -> PathBuf {
-        let Self::Bookworm = self;
-        Path::new(CACHE).join("root-bookworm")
+        let name = match self {
+            Self::Bookworm => "bookworm",
+            Self::Trixie => "trixie",
+        };
+        Path::new(CACHE).join(format!("root-{name}"))
     }
 }
 
@@ -49,6 +54,7 @@ impl Layers {
         };
         for (part, mode) in [
             ("upper/etc/containers/containers.conf.d", 0o755),
+            ("upper/etc/systemd/system", 0o755),
             ("work", 0o755),
             ("root", 0o755),
             ("home", 0o755),
@@ -69,6 +75,9 @@ impl Layers {
         // Not every machine has the pids controller to hand on.
         let conf = "[containers]\npids_limit = 0\n";
         fs::write(etc.join("containers/containers.conf.d/00-machine.conf"), conf)?;
+        // Modules are the machine's; systemd 257 says so by failing.
+        let modules = etc.join("systemd/system/systemd-modules-load.service");
+        std::os::unix::fs::symlink("/dev/null", modules)?;
         fs::create_dir(&layers.cgroup)?;
         Ok(layers)
     }
