@@ -37,13 +37,14 @@ hooks   := $(DESTDIR)/usr/share/containers/oci/hooks.d
 relocate := sed -E -e 's,@PREFIX@,$(PREFIX),g' \
 	-e 's,/usr/(local/)?(sbin/v6podd|bin/v6podctl|libexec/v6pod|share/doc/v6pod),$(PREFIX)/\2,g'
 
-.PHONY: help deps build test demo lint fuzz miri bench deb install uninstall clean
+.PHONY: help deps build test test-matrix demo lint fuzz miri bench deb install uninstall clean
 
 help:
 	@echo 'make deps       install what building and testing need (Debian, as root)'
 	@echo 'make build      build the daemon, its CLI and the shim'
 	@echo 'make demo       a web server in a rootless container, reached over IPv6, by its name'
 	@echo 'make test       all tests that this machine can run'
+	@echo 'make test-matrix  every podman, network and runtime on booted hosts, as a table'
 	@echo 'make lint       format, clippy, licences, the size of shim and hook'
 	@echo 'make fuzz       each fuzz target for SECONDS ($(SECONDS)); TARGETS names some of them'
 	@echo 'make miri       the tests of the pure code under Miri, by a nightly Rust that has it'
@@ -64,6 +65,12 @@ build:
 
 test: deps
 	@tests/run.sh
+
+# The hosts that `make deps` does not make: what these podmans are is for their suites to say.
+test-matrix: deps
+	@for suite in forky experimental; do tests/setup/root.sh $$suite || exit; done
+	V6POD_TEST_REQUIRE=all V6POD_TEST_ARGS="--include-ignored --nocapture" \
+		tests/run.sh --test matrix
 
 demo:
 	@tests/setup/deps.sh demo

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # make test: everything that this machine can run, and at the end what it could not, and why.
 # Words given go to the black-box tests, as `cargo test` takes them: tests/run.sh --test by_id
+# V6POD_TEST_ARGS are for the test programs themselves.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -41,7 +42,8 @@ if (($# == 0)); then
 fi
 say "black-box tests, one at a time (a few minutes)"
 # They share users and podman, so they would only wait for each other.
-cargo test --locked -p v6pod-tests --no-fail-fast "$@" -- --test-threads=1 || failed=1
+cargo test --locked -p v6pod-tests --no-fail-fast "$@" -- --test-threads=1 ${V6POD_TEST_ARGS:-} ||
+    failed=1
 
 if [[ -s $skipped ]]; then
     say "skipped:"

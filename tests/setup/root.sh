@@ -57,10 +57,18 @@ trap 'rm -rf "$root.new"' EXIT
 list=$(IFS=,; echo "${packages[*]}")
 # An old suite's release file may have run out; its signature is checked all the same. What is
 # downloaded is not kept, and documentation is left out but for ours.
-mmdebstrap --quiet --mode=root --variant=minbase --include="$list" \
+sources=("$suite" "$root.new" "$mirror")
+pin=true
+if [[ $suite == experimental ]]; then
+    # Unstable, with what is newest of podman.
+    sources=(sid "$root.new" "deb $mirror sid main" "deb $mirror experimental main")
+    pin='printf "%s\n" "Package: podman* netavark aardvark-dns passt crun golang-github-containers-*" \
+        "Pin: release a=experimental" "Pin-Priority: 600" >"$1/etc/apt/preferences.d/experimental"'
+fi
+mmdebstrap --quiet --mode=root --variant=minbase --include="$list" --setup-hook="$pin" \
     --aptopt='Acquire::Check-Valid-Until "false"' --aptopt='APT::Install-Recommends "false"' \
     --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
-    "$suite" "$root.new" "$mirror"
+    "${sources[@]}"
 # A root that many hosts share has no identity; each gets one when it boots.
 : >"$root.new/etc/machine-id"
 printf '%s' "$made_by" >"$root.new/$stamp"

@@ -4,7 +4,7 @@
 //!   outside ── up0 ┌ Debian 12, 13 ── v6podd ── v6pod0 ── port ┌ a container of anna's ┐ ┐
 //!                  └───────────────────────────────────────────────────────────────────┘
 //! ```
-//! Each cell is a container that runs, is asked for its address, is pinged from outside, and ends.
+//! Two podmans in every run; the others by `make test-matrix`, which makes their hosts. Each cell is a container that runs, is asked for its address, is pinged from outside, and ends.
 #![allow(clippy::expect_used, reason = "a test")]
 #![forbid(unsafe_code)]
 
@@ -34,14 +34,16 @@ const UNASKED: Outcome = Outcome::None("not asked for (DESIGN 5.3)");
 
 /// The networks of one podman.
 fn columns(suite: Suite) -> Vec<Column> {
-    let pasta = match suite {
-        Suite::Bookworm => Outcome::NoSuchNetwork,
-        Suite::Trixie => Outcome::Address,
+    // Podman 4.3 has no pasta yet, podman 6 no slirp4netns any more.
+    let (slirp4netns, pasta) = match suite {
+        Suite::Bookworm => (Outcome::Address, Outcome::NoSuchNetwork),
+        Suite::Trixie | Suite::Forky => (Outcome::Address, Outcome::Address),
+        Suite::Experimental => (Outcome::NoSuchNetwork, Outcome::Address),
     };
     let column = |name, options, outcome| Column { name, options, outcome };
     vec![
         column("default", &[], Outcome::Address),
-        column("slirp4netns", &["--network=slirp4netns"], Outcome::Address),
+        column("slirp4netns", &["--network=slirp4netns"], slirp4netns),
         column("pasta", &["--network=pasta"], pasta),
         column("bridge", &["--network=bridge"], UNASKED),
         column("bridge, asked", &["--network=bridge", ASKED], Outcome::Address),
@@ -133,4 +135,18 @@ fn podman_4_3_of_debian_12() {
 fn podman_5_4_of_debian_13() {
     let _machine = require!(WholeHost);
     matrix(Suite::Trixie);
+}
+
+#[test]
+#[ignore = "make test-matrix"]
+fn podman_5_8_of_debian_14() {
+    let _machine = require!(WholeHost);
+    matrix(Suite::Forky);
+}
+
+#[test]
+#[ignore = "make test-matrix"]
+fn podman_6_of_debians_experimental() {
+    let _machine = require!(WholeHost);
+    matrix(Suite::Experimental);
 }

@@ -20,6 +20,10 @@ pub enum Suite {
     Bookworm,
     /// Debian 13: podman 5.4.2, which prefers pasta, systemd 257.
     Trixie,
+    /// Debian 14, to be: podman 5.8.
+    Forky,
+    /// Debian's unstable with podman of its experimental: podman 6.
+    Experimental,
 }
 
 impl Suite {
@@ -28,6 +32,8 @@ impl Suite {
         let name = match self {
             Self::Bookworm => "bookworm",
             Self::Trixie => "trixie",
+            Self::Forky => "forky",
+            Self::Experimental => "experimental",
         };
         Path::new(CACHE).join(format!("root-{name}"))
     }
