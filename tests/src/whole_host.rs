@@ -65,14 +65,28 @@ pub struct WholeHost {
     nspawn: Background,
     layers: Layers,
     net: HostNs,
+    suite: Suite,
 }
 
 impl WholeHost {
     /// Boots a host with an uplink, as [`HostNs`] draws it, and waits until all of it is up.
     #[track_caller]
     pub fn boot(suite: Suite) -> Self {
+        Self::start(Layers::make().expect("directories and a cgroup for a host"), suite)
+    }
+
+    /// Switches it off and on again: the same files, everything else anew.
+    #[track_caller]
+    pub fn reboot(mut self) -> Self {
+        self.power_off();
+        let (layers, suite) = (self.layers.take_on(), self.suite);
+        drop(self);
+        Self::start(layers, suite)
+    }
+
+    #[track_caller]
+    fn start(layers: Layers, suite: Suite) -> Self {
         let net = HostNs::new();
-        let layers = Layers::make().expect("directories and a cgroup for a host");
         let mut command = nspawn(&layers, &net, suite);
         command.arg("--boot");
         command.current_dir("/").stdin(Stdio::null());
@@ -83,7 +97,7 @@ impl WholeHost {
             assert!(!nspawn.has_ended(), "it did not boot:\n{}", layers.console());
             leader_of(nspawn.pid())
         });
-        let host = Self { leader, nspawn, layers, net };
+        let host = Self { leader, nspawn, layers, net, suite };
         eventually(PATIENCE, "systemd and D-Bus listen", || {
             let sockets = ["run/systemd/private", "run/dbus/system_bus_socket"];
             sockets.iter().all(|socket| host.file(socket).exists()).then_some(())
@@ -192,6 +206,12 @@ impl WholeHost {
         Login::new(self, name)
     }
 
+    /// Goes on with an account that lingers, after a [`WholeHost::reboot`].
+    #[track_caller]
+    pub fn log_in_again(&self, name: &str) -> Login<'_> {
+        Login::again(self, name)
+    }
+
     /// What there is of containers at this moment, where v6podd runs.
     #[track_caller]
     pub fn footprint(&self) -> Footprint {
@@ -208,6 +228,9 @@ impl WholeHost {
 
     /// SIGRTMIN+4 is systemd's power button; whoever does not heed it is killed.
     fn power_off(&mut self) {
+        if self.nspawn.has_ended() {
+            return;
+        }
         run(Command::new("kill").args(["-s", "RTMIN+4", &self.leader.pid().to_string()]));
         let deadline = std::time::Instant::now() + PATIENCE;
         while !self.nspawn.has_ended() && std::time::Instant::now() < deadline {

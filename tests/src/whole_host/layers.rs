@@ -88,6 +88,16 @@ impl Layers {
         Ok(layers)
     }
 
+    /// These for another boot, after which this value is none any more.
+    pub(super) fn take_on(&mut self) -> Self {
+        // The last one has left limits in it under which nobody can enter.
+        let gone = eventually_gone(|| remove_cgroup(&self.cgroup));
+        assert!(gone, "somebody is left in {}", self.cgroup.display());
+        fs::create_dir(&self.cgroup).expect("making a cgroup");
+        let empty = Self { name: String::new(), dir: PathBuf::new(), cgroup: PathBuf::new() };
+        std::mem::replace(self, empty)
+    }
+
     /// The host's name, and its cgroup's.
     pub(super) fn name(&self) -> &str {
         &self.name
@@ -117,6 +127,9 @@ impl Layers {
 
 impl Drop for Layers {
     fn drop(&mut self) {
+        if self.name.is_empty() {
+            return;
+        }
         // Whoever is left in it; there is no one when the host has powered off.
         let _ = fs::write(self.cgroup.join("cgroup.kill"), "1");
         let gone = eventually_gone(|| remove_cgroup(&self.cgroup));

@@ -23,20 +23,27 @@ impl<'a> Login<'a> {
     #[track_caller]
     pub(super) fn new(host: &'a WholeHost, name: &str) -> Self {
         host.sh(&format!("useradd --create-home --shell /bin/bash {name}")).ok();
-        let uid: u32 = host.sh(&format!("id -u {name}")).ok().parse().expect("a number");
+        let uid = host.sh(&format!("id -u {name}")).ok().to_owned();
         // What `loginctl enable-linger` does, which asks a polkit that is not there on every suite.
         let linger = "/var/lib/systemd/linger";
         host.sh(&format!("mkdir -p {linger}; touch {linger}/{name}")).ok();
         host.systemctl(&format!("start user@{uid}.service")).ok();
-        let login = Self { host, name: name.to_owned(), uid };
-        eventually(PATIENCE, "the user's session", || {
-            host.file(&format!("/run/user/{uid}/bus")).exists().then_some(())
-        });
+        let login = Self::again(host, name);
         let dir = tempfile::tempdir().expect("a temporary directory");
         let archive = dir.path().join("image.tar");
         image_archive(&archive);
         let archive = host.take_in(&archive);
         login.podman(&["import", "--quiet", "--change", "ENV PATH=/bin", &archive, IMAGE]).ok();
+        login
+    }
+
+    #[track_caller]
+    pub(super) fn again(host: &'a WholeHost, name: &str) -> Self {
+        let uid = host.sh(&format!("id -u {name}")).ok().parse().expect("a number");
+        let login = Self { host, name: name.to_owned(), uid };
+        eventually(PATIENCE, "the user's session", || {
+            host.file(&format!("/run/user/{uid}/bus")).exists().then_some(())
+        });
         login
     }
 

@@ -1,0 +1,151 @@
+//! Issue 4, lines 4 and 6: containers that somebody other than a person at a prompt starts, before and
+//! after a reboot; and a package that comes and goes under containers that run.
+//!
+//! ```text
+//!   outside ── up0 ┌ Debian 13, podman 5.4 ── v6podd ────────────────────────────────────┐
+//!                  │ --restart=always │ Quadlet │ kube play │ podman's socket: anna's own │
+//!                  └──────────────────────────── power off, power on ────────────────────┘
+//! ```
+#![allow(clippy::expect_used, reason = "a test")]
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::net::Ipv6Addr;
+
+use v6pod_tests::{
+    IMAGE, Login, PATIENCE, PREFIX, Package, Place as _, Suite, WholeHost, eventually, require, run,
+};
+
+const QUADLET: &str = "\
+[Container]
+Image=localhost/v6test
+ContainerName=quadlet
+Exec=sleep 1000
+Annotation=v6pod.name=by-quadlet
+
+[Install]
+WantedBy=default.target
+";
+
+/// Podman puts it on a bridge of its own, where an address has to be asked for.
+const KUBE: &str = "\
+apiVersion: v1
+kind: Pod
+metadata:
+  name: kube
+  annotations:
+    v6pod: 'true'
+spec:
+  restartPolicy: Always
+  containers:
+    - name: c
+      image: localhost/v6test
+      command: [sleep, '1000']
+";
+
+/// How many containers run while the package comes and goes.
+const MANY: usize = 10;
+
+#[track_caller]
+fn installed(suite: Suite) -> WholeHost {
+    let host = WholeHost::boot(suite);
+    host.install(&Package::make("0.1.0")).ok();
+    host.write("/etc/v6pod/v6pod.toml", &format!("prefix = \"{PREFIX}\"\n"));
+    host.systemctl("enable --now v6podd.socket v6podd.service").ok();
+    host
+}
+
+#[track_caller]
+fn is_reached(host: &WholeHost, address: Ipv6Addr) {
+    let address = address.to_string();
+    run(host.net().outside("ping").args(["-n", "-c", "1", "-W", "10", &address])).ok();
+}
+
+/// Waits until these have an address each, by the names that podman has for them, and are reached.
+#[track_caller]
+fn have_their_addresses(host: &WholeHost, names: &[&str]) -> BTreeMap<String, Ipv6Addr> {
+    let found = eventually(PATIENCE * 3, "every container has its address", || {
+        let all = host.attachments();
+        let by_name: BTreeMap<_, _> =
+            all.iter().filter_map(|a| Some((a.name.clone()?, a.address))).collect();
+        let all_there = names.iter().all(|name| by_name.keys().any(|key| key.contains(name)));
+        (all_there && all.len() == names.len()).then_some(by_name)
+    });
+    found.values().for_each(|address| is_reached(host, *address));
+    found
+}
+
+#[track_caller]
+fn starts_one_of_each(user: &Login<'_>) {
+    let always = ["run", "-d", "--name", "always", "--restart=always", "-p", "8080:80"];
+    user.podman(&[&always[..], &[IMAGE, "sleep", "1000"]].concat()).ok();
+    user.run("systemctl", &["--user", "enable", "podman-restart.service"]).ok();
+
+    let units = "$HOME/.config/containers/systemd";
+    let script = format!("mkdir -p {units} && printf %s \"$1\" >{units}/quadlet.container");
+    user.run("sh", &["-ec", &script, "sh", QUADLET]).ok();
+    user.run("systemctl", &["--user", "daemon-reload"]).ok();
+    user.run("systemctl", &["--user", "start", "quadlet.service"]).ok();
+
+    user.run("sh", &["-ec", "printf %s \"$1\" >kube.yaml", "sh", KUBE]).ok();
+    user.podman(&["kube", "play", "kube.yaml"]).ok();
+
+    user.run("systemctl", &["--user", "enable", "--now", "podman.socket"]).ok();
+    let remote = ["--remote", "run", "-d", "--name", "remote", "--restart=always"];
+    user.podman(&[&remote[..], &[IMAGE, "sleep", "1000"]].concat()).ok();
+}
+
+#[test]
+fn whatever_starts_a_container_it_has_its_address_also_after_a_reboot() {
+    let _machine = require!(WholeHost);
+    let host = installed(Suite::Trixie);
+    // A user's Quadlet waits for it.
+    host.systemctl("add-wants multi-user.target network-online.target").ok();
+    host.systemctl("start network-online.target").ok();
+    let all = ["always", "quadlet", "kube", "remote"];
+    {
+        let user = host.log_in("anna");
+        starts_one_of_each(&user);
+        have_their_addresses(&host, &all);
+        let shown = host.sh("v6podctl ls").ok().to_owned();
+        assert!(shown.contains("by-quadlet"), "{shown}");
+    }
+    let host = host.reboot();
+    let _user = host.log_in_again("anna");
+    have_their_addresses(&host, &all);
+}
+
+#[test]
+fn a_package_that_comes_and_goes_cuts_none_of_ten_off() {
+    let _machine = require!(WholeHost);
+    let host = WholeHost::boot(Suite::Trixie);
+    let user = host.log_in("anna");
+    let names = |prefix: &str| (0..MANY).map(|n| format!("{prefix}{n}")).collect::<Vec<_>>();
+    let run_on = |names: &[String]| {
+        for name in names {
+            let inside = ["exec", name, "sh", "-c", "ip route get 192.0.2.1 && ip -6 route"];
+            user.podman(&inside).ok();
+        }
+    };
+    let (before, after) = (names("before"), names("after"));
+    before.iter().for_each(|name| drop(user.sleeper(name, &[])));
+    run_on(&before);
+
+    host.install(&Package::make("0.1.0")).ok();
+    host.write("/etc/v6pod/v6pod.toml", &format!("prefix = \"{PREFIX}\"\n"));
+    host.systemctl("enable --now v6podd.socket v6podd.service").ok();
+    run_on(&before);
+    after.iter().for_each(|name| drop(user.sleeper(name, &[])));
+    let addresses: Vec<_> = host.attachments().iter().map(|a| a.address).collect();
+    assert_eq!(addresses.len(), MANY, "those of before have what they had");
+    addresses.iter().for_each(|address| is_reached(&host, *address));
+
+    host.sh("apt-get remove --yes v6pod 2>&1").ok();
+    addresses.iter().for_each(|address| is_reached(&host, *address));
+    run_on(&before);
+    run_on(&after);
+    // They end as any container does, with nobody to be told.
+    let all: Vec<_> = before.iter().chain(&after).map(String::as_str).collect();
+    user.remove(&all);
+    user.podman(&["run", "--rm", IMAGE, "true"]).ok();
+}
