@@ -1,5 +1,6 @@
-//! Issue 4, lines 4 and 6: containers that somebody other than a person at a prompt starts, before and
-//! after a reboot; and a package that comes and goes under containers that run.
+//! Issue 4, lines 4 to 6: containers that somebody other than a person at a prompt starts, before and
+//! after a reboot; containers that start while the daemon is stopped or hangs; a package that comes and goes
+//! under containers that run.
 //!
 //! ```text
 //!   outside ── up0 ┌ Debian 13, podman 5.4 ── v6podd ────────────────────────────────────┐
@@ -148,4 +149,50 @@ fn a_package_that_comes_and_goes_cuts_none_of_ten_off() {
     let all: Vec<_> = before.iter().chain(&after).map(String::as_str).collect();
     user.remove(&all);
     user.podman(&["run", "--rm", IMAGE, "true"]).ok();
+}
+
+/// What a container sees of its network, on each of podman's own; without what differs from one run
+/// to the next.
+#[track_caller]
+fn seen_inside(user: &Login<'_>) -> Vec<String> {
+    let look = "{ ip -o addr; ip route; ip -6 route; } | tr -s ' ' | \
+                sed 's/valid_lft.*//; s/expires.*//; s/tentative //; \
+                     s/::[0-9a-f:]*ff:fe[0-9a-f:]*/::EUI-64/'";
+    let seen = |network: &&str| {
+        let words = ["run", "--rm", network, IMAGE, "sh", "-c", look];
+        user.podman(&words).ok().to_owned()
+    };
+    ["--network=pasta", "--network=slirp4netns"].iter().map(seen).collect()
+}
+
+#[test]
+fn with_the_daemon_stopped_or_hanging_containers_start_as_without_v6pod() {
+    let _machine = require!(WholeHost);
+    let host = WholeHost::boot(Suite::Trixie);
+    let user = host.log_in("anna");
+    let without = seen_inside(&user);
+    assert!(without[0].contains("inet6 2001:db8:"), "pasta has the host's address: {without:?}");
+    host.install(&Package::make("0.1.0")).ok();
+    host.write("/etc/v6pod/v6pod.toml", &format!("prefix = \"{PREFIX}\"\n"));
+    assert_eq!(seen_inside(&user), without, "installed and off");
+
+    host.systemctl("enable --now v6podd.socket v6podd.service").ok();
+    let with = seen_inside(&user);
+    assert!(with.iter().all(|seen| seen.contains(" 2001:db8:1:2:3:")), "{with:?}");
+    // Whatever says what is wrong is said under both, and nothing is started.
+    for network in ["--network=pasta", "--network=slirp4netns"] {
+        let words = ["run", "--rm", network, "--annotation=v6pod.ingress=80", IMAGE, "true"];
+        let refused = user.podman(&words);
+        assert!(refused.fails().contains("v6pod.ingress"), "{refused}");
+    }
+
+    host.systemctl("kill --signal=STOP v6podd.service").ok();
+    assert_eq!(seen_inside(&user), without, "it hangs");
+    host.systemctl("kill --signal=KILL v6podd.service").ok();
+    host.systemctl("stop v6podd.socket v6podd.service").ok();
+    assert_eq!(seen_inside(&user), without, "it is stopped");
+    // And one that is upgraded meanwhile, by a client that waits for it.
+    host.systemctl("start v6podd.socket v6podd.service").ok();
+    host.install(&Package::make("0.1.1")).ok();
+    assert!(seen_inside(&user).iter().all(|seen| seen.contains(" 2001:db8:1:2:3:")));
 }
