@@ -9,13 +9,16 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 CARGO := cargo
 RELEASE := target/release
 SHIM := target/shim/v6pod-shim
-HOOK := target/shim/v6pod-hook
-CNI := target/shim/v6pod-cni
+# Built beside it.
+HOOK = $(dir $(SHIM))v6pod-hook
+CNI = $(dir $(SHIM))v6pod-cni
 # Mapped anew at every start of a container, so they have to stay small: shim and hook, each.
 SHIM_LIMIT := 500000
 # How long each fuzz target runs, and which; all unless said.
 SECONDS ?= 10
 TARGETS ?= $(patsubst fuzz/fuzz_targets/%.rs,%,$(wildcard fuzz/fuzz_targets/*.rs))
+# Where packages are put.
+DEBS ?= target/debian
 # The only file that may have unsafe code.
 UNSAFE := v6pod-daemon/src/kernel/sys.rs
 
@@ -62,7 +65,9 @@ build:
 test: deps
 	@tests/run.sh
 
-demo: deps build
+demo:
+	@tests/setup/deps.sh demo
+	@$(MAKE) --no-print-directory build
 	@tests/demo.sh
 
 lint:
@@ -108,7 +113,7 @@ bench: deps build
 	$(CARGO) run --locked --release -p v6pod-tests --bin v6pod-bench -- --write docs/bench.md
 
 deb: build
-	@packaging/deb.sh target/debian
+	@packaging/deb.sh $(DEBS)
 
 # Does not build: `make build` as yourself, then this as root.
 install:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what building, testing and the demo need and this machine has not. Nothing is done, and
 # nothing downloaded, where all of it is there. Not as root, it says what is missing and how to get
-# it, and fails.
+# it, and fails. With the word `demo` it leaves out the hosts that only tests boot.
 set -euo pipefail
 
 # The one list.
@@ -14,6 +14,8 @@ packages=(
     # The tests' and the demo's own.
     busybox-static curl dnsutils iproute2 iputils-ping jq procps python3 tcpdump
     util-linux
+    # Whole hosts, booted, and the package that is installed on them.
+    binutils dpkg make mmdebstrap systemd-container
     # To fetch Consul.
     ca-certificates debian-archive-keyring
 )
@@ -36,7 +38,18 @@ done
 consul=
 [[ -x $cache/consul || ! -f $here/consul.sh ]] || consul=wanted
 
+# It knows by itself whether there is something to do. Where there is no such Debian to be had, the tests
+# of whole hosts are skipped.
+what=${1:-all}
+root() {
+    [[ $what != demo ]] || return 0
+    "$here/root.sh" bookworm "$cache" && return 0
+    [[ ${V6POD_TEST_REQUIRE:-} != all ]] || fail "there is no root for whole hosts"
+    say "there is no root for whole hosts: what needs one will be skipped"
+}
+
 if ((${#missing[@]} == 0)) && [[ -z $consul ]]; then
+    root
     say "all there"
     exit 0
 fi
@@ -56,4 +69,5 @@ if [[ -n $consul ]]; then
     say "fetching Consul for the tests"
     sh "$here/consul.sh" "$cache"
 fi
+root
 say "done"

@@ -4,7 +4,7 @@
 
 Every command prints `ready` once its harm is done or under way, and then goes on until it is killed.
 """
-import array, ctypes, errno, json, os, random, resource, socket, struct, sys, tempfile, threading, time
+import array, ctypes, errno, json, os, random, resource, select, signal, socket, struct, sys, tempfile, time
 
 SOCKET, COMMAND, *WORDS = sys.argv[1:]
 libc = ctypes.CDLL(None, use_errno=True)
@@ -14,8 +14,8 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_N
 
 def connect():
     s = socket.socket(socket.AF_UNIX)
-    s.settimeout(20)
     s.connect(SOCKET)
+    s.settimeout(20)
     return s
 
 
@@ -75,19 +75,33 @@ def lingering():
         return client, other
 
 
+def is_ending(pid):
+    """Whether the process is gone or on its way out: what it waits for then, it waits for unseen."""
+    try:
+        with open(f"/proc/{pid}/stat") as f:
+            return int(f.read().rpartition(")")[2].split()[6]) & 4 != 0  # PF_EXITING
+    except OSError:
+        return True
+
+
 class Fuse:
     """A file system in a mount namespace of ours, with one file of any name. It answers everything
-    but FLUSH, which is what close(2) asks."""
+    but FLUSH, which is what close(2) asks. Its server is a process of its own: one that has files
+    of its own file system open can never be ended again, not even by SIGKILL."""
 
     def __init__(self):
-        self.device = os.open("/dev/fuse", os.O_RDWR)
+        device = os.open("/dev/fuse", os.O_RDWR)
         self.folder = tempfile.mkdtemp()
-        options = f"fd={self.device},rootmode=40000,user_id=0,group_id=0"
+        options = f"fd={device},rootmode=40000,user_id=0,group_id=0"
         if libc.mount(b"v6t", self.folder.encode(), b"fuse", 0, options.encode()):
             raise OSError(ctypes.get_errno(), "mount")
-        threading.Thread(target=self.serve, daemon=True).start()
+        holder = os.getpid()
+        if os.fork() == 0:
+            self.serve(device, holder)
+            os._exit(0)
+        os.close(device)
 
-    def serve(self):
+    def serve(self, device, holder):
         attributes = struct.pack("<6Q10I", 2, 0, 0, 0, 0, 0, 0, 0, 0, 0o100644, 1, 0, 0, 0, 4096, 0)
         replies = {
             26: struct.pack("<4I2H2I2HI7I", 7, 31, 0, 0, 9, 9, 4096, 1, 1, 0, 0, *[0] * 7),  # INIT
@@ -95,9 +109,11 @@ class Fuse:
             3: struct.pack("<Q2I", 3600, 0, 0) + attributes,  # GETATTR
             14: struct.pack("<Q2I", 1, 0, 0),  # OPEN
         }
-        while True:
+        while not is_ending(holder):
+            if not select.select([device], [], [], 0.2)[0]:
+                continue
             try:
-                question = os.read(self.device, 1 << 17)
+                question = os.read(device, 1 << 17)
             except OSError:
                 return
             _, opcode, unique = struct.unpack_from("<IIQ", question)
@@ -105,7 +121,7 @@ class Fuse:
                 continue
             body = replies.get(opcode, b"")
             error = 0 if opcode in replies else -errno.ENOSYS
-            os.write(self.device, struct.pack("<IiQ", 16 + len(body), error, unique) + body)
+            os.write(device, struct.pack("<IiQ", 16 + len(body), error, unique) + body)
 
     def file(self):
         return os.open(f"{self.folder}/file", os.O_RDONLY)
@@ -155,16 +171,53 @@ def linger(count):
     for n in range(int(count)):
         sockets = [lingering() for _ in range(1 + n % 3)]
         kept.append(send_away([s.fileno() for s, _ in sockets], bodies[n % len(bodies)]))
-        kept.extend(other for s, other in sockets if not s.close())
+        close_for_good(s for s, _ in sockets)
+        kept.extend(other for _, other in sockets)
     return kept
+
+
+def close_for_good(sockets):
+    """Closes sockets that linger, whoever has the last descriptor of them. Where that is us, the
+    alarm ends the wait."""
+    signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
+    for s in sockets:
+        s.close()
+    signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def fuse(count):
     become_root_of_a_user_namespace(CLONE_NEWNS)
     files = Fuse()
     fds = [files.file() for _ in range(8)]
+    if COMMAND == "fuse" and closing_hangs(fds[0]):
+        print("close hangs", flush=True)
     body = request({"id": container()})
     return [files] + [send_away(fds[: 1 + n % 8], (body, b"P")[n % 2]) for n in range(int(count))]
+
+
+def closing_hangs(fd):
+    """Whether whoever closes it waits for as long as we like."""
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(fd)
+        finally:
+            os._exit(0)
+    time.sleep(1)
+    return os.waitpid(child, os.WNOHANG)[0] == 0
+
+
+def mount_over(folder):
+    """A file system that never answers, where root sees it: by fusermount, as any user may."""
+    ours, theirs = socket.socketpair()
+    os.set_inheritable(theirs.fileno(), True)
+    environment = {**os.environ, "_FUSE_COMMFD": str(theirs.fileno())}
+    program = ["fusermount3", "-o", "rw,nonempty", "--", folder]
+    if os.spawnvpe(os.P_WAIT, program[0], program, environment):
+        raise OSError("fusermount3")
+    _, rights, _, _ = ours.recvmsg(1, socket.CMSG_SPACE(4))
+    return rights
 
 
 def leases(count):
@@ -208,7 +261,11 @@ def storm(words):
 
 
 def flood(_):
-    """All at once, each in a process of its own, until killed."""
+    """All at once, each in a process of its own, until killed. In a session of their own, as a login
+    has one. What makes the daemon refuse all that the tenant sends is done now and then, or the
+    rest would not get through."""
+    os.setsid()
+
     def again(work):
         while True:
             try:
@@ -239,27 +296,45 @@ def flood(_):
 
     def quiet():
         def many():
-            kept = idle(200) + half(200)
+            kept = idle(40) + half(40)
             time.sleep(0.5)
             del kept
 
         again(many)
 
-    def blocked(how, count):
-        kept = how(count)
-        while kept:
-            time.sleep(60)
+    def crowd():
+        def many():
+            end = time.monotonic() + 1
+            while time.monotonic() < end:
+                kept = idle(200) + half(200)
+            del kept
+            time.sleep(2)
+
+        again(many)
 
     def descriptors():
         ends = socket.socketpair()
         fds = [ends[0].fileno()] * 253
-        again(lambda: send_away(fds, b"POST").close())
+
+        def many():
+            for _ in range(200):
+                send_away(fds, b"POST").close()
+            time.sleep(2)
+
+        again(many)
 
     def large():
         again(lambda: send_away([], request(b"x" * (1 << 20))).close())
 
-    works = [one_namespace, one_namespace, and_gone, dead_ones, quiet, descriptors, large]
-    works += [lambda: blocked(fuse, 600), lambda: blocked(linger, 400)]
+    def late(how, count):
+        # From then on nothing else of ours is heard: who has so much unclosed is not listened to.
+        time.sleep(4)
+        kept = how(count)
+        while kept:
+            time.sleep(60)
+
+    works = [one_namespace, one_namespace, and_gone, dead_ones, quiet, crowd, descriptors, large]
+    works += [lambda: late(fuse, 600), lambda: late(linger, 400)]
     children = []
     for work in works:
         child = os.fork()
@@ -271,7 +346,8 @@ def flood(_):
     time.sleep(1)
 
 
-COMMANDS = {f.__name__: f for f in (idle, half, linger, fuse, leases, storm, flood)}
+COMMANDS = (idle, half, linger, fuse, mount_over, leases, storm, flood)
+COMMANDS = {f.__name__: f for f in COMMANDS}
 everything = COMMANDS[COMMAND](*(WORDS or [None]))
 print("ready", flush=True)
 while True:

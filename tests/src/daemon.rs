@@ -3,7 +3,7 @@
 use std::env;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -153,7 +153,9 @@ impl Daemon {
         assert!(self.process.is_none(), "it still runs");
         let log = File::options().append(true).create(true).open(self.log_file());
         let log = log.expect("opening the log");
-        let mut command = self.command(program);
+        // In a session of its own, as a service: Linux divides its processors among sessions.
+        let (mut command, v6podd) = (Command::new("setsid"), self.command(program));
+        command.arg(v6podd.get_program()).args(v6podd.get_args());
         command.args(self.overrides()).env("V6POD_LOG", "debug").stdin(Stdio::null());
         command.envs(failpoint.map(|name| ("V6POD_FAILPOINT", name)));
         command.stdout(log.try_clone().expect("duplicating a descriptor")).stderr(log);
@@ -172,6 +174,15 @@ impl Daemon {
     /// Ends it as a crash would.
     pub fn kill9(&mut self) {
         self.process.take().expect("it runs").kill();
+    }
+
+    /// Kills it and does not wait for its end, which something may stand in the way of. What is
+    /// given is what is left of it.
+    #[must_use]
+    pub fn kill9_and_leave(&mut self) -> Background {
+        let process = self.process.take().expect("it runs");
+        self.pinned(&process).kill();
+        process
     }
 
     /// Ends it as an operator would.
@@ -209,9 +220,18 @@ impl Daemon {
 
     /// Its resident memory, in KiB.
     pub fn resident(&self) -> u64 {
+        self.memory("VmRSS:")
+    }
+
+    /// The most that it has had in memory since it began, in KiB.
+    pub fn peak(&self) -> u64 {
+        self.memory("VmHWM:")
+    }
+
+    fn memory(&self, which: &str) -> u64 {
         let file = format!("/proc/{}/status", self.pid());
         let status = fs::read_to_string(file).expect("reading its status");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let line = status.lines().find_map(|line| line.strip_prefix(which));
         let number = line.and_then(|line| line.split_whitespace().next());
         number.and_then(|number| number.parse().ok()).expect("a number of KiB")
     }
@@ -292,8 +312,8 @@ impl Daemon {
     }
 
     /// A command in the daemon's network.
-    pub(crate) fn command(&self, program: &Path) -> std::process::Command {
-        let mut command = std::process::Command::new("nsenter");
+    pub(crate) fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new("nsenter");
         command.arg(format!("--net={}", self.netns.display())).arg("--").arg(program);
         command
     }

@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde_json::Value;
+use v6pod_proto::Attachment;
 
 use crate::{Daemon, PATIENCE, eventually, run};
 
@@ -15,9 +17,46 @@ use crate::{Daemon, PATIENCE, eventually, run};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Footprint(BTreeSet<String>);
 
+/// Where a daemon runs, and leaves traces.
+pub trait Place {
+    /// A command in the network that the daemon is in.
+    fn command_at(&self, program: &Path) -> Command;
+    /// The daemon's bridge.
+    fn bridge(&self) -> String;
+    /// The daemon's tables in the firewall.
+    fn table(&self) -> String;
+    /// Where it keeps its volatile state.
+    fn run_dir(&self) -> PathBuf;
+    /// What it lists.
+    fn attachments(&self) -> Vec<Attachment>;
+}
+
+impl Place for Daemon {
+    fn command_at(&self, program: &Path) -> Command {
+        self.command(program)
+    }
+
+    fn bridge(&self) -> String {
+        self.bridge()
+    }
+
+    fn table(&self) -> String {
+        self.table()
+    }
+
+    fn run_dir(&self) -> PathBuf {
+        self.run_dir()
+    }
+
+    #[track_caller]
+    fn attachments(&self) -> Vec<Attachment> {
+        self.attachments()
+    }
+}
+
 impl Footprint {
     #[track_caller]
-    pub(crate) fn of(daemon: &Daemon) -> Self {
+    pub(crate) fn of(daemon: &impl Place) -> Self {
         let mut lines = BTreeSet::new();
         for link in list(daemon, "ip", &["link", "show"]) {
             lines.insert(format!("link {} {}", text(&link, "ifname"), text(&link, "master")));
@@ -52,7 +91,7 @@ impl Footprint {
 
     /// Waits until the daemon's footprint is this one, or panics with the difference.
     #[track_caller]
-    pub fn comes_back(&self, daemon: &Daemon) {
+    pub fn comes_back(&self, daemon: &impl Place) {
         let mut now = self.clone();
         let back = eventually_or_none(|| {
             now = Self::of(daemon);
@@ -89,8 +128,8 @@ fn eventually_or_none(mut ask: impl FnMut() -> Option<()>) -> Option<()> {
 }
 
 #[track_caller]
-fn list(daemon: &Daemon, program: &str, words: &[&str]) -> Vec<Value> {
-    let finished = run(daemon.command(Path::new(program)).arg("-json").args(words));
+fn list(daemon: &impl Place, program: &str, words: &[&str]) -> Vec<Value> {
+    let finished = run(daemon.command_at(Path::new(program)).arg("-json").args(words));
     match finished.ok() {
         "" => Vec::new(),
         json => serde_json::from_str(json).unwrap_or_else(|e| panic!("{e}: {finished}")),
@@ -98,10 +137,10 @@ fn list(daemon: &Daemon, program: &str, words: &[&str]) -> Vec<Value> {
 }
 
 /// The elements of the daemon's firewall tables; none if these are not there.
-fn elements(daemon: &Daemon) -> Vec<String> {
+fn elements(daemon: &impl Place) -> Vec<String> {
     let (mut lines, table) = (Vec::new(), daemon.table());
     for family in ["bridge", "inet"] {
-        let mut nft = daemon.command(Path::new("nft"));
+        let mut nft = daemon.command_at(Path::new("nft"));
         let listed = run(nft.args(["--json", "list", "table", family, &table]));
         if !listed.status.success() {
             continue;

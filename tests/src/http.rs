@@ -148,7 +148,10 @@ impl Caller {
 
     /// Connects as the user. The kernel notes the credentials of the thread that connects
     /// (SO_PEERCRED), so a thread of its own takes the user's and ends with them.
-    fn connect(&self) -> io::Result<UnixStream> {
+    ///
+    /// # Errors
+    /// The socket is not there, or nobody listens.
+    pub fn connect(&self) -> io::Result<UnixStream> {
         let (socket, uid) = (self.socket.clone(), self.uid);
         let connect = move || {
             if uid != 0 {

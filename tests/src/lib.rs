@@ -18,7 +18,7 @@
 //! What this crate guarantees:
 //! - Whatever a test makes has an owner that takes it away when it is dropped, also when the test
 //!   panics: [`HostNs`], [`Daemon`], [`User`], [`Consul`], [`OwnedNs`], [`Background`],
-//!   [`Attacker`].
+//!   [`Attacker`], [`WholeHost`].
 //! - No packet leaves the namespaces that a test made, except over the unix socket.
 //! - A test that cannot run here says so (`SKIPPED name: reason`), and fails instead when
 //!   `V6POD_TEST_REQUIRE=all` is set.
@@ -50,6 +50,7 @@ mod process;
 mod stage;
 mod tap;
 mod user;
+mod whole_host;
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -58,7 +59,7 @@ pub use attacker::Attacker;
 pub use command::{Background, Finished, run, run_within};
 pub use consul::Consul;
 pub use daemon::{Config, Daemon, built};
-pub use footprint::Footprint;
+pub use footprint::{Footprint, Place};
 pub use host::{HostNs, OUTSIDE_V4, OUTSIDE_V6, PREFIX};
 pub use http::{Body, Caller, Response, decode_chunked};
 pub use invariants::Invariants;
@@ -69,6 +70,7 @@ pub use process::{Process, processes};
 pub use stage::{Stage, Watch};
 pub use tap::{Frames, Tap};
 pub use user::{Container, IMAGE, Runtime, User};
+pub use whole_host::{Login, Package, Suite, WholeHost};
 
 /// How long a state may take to come about before a test gives up on it. Generous: it is no
 /// measurement, only the end of waiting.

@@ -11,7 +11,7 @@ use std::{env, io};
 
 use nix::fcntl::{Flock, FlockArg};
 
-use crate::{Consul, HostNs};
+use crate::{Consul, HostNs, Suite, WholeHost};
 
 const LOCK: &str = "/run/v6pod-tests.lock";
 
@@ -22,6 +22,7 @@ const DEVICES: [&str; 2] = ["/dev/net/tun", "/dev/fuse"];
 /// The programs of each need; `make deps` installs them.
 const FOR_NAMESPACES: &[&str] =
     &["ip", "bridge", "nsenter", "unshare", "setpriv", "ping", "curl", "nft"];
+const FOR_WHOLE_HOSTS: &[&str] = &["systemd-nspawn", "dpkg-deb", "make", "readelf", "busybox"];
 const FOR_PODMAN: &[&str] =
     &["podman", "slirp4netns", "runc", "crun", "conmon", "newuidmap", "busybox", "python3"];
 
@@ -34,6 +35,8 @@ pub enum Need {
     Podman,
     /// A Consul binary. Implies [`Need::Root`].
     Consul,
+    /// Whole hosts to boot. Implies [`Need::Root`].
+    WholeHost,
 }
 
 /// The machine, for one test's sole use until it is dropped.
@@ -54,10 +57,17 @@ impl Machine {
         }
         let turn = turn().expect("taking the lock of the tests");
         HostNs::sweep();
-        if needs.contains(&Need::Podman) {
+        WholeHost::sweep();
+        if needs.iter().any(|need| matches!(need, Need::Podman | Need::WholeHost)) {
             for device in DEVICES {
                 open_to_all(Path::new(device));
             }
+        }
+        if needs.contains(&Need::WholeHost)
+            && let Some(reason) = WholeHost::lack()
+        {
+            skip(test, &reason);
+            return None;
         }
         Some(Self { _turn: turn })
     }
@@ -76,6 +86,7 @@ fn lack(need: Need) -> Option<String> {
     let programs = match need {
         Need::Root | Need::Consul => FOR_NAMESPACES.to_vec(),
         Need::Podman => [FOR_NAMESPACES, FOR_PODMAN].concat(),
+        Need::WholeHost => [FOR_NAMESPACES, FOR_WHOLE_HOSTS].concat(),
     };
     if let Some(missing) = programs.iter().find(|program| on_path(program).is_none()) {
         return Some(format!("needs the program {missing} (make deps)"));
@@ -89,6 +100,10 @@ fn lack(need: Need) -> Option<String> {
         Need::Consul => Consul::program()
             .is_none()
             .then(|| "needs Consul (make deps, or V6POD_CONSUL=path)".to_owned()),
+        Need::WholeHost => {
+            let root = Suite::Bookworm.root();
+            (!root.is_dir()).then(|| format!("needs {} (make deps)", root.display()))
+        }
     }
 }
 

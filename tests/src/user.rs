@@ -360,19 +360,10 @@ impl User {
 
     #[track_caller]
     fn import_image(&self) {
-        let root = world_readable_dir();
-        let bin = root.path().join("bin");
-        fs::create_dir(&bin).expect("making a directory");
-        let busybox = crate::machine::on_path("busybox").expect("busybox was asked for");
-        fs::copy(busybox, bin.join("busybox")).expect("copying busybox");
-        for applet in run(Command::new("busybox").arg("--list")).ok().lines() {
-            // One applet is called busybox itself.
-            let _ = symlink("busybox", bin.join(applet));
-        }
         let archive = self.tools.path().join("image.tar");
-        run(Command::new("tar").arg("-C").arg(root.path()).arg("-cf").arg(&archive).arg(".")).ok();
-        let archive = archive.display().to_string();
-        self.podman(&["import", "--change", "ENV PATH=/bin", &archive, IMAGE]).ok();
+        image_archive(&archive);
+        let text = archive.display().to_string();
+        self.podman(&["import", "--change", "ENV PATH=/bin", &text, IMAGE]).ok();
         fs::remove_file(archive).expect("removing the image's archive");
     }
 
@@ -466,6 +457,21 @@ impl Container<'_> {
 /// Whether the machine has cgroup v2 and nothing else.
 fn is_unified() -> bool {
     Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
+}
+
+/// Makes an archive of [`IMAGE`]'s files.
+#[track_caller]
+pub(crate) fn image_archive(archive: &Path) {
+    let root = world_readable_dir();
+    let bin = root.path().join("bin");
+    fs::create_dir(&bin).expect("making a directory");
+    let busybox = crate::machine::on_path("busybox").expect("busybox was asked for");
+    fs::copy(busybox, bin.join("busybox")).expect("copying busybox");
+    for applet in run(Command::new("busybox").arg("--list")).ok().lines() {
+        // One applet is called busybox itself.
+        let _ = symlink("busybox", bin.join(applet));
+    }
+    run(Command::new("tar").arg("-C").arg(root.path()).arg("-cf").arg(archive).arg(".")).ok();
 }
 
 /// A temporary directory that every user can look into.

@@ -68,13 +68,24 @@ fn attack_16_ipv6_is_switched_on_nowhere_but_on_the_containers_own_interface() {
     };
     let before_addresses = (addresses(&host, "v6t0"), addresses(&inside, "eth0"));
 
-    // `default` says no IPv6 for new interfaces: it is the owner's to say, and then an error of his.
+    // `default` says no IPv6 for new interfaces: it is the owner's to say, and he is told.
     let refused = activate(&stage, &namespace, &Activate::new(random_container_id()));
-    assert!(refused.is_err(), "{refused:?}");
+    let problem = refused.expect_err("IPv6 is switched off").problem();
+    assert_eq!(problem.code, Code::Conflict, "{}", problem.detail);
+    assert!(problem.detail.contains("default.disable_ipv6=0"), "{}", problem.detail);
+    assert!(!inside("ip link").contains("eth0"), "something was left inside");
     inside("echo 0 > /proc/sys/net/ipv6/conf/default/disable_ipv6");
     let made = activate(&stage, &namespace, &Activate::new(random_container_id()));
     let made = made.unwrap_or_else(|refused| panic!("{refused}"));
     settled(&host);
+
+    // The case bites: a pair that is only made and switched on has addresses of its own.
+    host("ip link add naive0 type veth peer name naive1; ip link set naive0 up");
+    host("ip link set naive1 up");
+    eventually(PATIENCE, "the kernel gives a naive port an address", || {
+        host("ip -6 -o addr show dev naive0").contains("fe80::").then_some(())
+    });
+    host("ip link del naive0");
 
     let port = made.port.as_str();
     let port_has = host(&format!("ip -6 -o addr show dev {port}; ip -6 route show dev {port}"));

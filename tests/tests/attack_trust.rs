@@ -206,7 +206,7 @@ fn attack_02_no_path_of_a_callers_is_opened() {
     let id = random_container_id();
     attacker.claim(&id, own.pid(), own.start_time());
     let folder = attacker.container_folder(&id);
-    let aside = attacker.home().join("aside");
+    let aside = attacker.runtime_dir().join("aside");
     let linked = |what: &str, link: &std::path::Path| {
         fs::rename(link, &aside).expect("moving aside");
         symlink(&aside, link).expect("linking");
@@ -265,6 +265,7 @@ fn attack_03_what_is_anothers_is_answered_like_what_is_not_there() {
         attacker.claim(&id, pid, 0);
         cases.push((what, id));
     }
+    let mut naive = Vec::new();
     for (what, target) in [
         ("a link to a file of root's", "/etc/shadow"),
         ("a link to a file of the victim's", "/run/user/0/x"),
@@ -275,9 +276,14 @@ fn attack_03_what_is_anothers_is_answered_like_what_is_not_there() {
         attacker.claim(&id, 1, 0);
         let file = attacker.container_folder(&id).join("state.json");
         fs::remove_file(&file).expect("removing");
-        symlink(target, file).expect("linking");
+        symlink(target, &file).expect("linking");
+        naive
+            .push(fs::read(&file).map_or_else(|error| error.kind().to_string(), |_| "read".into()));
         cases.push((what, id));
     }
+    // The case bites: who opens them as root and says how it went tells what is there.
+    assert_eq!(naive[1], naive[2]);
+    assert!(naive[0] != naive[1] && naive[1] != naive[3], "{naive:?}");
     cases.push(("the victim's own", scene.attachment.container.clone()));
 
     let first = scene.attacker_by_id(&cases[0].1);
@@ -447,6 +453,9 @@ fn attack_05_nobody_ends_or_sees_what_is_anothers() {
     assert!(caller.post("/api/deactivate", Body::Form(&form)).ok::<Deactivated>().removed);
     drop(own);
     scene.is_unchanged();
+    // The case bites: it is the caller, not the words. The victim's same ones end it.
+    let caller = scene.stage.daemon.as_user(victim);
+    assert!(caller.post("/api/deactivate", Body::Form(&form)).ok::<Deactivated>().removed);
 }
 
 #[test]
@@ -499,6 +508,9 @@ fn attack_23_over_tcp_everybody_is_only_himself() {
     let answer = curl(&["-d", &form, "http://localhost:6781/api/deactivate"]);
     assert_eq!(answer, r#"{"removed":false}"#);
     scene.is_unchanged();
+    // The case bites: it is the way, not the words. root's same ones end it on the unix socket.
+    let answer = scene.stage.daemon.root().post("/api/deactivate", Body::Form(&form));
+    assert!(answer.ok::<Deactivated>().removed);
 }
 
 #[test]

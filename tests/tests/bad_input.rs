@@ -272,7 +272,7 @@ fn unknown_users_and_containers_and_other_peoples_look_the_same() {
 }
 
 #[test]
-fn a_browser_is_no_way_in() {
+fn attack_23_a_browser_is_no_way_in() {
     let _machine = require!(Podman);
     let scene = Scene::new();
     let url = "http://localhost:6781/api/attachments";

@@ -4,14 +4,17 @@
 //! subordinate ids, each with connections, turns and a quota of its own.) What `limits.users` and
 //! `limits.operators` say is asked of the accounts and groups that the system knows now, at most
 //! [`FRESH`] ago. The system's databases can be slow (NSS): they are asked on threads that may hang,
-//! and who cannot be looked up is no operator and nobody listed.
+//! once for a user however many connections he has. Who cannot be looked up is what he was found to
+//! be before, but no operator; and if he never was, he is nobody: a crowd of subordinate ids must
+//! not gain by keeping the databases busy.
 
 use std::collections::HashMap;
 use std::ffi::CString;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::unistd::{Group, User, getgrouplist};
+use tokio::sync::OnceCell;
 use v6pod_proto::Uid;
 
 use crate::config::{People, Who};
@@ -20,13 +23,18 @@ use crate::container::{Limits, reader::Reader};
 /// How long an answer about a user is good.
 const FRESH: Duration = Duration::from_secs(5);
 
+/// How long it is not asked again where there was no answer.
+const UNANSWERED: Duration = Duration::from_secs(1);
+
 /// How many answers are kept. There are not many more users on a machine; others are asked again.
-const KEPT: usize = 1024;
+const KEPT: usize = 4096;
 
 /// What a user may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Standing {
-    /// Has an account. What cannot be told counts as one.
+    /// Whether the system has told at all.
+    pub known: bool,
+    /// Has an account.
     pub account: bool,
     /// May have attachments of his own.
     pub attaches: bool,
@@ -36,7 +44,11 @@ pub struct Standing {
 
 impl Standing {
     /// root's: the configuration cannot take it away.
-    pub const ROOT: Self = Self { account: true, attaches: true, operates: true };
+    pub const ROOT: Self = Self { known: true, account: true, attaches: true, operates: true };
+
+    /// Of whom nothing can be told.
+    pub const UNKNOWN: Self =
+        Self { known: false, account: false, attaches: false, operates: false };
 }
 
 /// The rules, and who was looked up lately.
@@ -45,7 +57,37 @@ pub struct Access {
     users: People,
     operators: People,
     reader: Reader,
-    known: Mutex<HashMap<Uid, (Instant, Standing)>>,
+    known: Mutex<HashMap<Uid, Arc<Question>>>,
+}
+
+/// A question about a user. All who have it wait for the one answer.
+#[derive(Debug)]
+struct Question {
+    asked: Instant,
+    /// What was answered the last time that there was an answer.
+    before: Option<Standing>,
+    /// `None` inside: there is no answer.
+    answer: OnceCell<Option<Standing>>,
+}
+
+impl Question {
+    fn new(before: Option<Standing>) -> Arc<Self> {
+        Arc::new(Self { asked: Instant::now(), before, answer: OnceCell::new() })
+    }
+
+    fn is_fresh(&self) -> bool {
+        let unanswered = self.answer.get().is_some_and(Option::is_none);
+        self.asked.elapsed() < if unanswered { UNANSWERED } else { FRESH }
+    }
+
+    fn last(&self) -> Option<Standing> {
+        self.answer.get().copied().flatten().or(self.before)
+    }
+
+    /// Whether it is the one about somebody without an account: of these there can be very many.
+    fn is_about_a_stranger(&self) -> bool {
+        self.last().is_none_or(|standing| !standing.account)
+    }
 }
 
 impl Access {
@@ -59,33 +101,47 @@ impl Access {
         if uid.is_root() {
             return Standing::ROOT;
         }
-        let now = Instant::now();
-        let remembered = self.known().get(&uid).copied();
-        if let Some((_, standing)) =
-            remembered.filter(|(asked, _)| now.duration_since(*asked) < FRESH)
-        {
-            return standing;
-        }
-        let (users, operators) = (self.users.clone(), self.operators.clone());
-        let ask = move || Identity::look_up(uid).map(|who| who.standing(&users, &operators));
-        let standing = match self.reader.run(uid, ask).await {
-            Ok(Some(standing)) => standing,
-            Ok(None) | Err(_) => {
-                tracing::warn!(%uid, "cannot look a user up; only what holds for all holds for him");
-                Identity::unknown(uid).standing(&self.users, &self.operators)
-            }
-        };
-        let mut known = self.known();
-        if known.len() >= KEPT {
-            known.retain(|_, (asked, _)| now.duration_since(*asked) < FRESH);
-        }
-        if known.len() < KEPT {
-            known.insert(uid, (now, standing));
-        }
-        standing
+        let question = self.question(uid);
+        let answer = question.answer.get_or_init(|| self.ask(uid)).await;
+        let before = || question.before.map(|before| Standing { operates: false, ..before });
+        answer.or_else(before).unwrap_or(Standing::UNKNOWN)
     }
 
-    fn known(&self) -> std::sync::MutexGuard<'_, HashMap<Uid, (Instant, Standing)>> {
+    /// What this user may do, if that was found out lately.
+    pub fn known(&self, uid: Uid) -> Option<Standing> {
+        let known = self.lock();
+        let fresh = known.get(&uid).filter(|question| question.is_fresh());
+        fresh.and_then(|question| question.answer.get().copied().flatten())
+    }
+
+    async fn ask(&self, uid: Uid) -> Option<Standing> {
+        let (users, operators) = (self.users.clone(), self.operators.clone());
+        let ask = move || Identity::look_up(uid).map(|who| who.standing(&users, &operators));
+        let answer = self.reader.run(uid, ask).await.ok().flatten();
+        if answer.is_none() {
+            tracing::warn!(%uid, "cannot look a user up");
+        }
+        answer
+    }
+
+    /// The question about this user that is open or was answered lately, or a new one.
+    fn question(&self, uid: Uid) -> Arc<Question> {
+        let mut known = self.lock();
+        let last = known.get(&uid);
+        if let Some(fresh) = last.filter(|question| question.is_fresh()) {
+            return Arc::clone(fresh);
+        }
+        let question = Question::new(last.and_then(|question| question.last()));
+        if known.len() >= KEPT && !known.contains_key(&uid) {
+            known.retain(|_, question| !question.is_about_a_stranger());
+        }
+        if known.len() < KEPT || known.contains_key(&uid) {
+            known.insert(uid, Arc::clone(&question));
+        }
+        question
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Uid, Arc<Question>>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -104,7 +160,7 @@ impl Identity {
     fn look_up(uid: Uid) -> Option<Self> {
         let user = User::from_uid(uid.as_raw().into()).ok()?;
         let Some(user) = user else {
-            return Some(Self { account: false, ..Self::unknown(uid) });
+            return Some(Self { uid, account: false, name: None, groups: Vec::new() });
         };
         let name = CString::new(user.name.as_str()).ok()?;
         let groups = getgrouplist(&name, user.gid).ok()?;
@@ -112,14 +168,11 @@ impl Identity {
         Some(Self { uid, account: true, name: Some(user.name), groups })
     }
 
-    const fn unknown(uid: Uid) -> Self {
-        Self { uid, account: true, name: None, groups: Vec::new() }
-    }
-
     /// Blocks: a group's name is looked up.
     fn standing(&self, users: &People, operators: &People) -> Standing {
         let account = self.account;
         Standing {
+            known: true,
             account,
             attaches: account && self.is_among(users),
             operates: account && self.is_among(operators),
@@ -171,13 +224,38 @@ mod tests {
     }
 
     #[test]
-    fn who_has_no_account_may_nothing_and_who_cannot_be_looked_up_what_all_may() {
-        let nobody = Identity { account: false, ..Identity::unknown(Uid::new(9).unwrap()) };
-        let standing = nobody.standing(&people(&["*", "9"]), &people(&["9"]));
-        assert_eq!(standing, Standing { account: false, attaches: false, operates: false });
-        let unknown = Identity::unknown(Uid::new(9).unwrap());
-        assert!(unknown.standing(&people(&["*"]), &people(&[])).attaches);
-        assert!(!unknown.standing(&people(&["alice", "@root"]), &people(&["@root"])).attaches);
+    fn who_has_no_account_may_nothing() {
+        let nobody = Identity { account: false, name: None, ..someone() };
+        let standing = nobody.standing(&people(&["*", "1234"]), &people(&["1234"]));
+        assert_eq!(standing, Standing { known: true, ..Standing::UNKNOWN });
+    }
+
+    #[tokio::test]
+    async fn attack_26_who_cannot_be_looked_up_is_nobody_or_what_he_was_but_no_operator() {
+        let uid = Uid::new(1234).unwrap();
+        let access = Access::new(people(&["*"]), people(&["*"]));
+        let unanswered = |before| {
+            let question = Question::new(before);
+            question.answer.set(None).unwrap();
+            access.lock().insert(uid, question);
+        };
+        unanswered(None);
+        assert_eq!(access.of(uid).await, Standing::UNKNOWN);
+        unanswered(Some(Standing::ROOT));
+        assert_eq!(access.of(uid).await, Standing { operates: false, ..Standing::ROOT });
+    }
+
+    #[tokio::test]
+    async fn attack_26_a_crowd_asks_once_and_forgets_nobody_who_has_an_account() {
+        let access = Access::new(people(&["*"]), people(&[]));
+        let daemon = Uid::new(User::from_name("daemon").unwrap().unwrap().uid.as_raw()).unwrap();
+        let first = access.question(daemon);
+        assert!(access.of(daemon).await.account);
+        for n in 0..=KEPT as u32 {
+            access.question(Uid::new(3_000_000_000 + n).unwrap());
+        }
+        assert!(Arc::ptr_eq(&first, &access.question(daemon)));
+        assert!(access.lock().len() <= KEPT);
     }
 
     #[tokio::test]

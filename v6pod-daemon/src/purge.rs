@@ -1,18 +1,29 @@
 //! Taking away all that a daemon has made.
+//!
+//! Guarantee: it comes to an end. A registry that does not answer is waited for [`PATIENCE`] and no
+//! longer; what may be left in it is named.
 
 use std::fmt;
 use std::fs;
 use std::io;
+use std::time::Duration;
 
 use serde::Serialize;
+use tokio::time::timeout;
 
+use crate::attachments::records::Records;
 use crate::attachments::{self, StartError};
 use crate::config::Config;
 use crate::core::Links;
+use crate::core::reconcile::Recorded;
 use crate::kernel::{self, Worker, Workers};
+use crate::registry::Registrar;
+
+/// How long the registry has to give up the names. A healthy one takes milliseconds.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What was there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Purged {
     /// Ports that were deleted.
     pub ports: usize,
@@ -20,6 +31,8 @@ pub struct Purged {
     pub bridge: bool,
     /// Records that were removed.
     pub records: usize,
+    /// What the registry may still hold; nothing if it is known to hold nothing.
+    pub registry: Option<Left>,
 }
 
 impl fmt::Display for Purged {
@@ -28,6 +41,31 @@ impl fmt::Display for Purged {
         writeln!(f, "removed {} ports, {bridge} and {} records", self.ports, self.records)
     }
 }
+
+/// What could not be taken out of the registry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Left {
+    /// The kind of registry.
+    pub kind: String,
+    /// Why not.
+    pub error: String,
+    /// The names that the records speak of, sorted.
+    pub names: Vec<String>,
+}
+
+impl fmt::Display for Left {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kind, error, names } = self;
+        write!(f, "{kind} has not given up the names of this host: {error}. ")?;
+        match &names[..] {
+            [] => write!(f, "It may still hold some")?,
+            names => write!(f, "It may still hold {}", names.join(", "))?,
+        }
+        write!(f, "; a v6podd that starts here takes them away, and so does `v6podctl purge`")
+    }
+}
+
+impl std::error::Error for Left {}
 
 /// Why something is left.
 #[derive(Debug, thiserror::Error)]
@@ -63,10 +101,9 @@ pub async fn purge(config: &Config) -> Result<Purged, PurgeError> {
         Ok((observed.ports.len(), observed.bridge.is_some()))
     };
     let (ports, bridge) = Workers::start(1)?.run(work).await?;
-    // Nobody lives: whatever the registry has of ours is stale.
-    let registrar = attachments::registrar(config);
-    registrar.reconcile(&[]);
-    registrar.settled().await;
+    let names = recorded_names(config);
+    let registry = withdraw(&attachments::registrar(config), PATIENCE).await;
+    let registry = registry.err().map(|left| Left { names, ..left });
     let mut records = 0;
     match fs::remove_file(config.run_dir().join("resting")) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -84,5 +121,44 @@ pub async fn purge(config: &Config) -> Result<Purged, PurgeError> {
             _ => {}
         }
     }
-    Ok(Purged { ports, bridge, records })
+    Ok(Purged { ports, bridge, records, registry })
+}
+
+/// The names that the records speak of. What is no record has none.
+fn recorded_names(config: &Config) -> Vec<String> {
+    let loaded = Records::open(&config.run_dir()).and_then(|records| records.load());
+    let Recorded { living, ended } = loaded.map(|(recorded, _)| recorded).unwrap_or_default();
+    let labels = living.into_iter().chain(ended).filter_map(|attachment| attachment.label);
+    let mut names: Vec<_> = labels.map(|label| label.to_string()).collect();
+    names.sort_unstable();
+    names
+}
+
+/// Nobody lives: whatever the registry has of ours is stale.
+async fn withdraw(registrar: &Registrar, patience: Duration) -> Result<(), Left> {
+    registrar.reconcile(&[]);
+    timeout(patience, registrar.settled()).await.map_err(|_| {
+        let health = registrar.health();
+        let error = health.error.unwrap_or_else(|| format!("no answer within {patience:?}"));
+        Left { kind: health.kind, error, names: Vec::new() }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_registry_that_is_not_there_is_not_waited_for_for_ever() {
+        let table =
+            "[registry]\nkind = \"consul\"\n[registry.consul]\naddress = \"http://[::1]:1\"";
+        let config = Config::parse(table).unwrap();
+        let left = withdraw(&attachments::registrar(&config), Duration::from_millis(10)).await;
+        let left = Left { names: vec!["db".to_owned(), "web".to_owned()], ..left.unwrap_err() };
+        assert_eq!(left.kind, "consul");
+        assert!(left.to_string().contains("It may still hold db, web;"), "{left}");
+        // One that answers is waited for.
+        let embedded = attachments::registrar(&Config::default());
+        withdraw(&embedded, Duration::from_secs(60)).await.unwrap();
+    }
 }

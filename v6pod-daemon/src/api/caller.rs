@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     const USER: Uid = Uid::new(1000).unwrap();
-    const PLAIN: Standing = Standing { account: true, attaches: true, operates: false };
+    const PLAIN: Standing = Standing { operates: false, ..Standing::ROOT };
     const UNIX: Via = Via::Unix { pid: 1 };
 
     #[test]
@@ -89,7 +89,7 @@ mod tests {
 
     #[test]
     fn attack_26_all_subordinate_uids_share_one_share() {
-        let standing = Standing { account: false, attaches: false, operates: false };
+        let standing = Standing { known: true, ..Standing::UNKNOWN };
         let of = |uid| Caller { uid: Uid::new(uid).unwrap(), via: UNIX, standing }.counted_as();
         assert_eq!(of(100_000), of(165_535));
         assert_eq!(Caller { uid: USER, via: UNIX, standing: PLAIN }.counted_as(), USER);

@@ -46,7 +46,11 @@ pub(crate) async fn activate(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Attachment>, Failure> {
-    if !connection.caller.standing.attaches {
+    let standing = connection.caller.standing;
+    if !standing.known {
+        return Err(Failure::new(Code::NotReady, "the system does not say who you are; try again"));
+    }
+    if !standing.attaches {
         return Err(Failure::new(
             Code::Forbidden,
             "this host's operator lets others than you attach containers (limits.users)",

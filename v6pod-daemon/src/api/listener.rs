@@ -9,7 +9,6 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::net;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -28,13 +27,13 @@ use v6pod_proto::Uid;
 
 use super::caller::{Caller, Via, peer_of};
 use super::handlers::Connection;
+use super::inherited::{Inherited, tell_of_the_missing};
 use super::problem;
 use super::shares::Shares;
 use super::stream::{Inbox, Stream, dismiss};
 use crate::attachments::{Attachments, Lease};
 use crate::closer::Closer;
 use crate::config::Config;
-use crate::kernel::handed;
 
 /// How long a client may take for its request's head.
 const HEADERS: Duration = Duration::from_secs(5);
@@ -48,11 +47,11 @@ pub(crate) const CONNECTIONS: usize = 2048;
 /// How long the accept loops pause when the system has no descriptor left.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// How long connections are still accepted when the daemon is to stop.
+const LAST: Duration = Duration::from_millis(20);
+
 /// The most bytes of a request's head.
 const HEAD: usize = 16 * 1024;
-
-/// The most clients that can wait in a socket (`net.core.somaxconn`, and systemd's own limit).
-const WAITING: usize = 4096;
 
 /// Why a listener cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -75,60 +74,6 @@ pub enum ListenError {
     },
 }
 
-/// The sockets that a service manager listens on for this daemon (`v6podd.socket`): clients that
-/// come while no daemon runs wait in them instead of being refused.
-#[derive(Debug, Default)]
-pub struct Inherited {
-    unix: Vec<net::UnixListener>,
-    tcp: Vec<std::net::TcpListener>,
-}
-
-impl Inherited {
-    /// Takes them over. To be called once, before anything else is opened.
-    pub fn take() -> io::Result<Self> {
-        let handed = handed::listeners("v6podd")?;
-        let inherited = Self {
-            unix: handed.unix.into_iter().map(Into::into).collect(),
-            tcp: handed.tcp.into_iter().map(Into::into).collect(),
-        };
-        inherited.unix.iter().try_for_each(|socket| socket.set_nonblocking(true))?;
-        inherited.tcp.iter().try_for_each(|socket| socket.set_nonblocking(true))?;
-        Ok(inherited)
-    }
-
-    /// Closes on whoever waits. For a daemon that will not start: its clients would wait in vain,
-    /// and as long as one waits the service manager would start it again and again.
-    pub fn turn_away(&self) {
-        for socket in &self.unix {
-            (0..WAITING).map_while(|_| socket.accept().ok()).for_each(drop);
-        }
-        for socket in &self.tcp {
-            (0..WAITING).map_while(|_| socket.accept().ok()).for_each(drop);
-        }
-    }
-
-    /// Says what is left: it stays open, and nobody will ever answer there.
-    fn tell_of_the_rest(&self) {
-        let unix = self.unix.iter().map(|socket| format!("{:?}", socket.local_addr()));
-        let tcp = self.tcp.iter().map(|socket| format!("{:?}", socket.local_addr()));
-        for address in unix.chain(tcp) {
-            tracing::warn!(address, "v6podd.socket listens where the configuration does not");
-        }
-    }
-
-    fn unix_at(&mut self, path: &Path) -> Option<net::UnixListener> {
-        let at = |socket: &net::UnixListener| {
-            socket.local_addr().is_ok_and(|address| address.as_pathname() == Some(path))
-        };
-        self.unix.iter().position(at).map(|index| self.unix.swap_remove(index))
-    }
-
-    fn tcp_at(&mut self, address: SocketAddr) -> Option<std::net::TcpListener> {
-        let at = |socket: &std::net::TcpListener| socket.local_addr().is_ok_and(|a| a == address);
-        self.tcp.iter().position(at).map(|index| self.tcp.swap_remove(index))
-    }
-}
-
 /// Both listeners, bound.
 #[derive(Debug)]
 pub struct Listeners {
@@ -142,6 +87,7 @@ impl Listeners {
     /// that is there and was not inherited was left by a daemon that is not.
     pub async fn open(config: &Config, mut inherited: Inherited) -> Result<Self, ListenError> {
         let path = config.socket();
+        let by_hand = inherited.is_empty();
         let unix = match inherited.unix_at(&path) {
             Some(socket) => UnixListener::from_std(socket),
             None => bind_unix(&path),
@@ -152,7 +98,12 @@ impl Listeners {
         for &address in &config.tcp {
             let listener = match inherited.tcp_at(address) {
                 Some(socket) => TcpListener::from_std(socket),
-                None => TcpListener::bind(address).await,
+                None => {
+                    if !by_hand {
+                        tell_of_the_missing(address);
+                    }
+                    TcpListener::bind(address).await
+                }
             };
             tcp.push(listener.map_err(|source| ListenError::Tcp { address, source })?);
         }
@@ -186,11 +137,15 @@ impl Listeners {
     }
 }
 
+/// Accepts until `stop` says so, and then whoever waits already: a daemon that is started again and
+/// again would otherwise leave its clients to the next one until they give up.
 async fn until(mut stop: watch::Receiver<bool>, work: impl Future<Output = ()>) {
+    tokio::pin!(work);
     tokio::select! {
-        () = work => {}
+        () = &mut work => return,
         _ = stop.wait_for(|stop| *stop) => {}
     }
+    let _ = timeout(LAST, work).await;
 }
 
 fn bind_unix(path: &Path) -> io::Result<UnixListener> {
@@ -218,10 +173,36 @@ impl Server {
         loop {
             let permit = self.permit().await;
             match listener.accept().await {
-                Ok((stream, _)) => drop(tokio::spawn(self.clone().serve_unix(stream, permit))),
+                Ok((stream, _)) => {
+                    // In a crowd this is all that is done: who waits behind it waits the less.
+                    if let Some(stream) = self.turn_away(stream) {
+                        tokio::spawn(self.clone().serve_unix(stream, permit));
+                    }
+                }
                 Err(error) => self.pause(&error).await,
             }
         }
+    }
+
+    /// Refuses the connection if its caller is known and has too many; else gives it back.
+    fn turn_away(&self, stream: UnixStream) -> Option<UnixStream> {
+        let (uid, via) = peer_of(&stream)?;
+        let known = self.attachments.known_standing(uid);
+        let peer = known.map(|standing| Caller { uid, via, standing }.counted_as());
+        match peer.filter(|peer| self.shares.is_full(*peer) || self.closer.is_behind(*peer)) {
+            Some(peer) => {
+                self.refuse(stream, peer);
+                None
+            }
+            None => Some(stream),
+        }
+    }
+
+    fn refuse(&self, stream: UnixStream, peer: Uid) {
+        // Not for every log, and he may not be reading: what does not fit at once is not said.
+        tracing::trace!(uid = %peer, "refused a connection: too many are open");
+        let _ = stream.try_write(&problem::CROWDED);
+        dismiss(stream, peer, &self.closer);
     }
 
     async fn accept_tcp(self, listener: TcpListener) {
@@ -250,12 +231,7 @@ impl Server {
         let caller = self.caller(uid, via).await;
         let peer = caller.counted_as();
         let place = self.shares.enter(peer).filter(|_| !self.closer.is_behind(peer));
-        let Some(place) = place else {
-            tracing::debug!(%uid, "refused a connection: too many are open");
-            // He may not be reading: what does not fit at once is not said.
-            let _ = stream.try_write(&problem::crowded());
-            return dismiss(stream, peer, &self.closer);
-        };
+        let Some(place) = place else { return self.refuse(stream, peer) };
         let (io, inbox) = Stream::new(stream, peer, self.closer.clone());
         let (connection, lease) = connection(caller, inbox);
         let Some(io) = self.one_request(io, connection).await else { return };
@@ -277,7 +253,7 @@ impl Server {
         };
         let caller = self.caller(uid, Via::Tcp).await;
         let Some(_place) = self.shares.enter(caller.counted_as()) else {
-            let _ = stream.try_write(&problem::crowded());
+            let _ = stream.try_write(&problem::CROWDED);
             return;
         };
         let (connection, _) = connection(caller, Inbox::default());

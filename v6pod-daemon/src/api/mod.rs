@@ -14,6 +14,7 @@ mod caller;
 mod contract;
 mod guard;
 mod handlers;
+mod inherited;
 mod listener;
 mod metrics;
 mod problem;
@@ -22,5 +23,6 @@ mod shares;
 mod stream;
 
 pub use caller::{Caller, Via};
-pub use listener::{Inherited, ListenError, Listeners};
+pub use inherited::Inherited;
+pub use listener::{ListenError, Listeners};
 pub use routes::router;

@@ -1,5 +1,7 @@
 //! Answers that say no (RFC 9457).
 
+use std::sync::LazyLock;
+
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use v6pod_proto::{Code, Problem};
@@ -52,14 +54,21 @@ const fn is_bidi_control(c: char) -> bool {
     matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
+/// [`crowded`], put together once: of these there can be ten thousand a second.
+pub(crate) static CROWDED: LazyLock<Vec<u8>> = LazyLock::new(crowded);
+
 /// The whole answer to a connection of somebody who has too many, said before he has asked.
-pub(crate) fn crowded() -> Vec<u8> {
-    let detail = "too many of your connections are open; try again";
+fn crowded() -> Vec<u8> {
+    unready("too many of your connections are open; try again", RETRY_AFTER)
+}
+
+/// The whole answer that tells a client to come back later, for those whose request is not read.
+pub(crate) fn unready(detail: &str, retry_after: &str) -> Vec<u8> {
     let body = serde_json::to_string(&Problem::new(Code::NotReady, detail, "")).unwrap_or_default();
     let length = body.len();
     format!(
         "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\n\
-         Retry-After: {RETRY_AFTER}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+         Retry-After: {retry_after}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
     )
     .into_bytes()
 }

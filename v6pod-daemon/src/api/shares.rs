@@ -34,6 +34,14 @@ impl Shares {
     }
 }
 
+impl Shares {
+    /// Whether this caller has all that he may have.
+    pub(crate) fn is_full(&self, caller: Uid) -> bool {
+        let open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        open.get(&caller).is_some_and(|count| *count >= EACH)
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
         let mut open = self.shares.0.lock().unwrap_or_else(PoisonError::into_inner);

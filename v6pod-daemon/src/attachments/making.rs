@@ -462,6 +462,12 @@ impl From<kernel::Error> for Refused {
             Self::Full("the bridge takes no more ports".to_owned())
         } else if error.name_taken().is_some() {
             Self::Taken("the namespace has an interface of that name already")
+        } else if error.has_no_ipv6() {
+            // Not 422, which would keep the container from starting at all.
+            Self::Taken(
+                "IPv6 is switched off in this network namespace; set \
+                 net.ipv6.conf.default.disable_ipv6=0 in it before it is attached",
+            )
         } else if error.is_gone() {
             Self::NotReady("the network namespace went away meanwhile")
         } else {

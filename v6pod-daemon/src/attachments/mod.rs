@@ -12,6 +12,7 @@
 mod completing;
 mod ending;
 mod holding;
+mod lock;
 mod making;
 mod mending;
 mod metrics;
@@ -353,6 +354,11 @@ impl Attachments {
     /// What this user may do here.
     pub async fn standing(&self, user: Uid) -> Standing {
         self.0.access.of(user).await
+    }
+
+    /// The same, if it is known without asking.
+    pub fn known_standing(&self, user: Uid) -> Option<Standing> {
+        self.0.access.known(user)
     }
 
     /// Closes what callers sent.

@@ -5,10 +5,10 @@
 //! first look, so no end is missed between look and listening.
 
 use std::collections::HashSet;
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
 use std::net::Ipv6Addr;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -21,9 +21,9 @@ use v6pod_proto::Mac;
 use super::holding::Holds;
 use super::records::{Records, Rejected};
 use super::resting::Resting;
-use super::rules::Rules;
+use super::rules::{self, Rules, RulesError};
 use super::sweeping::Waiting;
-use super::{Attachments, Ended, Ledger, Metrics, Shared, ending, making, mending};
+use super::{Attachments, Ended, Ledger, Metrics, Shared, ending, lock, making, mending};
 use crate::access::Access;
 use crate::closer::Closer;
 use crate::config::{self, Config, PrefixSource};
@@ -36,6 +36,7 @@ use crate::core::reconcile::{Plan, PortSeen, Seen, reconcile};
 use crate::core::ruleset::{Elements, Policy};
 use crate::core::{Links, Prefix};
 use crate::failpoint;
+use crate::kernel::firewall::Losses;
 use crate::kernel::firewall::nft::NftError;
 use crate::kernel::host::{Forwarding, PrepareError};
 use crate::kernel::observe::Stray;
@@ -80,6 +81,23 @@ pub enum StartError {
     Thread(#[source] io::Error),
 }
 
+impl StartError {
+    /// Whether it will not pass by itself: somebody must change the configuration or install
+    /// something.
+    pub const fn lasts(&self) -> bool {
+        matches!(self, Self::Host(PrepareError::Overlap(_)) | Self::Rules(NftError::Missing))
+    }
+}
+
+impl From<RulesError> for StartError {
+    fn from(error: RulesError) -> Self {
+        match error {
+            RulesError::Kernel(error) => Self::Kernel(error),
+            RulesError::Nft(error) => Self::Rules(error),
+        }
+    }
+}
+
 /// Starts: prepares the host, takes up what was left, and begins to listen for ends.
 pub async fn start(config: Config) -> Result<Attachments, StartError> {
     let lock = prepare_folders(&config)?;
@@ -99,7 +117,7 @@ pub async fn start(config: Config) -> Result<Attachments, StartError> {
     workers.run(move |_: &mut Worker| Rules::check(&wanted).map_err(StartError::Rules)).await?;
     let (sweeper, askers) = (Workers::start(1)?, Workers::start(1)?);
     // Before the first look, or an end between look and listening would be missed.
-    let events = Events::listen(&links)?;
+    let (events, losses) = (Events::listen(&links)?, Losses::listen(&links)?);
     let host = workers.run({
         let topology = topology.clone();
         move |worker: &mut Worker| kernel::host::prepare(&mut worker.socket, &topology)
@@ -140,6 +158,7 @@ pub async fn start(config: Config) -> Result<Attachments, StartError> {
     restore(&shared).await?;
     tokio::spawn(ending::heed(Arc::clone(&shared), news));
     tokio::spawn(watch(Arc::clone(&shared), events));
+    tokio::spawn(rules::watch(Arc::clone(&shared), losses));
     Ok(Attachments(shared))
 }
 
@@ -155,19 +174,8 @@ pub(crate) fn prepare_folders(config: &Config) -> Result<File, StartError> {
             .map_err(in_file(path))?;
     }
     let path = run.join("lock");
-    // Nobody else may open it, or anybody could hold the lock. For reading alone: `v6podctl purge`
-    // makes it as root, and a daemon that is not root may read what it may not write.
-    let lock = OpenOptions::new()
-        .read(true)
-        .custom_flags(nix::libc::O_CREAT)
-        .mode(0o600)
-        .open(&path)
-        .map_err(in_file(&path))?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => Err(StartError::Running(config.instance.clone())),
-        Err(TryLockError::Error(source)) => Err(StartError::File { path, source }),
-    }
+    let lock = lock::take(&path).map_err(in_file(&path))?;
+    lock.ok_or_else(|| StartError::Running(config.instance.clone()))
 }
 
 /// The configured prefix, or this host's own unique local one, generated once and kept (RFC 4193,
@@ -244,7 +252,7 @@ async fn restore(shared: &Arc<Shared>) -> Result<(), StartError> {
         // In one transaction, so that what goes on is at no moment open or cut off. What does not go
         // on has no elements from here, known to a record or not.
         let elements: Vec<_> = plan.adopt.iter().map(|(a, _)| Elements::of(&a.port)).collect();
-        state.rules.load(&elements)?;
+        state.rules.load(worker, &elements)?;
         failpoint::reach("restoring:ruled");
         clean(&state, worker, &observed, &plan);
         failpoint::reach("restoring:cleaned");

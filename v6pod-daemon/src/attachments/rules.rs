@@ -4,32 +4,38 @@
 //! elements of every attachment that is not on its way out. So no element is lost to a load, and none
 //! comes back by it.
 //!
-//! If somebody takes the tables away (`nft flush ruleset`, a restart of nftables.service), they are
-//! put back when the next attachment is made or at the next round, whichever comes first.
+//! If somebody takes the tables away, or rules out of them (`nft flush ruleset`, a restart of
+//! nftables.service), they are put back as soon as the kernel has told of it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::Shared;
 use crate::core::attachment::Phase;
 use crate::core::ruleset::{Elements, Policy, Ruleset};
-use crate::kernel::firewall::ObservedElements;
 use crate::kernel::firewall::nft::{self, NftError};
+use crate::kernel::firewall::{Losses, ObservedElements, ObservedRules};
 use crate::kernel::{self, Worker};
+
+/// How long nobody looks again after a look. Who takes rules away in a loop does not keep the daemon
+/// from its work; and what somebody does in many steps is one loss.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// The rules and whose turn it is to change them.
 #[derive(Debug)]
 pub(super) struct Rules {
     policy: Policy,
     turn: RwLock<()>,
+    /// What was in force after the last load.
+    loaded: Mutex<ObservedRules>,
     /// In seconds since the epoch; zero for never.
     last_repair: AtomicU64,
 }
 
-/// Why the firewall could not be looked after.
+/// Why the rules could not be looked after, or put in force.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum RepairError {
+pub(super) enum RulesError {
     #[error(transparent)]
     Kernel(#[from] kernel::Error),
     #[error(transparent)]
@@ -38,7 +44,12 @@ pub(super) enum RepairError {
 
 impl Rules {
     pub(super) fn new(policy: Policy) -> Self {
-        Self { policy, turn: RwLock::default(), last_repair: AtomicU64::default() }
+        Self {
+            policy,
+            turn: RwLock::default(),
+            loaded: Mutex::default(),
+            last_repair: AtomicU64::default(),
+        }
     }
 
     /// Asks whether the rules would be taken. Nothing is changed.
@@ -47,15 +58,33 @@ impl Rules {
     }
 
     /// Puts the rules in force in the place of an earlier daemon's, with these elements.
-    pub(super) fn load(&self, elements: &[Elements]) -> Result<(), NftError> {
+    pub(super) fn load(
+        &self,
+        worker: &mut Worker,
+        elements: &[Elements],
+    ) -> Result<(), RulesError> {
         let text = Ruleset::of(&self.policy, elements);
         match nft::load(&text) {
             Err(NftError::Refused(why)) => {
                 tracing::info!("the tables cannot stay, they are made anew: {why}");
-                nft::load(&(Ruleset::afresh(&self.policy.links) + &text))
+                nft::load(&(Ruleset::afresh(&self.policy.links) + &text))?;
             }
-            other => other,
+            other => other?,
         }
+        *self.loaded() = worker.rules.observe_rules(&self.policy.links)?;
+        Ok(())
+    }
+
+    /// Whether all rules are in force, and these elements.
+    fn are_whole(&self, worker: &mut Worker, elements: &[Elements]) -> Result<bool, kernel::Error> {
+        let links = &self.policy.links;
+        let Some(observed) = worker.rules.observe(links)? else { return Ok(false) };
+        Ok(observed.has_all_of(&ObservedElements::expected(elements))
+            && worker.rules.observe_rules(links)?.has_all_of(&self.loaded()))
+    }
+
+    fn loaded(&self) -> MutexGuard<'_, ObservedRules> {
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// As long as it is held, the rules are not loaded: to be held by who changes elements.
@@ -70,10 +99,9 @@ impl Rules {
 }
 
 impl Shared {
-    /// Puts the tables back if they, or elements of attachments that serve, are gone.
-    pub(super) fn look_after_rules(&self, worker: &mut Worker) -> Result<(), RepairError> {
+    /// Puts the tables back if they, rules of theirs, or elements of attachments that serve are gone.
+    pub(super) fn look_after_rules(&self, worker: &mut Worker) -> Result<(), RulesError> {
         let _alone = self.rules.turn.write().unwrap_or_else(PoisonError::into_inner);
-        let observed = worker.rules.observe(&self.links)?;
         // Those that are being made have their elements, or will have them after this.
         let whole = |phase| matches!(phase, Phase::Wired | Phase::Serving | Phase::Ending);
         let (expected, all) = {
@@ -84,15 +112,30 @@ impl Shared {
             };
             (of(&whole), of(&|_| true))
         };
-        let expected = ObservedElements::expected(&expected);
-        if observed.is_some_and(|observed| observed.has_all_of(&expected)) {
+        if self.rules.are_whole(worker, &expected)? {
             return Ok(());
         }
         tracing::warn!("the firewall's rules were taken away; putting them back");
-        self.rules.load(&all)?;
+        self.rules.load(worker, &all)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
         self.rules.last_repair.store(now, Ordering::Relaxed);
         self.metrics.repaired();
         Ok(())
+    }
+}
+
+/// Looks after the rules whenever the kernel tells of a loss, for as long as the daemon runs.
+pub(super) async fn watch(shared: Arc<Shared>, mut losses: Losses) {
+    loop {
+        if let Err(error) = losses.next().await {
+            tracing::error!(%error, "cannot hear the kernel; looking instead");
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        let state = Arc::clone(&shared);
+        let look = move |worker: &mut Worker| state.look_after_rules(worker);
+        if let Err(error) = shared.workers.run(look).await {
+            tracing::error!(%error, "cannot look after the firewall's rules");
+        }
+        tokio::time::sleep(PAUSE).await;
     }
 }

@@ -10,13 +10,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 use v6pod_daemon::api::{Inherited, Listeners, router};
-use v6pod_daemon::attachments;
+use v6pod_daemon::attachments::{self, StartError};
 use v6pod_daemon::config::{Config, Options};
 use v6pod_daemon::kernel::{descriptors, privileges};
 use v6pod_daemon::report::chain;
 use v6pod_daemon::service;
 
-/// EX_CONFIG of sysexits.h: starting again will not help. The unit does not.
+/// EX_CONFIG of sysexits.h: starting again will not help, and the unit does not.
 const BAD_CONFIGURATION: u8 = 78;
 
 /// Gives each rootless podman container a routable IPv6 address, a default route and a name.
@@ -45,7 +45,9 @@ fn main() -> ExitCode {
         Ok(config) => config,
         Err(error) => {
             eprintln!("v6podd: {}", chain(&error));
-            if let Ok(inherited) = Inherited::take() {
+            if !cli.check
+                && let Ok(inherited) = Inherited::take()
+            {
                 inherited.turn_away();
             }
             return ExitCode::from(BAD_CONFIGURATION);
@@ -60,7 +62,8 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{}", chain(&*error));
-            ExitCode::FAILURE
+            let lasts = error.downcast_ref::<StartError>().is_some_and(StartError::lasts);
+            if lasts { ExitCode::from(BAD_CONFIGURATION) } else { ExitCode::FAILURE }
         }
     }
 }
@@ -116,7 +119,12 @@ async fn serve(config: Config, inherited: Inherited) -> Result<(), Failure> {
     // Signals first: one that comes during the start must not kill half-way.
     let (mut terminate, mut interrupt) =
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let attachments = attachments::start(config.clone()).await?;
+    let attachments = attachments::start(config.clone()).await.inspect_err(|error| {
+        // What passes is worth the wait: the next start serves who waits now.
+        if error.lasts() {
+            inherited.turn_away();
+        }
+    })?;
     let listeners = Listeners::open(&config, inherited).await?;
     let status = attachments.status();
     tracing::info!(

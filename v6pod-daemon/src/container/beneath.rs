@@ -1,20 +1,24 @@
 //! Reading files that somebody hostile wrote, as root.
 //!
 //! Guarantees, for a path below a [`Folder`]: no symbolic link is followed, no mount is crossed,
-//! nothing above the folder is reached (openat2, Linux 5.6). Only regular files that belong to the
+//! nothing above the folder is reached. Only regular files that belong to the
 //! folder's owner are opened, and no more than [`LIMIT`] bytes of them are read. A pipe, a device
 //! or a file of somebody else is looked at and never opened, so looking has no effect on it.
+//!
+//! That is what openat2(2) does in one call, and what is done here part by part, each checked by its
+//! descriptor before the next: systemd's RestrictSUIDSGID= takes openat2 away, for no seccomp filter can
+//! look at what it is asked.
 //!
 //! Nothing here can promise to return: a disk may be slow, and a FUSE server may never answer. The
 //! caller runs it where that is bearable ([`super::reader`]).
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::fs::{FileType, Mode, OFlags, Stat, openat};
 use rustix::io::Errno;
 use v6pod_proto::Uid;
 
@@ -78,7 +82,7 @@ impl Folder {
     /// `/home` is on some systems.
     pub fn open(path: &Path, owner: Uid) -> Result<Self, Refused> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS)?;
+        let fd = rustix::fs::open(path, flags, Mode::empty())?;
         check(fd.as_fd(), owner, FileType::Directory)?;
         Ok(Self { fd, owner })
     }
@@ -107,15 +111,44 @@ impl Folder {
     }
 
     /// A descriptor of what the path names, with which nothing can be done but ask what it is. With
-    /// these flags the last part may be a symbolic link, which is then what is pinned (openat2(2)).
+    /// these flags the last part may be a symbolic link, which is then what is pinned (open(2)).
     fn pin(&self, path: &Path) -> Result<OwnedFd, Refused> {
-        let resolve = ResolveFlags::BENEATH
-            | ResolveFlags::NO_SYMLINKS
-            | ResolveFlags::NO_MAGICLINKS
-            | ResolveFlags::NO_XDEV;
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        Ok(rustix::fs::openat2(&self.fd, path, flags, Mode::empty(), resolve)?)
+        let mount = mount_of(self.fd.as_fd())?;
+        let mut pinned: Option<OwnedFd> = None;
+        for part in path.components() {
+            let Component::Normal(name) = part else { return Err(Refused::Outside) };
+            let from = pinned.as_ref().map_or(self.fd.as_fd(), AsFd::as_fd);
+            let fd = openat(from, name, flags, Mode::empty()).map_err(|errno| match errno {
+                // What was pinned before is no directory.
+                Errno::NOTDIR => not_a_way(from),
+                other => other.into(),
+            })?;
+            if mount_of(fd.as_fd())? != mount {
+                return Err(Refused::Outside);
+            }
+            pinned = Some(fd);
+        }
+        pinned.ok_or(Refused::Absent)
     }
+}
+
+/// Why a pinned file leads to nothing.
+fn not_a_way(fd: BorrowedFd<'_>) -> Refused {
+    match rustix::fs::fstat(fd).map(|stat| FileType::from_raw_mode(stat.st_mode)) {
+        Ok(FileType::Symlink) => Refused::Link,
+        _ => Refused::Absent,
+    }
+}
+
+/// The number of the mount that a descriptor is in: nobody else's while the descriptor is open. The
+/// kernel tells it by itself: statx(2) would have the file system asked, and FUSE refuse.
+fn mount_of(fd: BorrowedFd<'_>) -> Result<u64, Refused> {
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()));
+    let info = info.map_err(Refused::Io)?;
+    let line = info.lines().find_map(|line| line.strip_prefix("mnt_id:"));
+    line.and_then(|number| number.trim().parse().ok())
+        .ok_or_else(|| Refused::Io(io::ErrorKind::InvalidData.into()))
 }
 
 /// Asks a pinned file what it is. The file system first: FUSE's answer to statfs does not leave the

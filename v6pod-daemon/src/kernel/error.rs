@@ -26,6 +26,9 @@ pub(super) enum Cause {
     /// The container has an interface of that name.
     #[error("there is an interface {0} in the namespace")]
     NameTaken(LinkName),
+    /// The namespace's owner has switched IPv6 off for new interfaces.
+    #[error("IPv6 is switched off in the namespace (net.ipv6.conf.default.disable_ipv6)")]
+    NoIpv6,
     /// A link bears a name that is ours and is not one of ours.
     #[error("the link {0} exists and is not of this instance")]
     NotOurs(LinkName),
@@ -96,6 +99,11 @@ impl Error {
             Cause::NameTaken(name) => Some(name),
             _ => None,
         }
+    }
+
+    /// The container's namespace has IPv6 switched off for new interfaces.
+    pub fn has_no_ipv6(&self) -> bool {
+        matches!(self.cause, Cause::NoIpv6)
     }
 
     /// The firewall's tables are gone: somebody flushed the ruleset.

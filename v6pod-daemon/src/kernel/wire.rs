@@ -395,7 +395,12 @@ fn configure(inside: &mut Inside, port: &Port, peer: u32) -> Result<(), Error> {
     socket.ack(format!("switch {name} on inside"), &Message::SetLink(link), 0)?;
     let flags = NLM_F_CREATE | NLM_F_REPLACE;
     let address = message::address(peer, port.address);
-    socket.ack(format!("give {name} its address"), &Message::NewAddress(address), flags)?;
+    let doing = format!("give {name} its address");
+    // What the owner has switched off is not switched on for him.
+    socket.ack(doing.clone(), &Message::NewAddress(address), flags).map_err(|error| {
+        let off = error.errno() == Some(Errno::EACCES);
+        if off { Error::new(doing, Cause::NoIpv6) } else { error }
+    })?;
 
     let lo = message::set_up(message::link(LOOPBACK), true);
     socket.ack("switch the loopback on", &Message::SetLink(lo), 0)?;

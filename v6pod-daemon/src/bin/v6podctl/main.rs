@@ -90,7 +90,10 @@ async fn run(cli: &Cli) -> Result<String, Failure> {
         }
         Command::Purge(options) => {
             let removed = purge::purge(&options.clone().load()?).await?;
-            cli.render(&removed, ToString::to_string)
+            let text = cli.render(&removed, ToString::to_string)?;
+            let Some(left) = removed.registry else { return Ok(text) };
+            print(&text);
+            Err(left.into())
         }
     }
 }

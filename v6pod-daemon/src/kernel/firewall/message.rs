@@ -20,14 +20,21 @@ const NEW_ELEMENT: u16 = NFTABLES | 12;
 const GET_ELEMENT: u16 = NFTABLES | 13;
 const DEL_ELEMENT: u16 = NFTABLES | 14;
 const DEL_TABLE: u16 = NFTABLES | 2;
+const DEL_CHAIN: u16 = NFTABLES | 5;
+const NEW_RULE: u16 = NFTABLES | 6;
+const GET_RULE: u16 = NFTABLES | 7;
+const DEL_RULE: u16 = NFTABLES | 8;
+const DEL_SET: u16 = NFTABLES | 11;
 /// IPCTNL_MSG_CT_NEW, by which a flow is also described.
 const FLOW: u16 = CTNETLINK;
 const GET_FLOW: u16 = CTNETLINK | 1;
 const DEL_FLOW: u16 = CTNETLINK | 2;
 
-/// `enum nft_table_attributes`, `nft_set_elem_list_attributes`, `nft_list_attributes`,
-/// `nft_set_elem_attributes`, `nft_data_attributes`.
+/// `enum nft_table_attributes`, `nft_rule_attributes`, `nft_set_elem_list_attributes`,
+/// `nft_list_attributes`, `nft_set_elem_attributes`, `nft_data_attributes`. The table's name is the first
+/// attribute of chains and sets too.
 const TABLE_NAME: u16 = 1;
+const RULE_HANDLE: u16 = 3;
 const LIST_TABLE: u16 = 1;
 const LIST_SET: u16 = 2;
 const LIST_ELEMENTS: u16 = 3;
@@ -85,6 +92,13 @@ impl Message {
     /// The question for all elements of a set.
     pub(super) fn list_elements(table: Table<'_>, set: &str) -> Self {
         Self::about_set(GET_ELEMENT, table, set)
+    }
+
+    /// The question for all rules of a table.
+    pub(super) fn list_rules(table: Table<'_>) -> Self {
+        let mut message = Self::new(GET_RULE, table.family, 0);
+        message.text(TABLE_NAME, table.name);
+        message
     }
 
     pub(super) fn delete_table(table: Table<'_>) -> Self {
@@ -182,6 +196,31 @@ pub(super) fn elements(kind: u16, payload: &[u8]) -> Option<Vec<Vec<u8>>> {
         value(value(element, ELEM_KEY)?, DATA_VALUE).map(<[u8]>::to_owned)
     });
     Some(keys.collect())
+}
+
+/// The number that the kernel gave to the rule that one message of a list describes, if it is one of
+/// this table. Within a table no number is given twice.
+pub(super) fn rule(kind: u16, payload: &[u8], table: &str) -> Option<u64> {
+    let attributes = payload.get(GENERIC..).filter(|_| kind == NEW_RULE)?;
+    if !is_text(value(attributes, TABLE_NAME)?, table) {
+        return None;
+    }
+    Some(u64::from_be_bytes(value(attributes, RULE_HANDLE)?.try_into().ok()?))
+}
+
+/// Whether a message of the kernel's says that something of this table was taken away: itself, or a
+/// chain, rule or set of it. Elements come and go with containers, and are not meant.
+pub(super) fn is_loss(kind: u16, payload: &[u8], table: &str) -> bool {
+    matches!(kind, DEL_TABLE | DEL_CHAIN | DEL_RULE | DEL_SET)
+        && payload
+            .get(GENERIC..)
+            .and_then(|attributes| value(attributes, TABLE_NAME))
+            .is_some_and(|name| is_text(name, table))
+}
+
+/// Whether an attribute is this text, which ends with a zero byte.
+fn is_text(value: &[u8], text: &str) -> bool {
+    value.strip_suffix(b"\0").unwrap_or(value) == text.as_bytes()
 }
 
 /// The attributes that name a flow (its original tuple, its zone, its id), if the address stands at

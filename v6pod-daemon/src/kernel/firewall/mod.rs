@@ -15,6 +15,7 @@
 mod conntrack;
 mod message;
 pub mod nft;
+mod watch;
 
 use std::net::Ipv6Addr;
 
@@ -27,6 +28,19 @@ use super::error::{Cause, Error, gone_is_fine};
 use super::netlink::Socket;
 use crate::core::links::Links;
 use crate::core::ruleset::{Elements, KNOWN_SET, OWNER_SET, PORT_SET};
+
+pub use watch::Losses;
+
+/// The rules of both of an instance's tables, sorted: family, and the number that the kernel gave.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ObservedRules(Vec<(u8, u64)>);
+
+impl ObservedRules {
+    /// Whether all of the other's rules are still among these.
+    pub fn has_all_of(&self, other: &Self) -> bool {
+        other.0.iter().all(|rule| self.0.binary_search(rule).is_ok())
+    }
+}
 
 /// A socket for the elements of an instance's sets, in the namespace of the thread that opened it.
 #[derive(Debug)]
@@ -131,6 +145,23 @@ impl RulesSocket {
             Err(error) if error.is_gone() => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// The rules of both tables; none of a table that is not there.
+    pub fn observe_rules(&mut self, links: &Links) -> Result<ObservedRules, Error> {
+        let mut rules = Vec::new();
+        for family in [message::BRIDGE, message::INET] {
+            let question = Message::list_rules(Table { family, name: &links.table });
+            let doing = format!("list the rules of {}", links.table);
+            let read = |kind, payload: &[u8]| message::rule(kind, payload, &links.table);
+            match self.0.dump(doing, &question, read) {
+                Ok(numbers) => rules.extend(numbers.into_iter().map(|number| (family, number))),
+                Err(error) if error.is_gone() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        rules.sort_unstable();
+        Ok(ObservedRules(rules))
     }
 
     /// Has conntrack forget every flow from or to this address. Asks the kernel to look at each flow

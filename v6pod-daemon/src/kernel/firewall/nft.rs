@@ -11,10 +11,11 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use caps::{CapSet, Capability};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use crate::kernel::privileges::lending_net_admin;
 
 /// Where nft is looked for, in this order.
 const DIRECTORIES: [&str; 6] =
@@ -93,8 +94,7 @@ fn execute(
     let mut spawn = || {
         thread::scope(|scope| {
             let thread = thread::Builder::new().spawn_scoped(scope, || {
-                pass_on_net_admin().map_err(io::Error::other)?;
-                command.spawn()
+                lending_net_admin(|| command.spawn()).map_err(io::Error::other)?
             })?;
             thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread panicked")))
         })
@@ -108,12 +108,6 @@ fn execute(
 
 fn nameless() -> io::Result<File> {
     Ok(memfd_create(c"v6pod-nft", MFdFlags::MFD_CLOEXEC)?.into())
-}
-
-/// A program that is executed by another user than root keeps the ambient capabilities alone.
-fn pass_on_net_admin() -> Result<(), caps::errors::CapsError> {
-    caps::raise(None, CapSet::Inheritable, Capability::CAP_NET_ADMIN)?;
-    caps::raise(None, CapSet::Ambient, Capability::CAP_NET_ADMIN)
 }
 
 fn wait(mut child: Child) -> io::Result<Option<ExitStatus>> {

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use netlink_packet_core::NLM_F_CREATE;
 
 use super::message::{Message, Table};
@@ -203,5 +205,50 @@ fn attack_12_the_flows_of_an_address_are_forgotten_and_no_others() {
             bench.worker.rules.forget_flows(a).unwrap();
             assert_eq!((count(a), count(b)), (0, 2));
         }
+    });
+}
+
+/// Whether a loss is told within a generous time; a loss that is not told is waited for in vain.
+async fn told(losses: &mut Losses, patience: Duration) -> bool {
+    tokio::time::timeout(patience, losses.next()).await.is_ok_and(|loss| loss.is_ok())
+}
+
+#[test]
+fn a_loss_is_told_and_what_is_lost_is_missed() {
+    in_netns(|| {
+        let body = async || {
+            let policy = policy(Ingress::Deny);
+            let (links, table) = (&policy.links, &policy.links.table);
+            let text = Ruleset::of(&policy, &[]);
+            nft::load(&text).unwrap();
+            let mut rules = RulesSocket::open().unwrap();
+            let mut losses = Losses::listen(links).unwrap();
+            for loss in [
+                "flush ruleset".to_owned(),
+                format!("delete table bridge {table}"),
+                format!("flush table inet {table}"),
+                format!("flush chain inet {table} forward"),
+            ] {
+                let whole = rules.observe_rules(links).unwrap();
+                assert!(rules.observe_rules(links).unwrap().has_all_of(&whole));
+                sh(&format!("nft '{loss}'"));
+                assert!(told(&mut losses, Duration::from_secs(20)).await, "{loss}");
+                assert!(!rules.observe_rules(links).unwrap().has_all_of(&whole), "{loss}");
+                nft::load(&text).unwrap();
+                // What the load itself took away is told as well.
+                while told(&mut losses, Duration::from_millis(100)).await {}
+            }
+            // Others' tables, and containers that come and go, are none.
+            let whole = rules.observe_rules(links).unwrap();
+            sh("nft 'add table inet other; delete table inet other'");
+            rules.add(links, &elements(1)).unwrap();
+            rules.remove(links, &elements(1)).unwrap();
+            assert!(!told(&mut losses, Duration::from_millis(100)).await);
+            // More rules than there were are not a loss either.
+            sh(&format!("nft insert rule inet {table} forward counter"));
+            assert!(rules.observe_rules(links).unwrap().has_all_of(&whole));
+        };
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        runtime.enable_all().build().unwrap().block_on(body());
     });
 }

@@ -1,0 +1,107 @@
+//! Ordinary users of a whole host, logged in.
+
+use std::ffi::OsStr;
+use std::net::Ipv6Addr;
+use std::process::Command;
+
+use v6pod_proto::Attachment;
+
+use super::{PATH, SLOW, WholeHost};
+use crate::footprint::Place;
+use crate::user::image_archive;
+use crate::{Finished, IMAGE, PATIENCE, eventually, run, run_within};
+
+/// A user of a host with a session that lasts (lingering) and [`IMAGE`].
+#[derive(Debug)]
+pub struct Login<'a> {
+    host: &'a WholeHost,
+    name: String,
+    uid: u32,
+}
+
+impl<'a> Login<'a> {
+    #[track_caller]
+    pub(super) fn new(host: &'a WholeHost, name: &str) -> Self {
+        host.sh(&format!("useradd --create-home --shell /bin/bash {name}")).ok();
+        host.sh(&format!("loginctl enable-linger {name}")).ok();
+        let uid = host.sh(&format!("id -u {name}")).ok().parse().expect("a number");
+        let login = Self { host, name: name.to_owned(), uid };
+        eventually(PATIENCE, "the user's session", || {
+            host.file(&format!("/run/user/{uid}/bus")).exists().then_some(())
+        });
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let archive = dir.path().join("image.tar");
+        image_archive(&archive);
+        let archive = host.take_in(&archive);
+        login.podman(&["import", "--quiet", "--change", "ENV PATH=/bin", &archive, IMAGE]).ok();
+        login
+    }
+
+    /// The account's number.
+    pub fn uid(&self) -> u32 {
+        self.uid
+    }
+
+    /// A command in the user's session: under his systemd, in a cgroup that is delegated to him, as
+    /// after a login by ssh.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let Self { name, uid, .. } = self;
+        let mut command = self.host.enter();
+        command.args(["setpriv", "--reuid", name, "--regid", name, "--init-groups", "--"]);
+        command.args(["env", "-i", "-C", &format!("/home/{name}"), &format!("PATH={PATH}")]);
+        command.args([format!("HOME=/home/{name}"), format!("USER={name}")]);
+        command.arg(format!("LOGNAME={name}")).arg(format!("XDG_RUNTIME_DIR=/run/user/{uid}"));
+        command.arg(format!("DBUS_SESSION_BUS_ADDRESS=unix:path=/run/user/{uid}/bus"));
+        command.args(["systemd-run", "--user", "--scope", "--quiet", "--collect", "--"]);
+        command.arg(program);
+        command
+    }
+
+    /// Runs a command in the session.
+    #[track_caller]
+    pub fn run(&self, program: &str, args: &[&str]) -> Finished {
+        run_within(SLOW, self.command(program).args(args))
+    }
+
+    /// Runs podman in the session.
+    #[track_caller]
+    pub fn podman(&self, args: &[&str]) -> Finished {
+        self.run("podman", args)
+    }
+
+    /// A container that sleeps until somebody ends it; gives its id.
+    #[track_caller]
+    pub fn sleeper(&self, name: &str, options: &[&str]) -> String {
+        let words = [&["run", "--detach", "--name", name], options, &[IMAGE, "sleep", "1000"]];
+        self.podman(&words.concat()).ok().lines().last().unwrap_or_default().to_owned()
+    }
+
+    /// The first process of a container, by the number that the host has for it.
+    #[track_caller]
+    pub fn pid(&self, container: &str) -> u32 {
+        let words = ["inspect", "--format", "{{.State.Pid}}", container];
+        self.podman(&words).ok().parse().expect("podman gives a number")
+    }
+
+    /// Ends and removes containers, running or not.
+    #[track_caller]
+    pub fn remove(&self, containers: &[&str]) {
+        self.podman(&[&["rm", "--force", "--time", "0"], containers].concat()).ok();
+    }
+
+    /// The attachment of a container, which is there.
+    #[track_caller]
+    pub fn attachment(&self, container: &str) -> Attachment {
+        let all = self.host.attachments();
+        let found = all.iter().find(|attachment| attachment.container.as_str() == container);
+        found.unwrap_or_else(|| panic!("{container} is not among {all:#?}")).clone()
+    }
+
+    /// Pings an address from a container's network.
+    #[track_caller]
+    pub fn ping(&self, container: &str, address: Ipv6Addr) -> Finished {
+        let net = format!("--net=/proc/{}/ns/net", self.pid(container));
+        let mut command = self.host.command("nsenter");
+        run(command.args([&net, "ping", "-c", "1", "-W", "10", &address.to_string()]))
+    }
+}

@@ -1,0 +1,57 @@
+//! The package as `make deb` makes it, of what was built beside the test.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use super::SLOW;
+use crate::{built, run, run_within};
+
+/// A .deb in a directory of its own.
+#[derive(Debug)]
+pub struct Package {
+    file: PathBuf,
+    _dir: TempDir,
+}
+
+impl Package {
+    /// Makes the package under this version.
+    #[track_caller]
+    pub fn make(version: &str) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
+        let programs = stripped();
+        // As people make it, but of the programs under test, which are not built by that.
+        let mut command = Command::new("make");
+        command.arg("-C").arg(workspace).args(["--old-file=build", "deb"]);
+        for (variable, path) in [
+            ("DEBS", dir.path()),
+            ("RELEASE", programs.path()),
+            ("SHIM", &programs.path().join("v6pod-shim")),
+        ] {
+            command.arg(format!("{variable}={}", path.display()));
+        }
+        command.env("VERSION", version).env("COMPRESSION", "none");
+        run_within(SLOW, &mut command).ok();
+        let mut files = dir.path().read_dir().expect("reading a directory").flatten();
+        let file = files.next().expect("deb.sh makes a file").path();
+        Self { file, _dir: dir }
+    }
+
+    /// The file.
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+}
+
+/// The programs, without what debuggers want: a tenth of their size.
+#[track_caller]
+fn stripped() -> TempDir {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    for program in ["v6podd", "v6podctl", "v6pod-shim", "v6pod-hook", "v6pod-cni"] {
+        let mut strip = Command::new("strip");
+        run(strip.arg("-o").arg(dir.path().join(program)).arg(built(program))).ok();
+    }
+    dir
+}
