@@ -2,7 +2,7 @@
 # Puts a Debian package of what is built into OUT. Needs dpkg-deb and readelf, and nothing else: what
 # goes where is told by `make install`.
 #
-# From the environment: RELEASE, SHIM and HOOK as in the Makefile, to package another build; VERSION, to
+# From the environment: RELEASE and SHIM as in the Makefile, to package another build; VERSION, to
 # call it otherwise; COMPRESSION, as dpkg-deb -Z takes it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -20,7 +20,7 @@ trap 'rm -rf "$stage"' EXIT
 chmod 0755 "$stage"
 umask 022
 make --no-print-directory -s install DESTDIR="$stage" PREFIX=/usr \
-    ${RELEASE:+RELEASE="$RELEASE"} ${SHIM:+SHIM="$SHIM"} ${HOOK:+HOOK="$HOOK"} >/dev/null
+    ${RELEASE:+RELEASE="$RELEASE"} ${SHIM:+SHIM="$SHIM"} >/dev/null
 
 doc=$stage/usr/share/doc/v6pod
 install -m 0644 "$here/copyright" "$doc/copyright"

@@ -69,7 +69,7 @@ pub use neighbours::{Attached, LAWS, Law, Neighbours};
 pub use process::{Process, processes};
 pub use stage::{Stage, Watch};
 pub use tap::{Frames, Tap};
-pub use user::{Container, IMAGE, User};
+pub use user::{Container, IMAGE, Runtime, User};
 pub use whole_host::{Login, Package, Suite, WholeHost};
 
 /// How long a state may take to come about before a test gives up on it. Generous: it is no

@@ -37,7 +37,32 @@ pub struct User {
     /// What the user runs but does not own: the shim, the wrapper around it, the shim's stderr.
     tools: TempDir,
     environment: Mutex<Vec<(String, String)>>,
+    settings: Mutex<Settings>,
 }
+
+/// What stands in the user's containers.conf.
+#[derive(Debug, Clone, Default)]
+struct Settings {
+    network_cmd_path: Option<PathBuf>,
+    hooks: bool,
+    runtime: Option<Runtime>,
+}
+
+/// An OCI runtime.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Runtime {
+    /// runc.
+    Runc,
+    /// crun, which takes cgroup v2 alone.
+    Crun,
+}
+
+/// As the package installs it.
+const HOOK: &str = include_str!("../../systemd/v6pod-hook.json");
+
+/// Shows the program cgroup v2 alone, in a mount namespace of its own.
+const CGROUP2_ALONE: &str = "umount -R /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup && \
+    exec \"$@\"";
 
 impl User {
     /// The user `v6tNUMBER` in this host's network, with [`IMAGE`] and podman as it comes: without
@@ -73,6 +98,7 @@ impl User {
             netns: host.path(),
             tools: world_readable_dir(),
             environment: Mutex::default(),
+            settings: Mutex::default(),
         }
     }
 
@@ -103,7 +129,48 @@ impl User {
 
     /// From here on podman runs the real slirp4netns, as if v6pod were not installed.
     pub fn use_plain(&self) {
-        self.write_containers_conf(None);
+        self.set(|settings| settings.network_cmd_path = None);
+    }
+
+    /// From here on podman has the runtime run v6pod-hook, by the hook file that the package installs,
+    /// and the hook tells the daemon at `socket`.
+    #[track_caller]
+    pub fn use_hook(&self, socket: &Path) {
+        let tools = self.tools.path();
+        let (hook, folder) = (self.hook(), tools.join("hooks.d"));
+        if !hook.exists() {
+            fs::copy(built("v6pod-hook"), &hook).expect("copying the hook");
+            fs::create_dir(&folder).expect("making a directory");
+        }
+        let mut file: serde_json::Value =
+            serde_json::from_str(HOOK).expect("the hook file is JSON");
+        file["hook"]["path"] = hook.display().to_string().into();
+        let config = tools.join("shim.toml").display().to_string();
+        // Neither the runtime nor podman hands on what the user's shell has.
+        file["hook"]["env"] = serde_json::json!([
+            format!("V6POD_SOCKET={}", socket.display()),
+            format!("V6POD_SHIM_CONFIG={config}"),
+        ]);
+        fs::write(folder.join("v6pod.json"), file.to_string()).expect("writing the hook file");
+        self.set(|settings| settings.hooks = true);
+    }
+
+    /// v6pod-hook. It is there after [`User::use_hook`].
+    pub fn hook(&self) -> PathBuf {
+        self.tools.path().join("v6pod-hook")
+    }
+
+    /// The settings of shim and hook. The file is there after [`User::use_shim`].
+    pub fn shim_toml(&self) -> PathBuf {
+        self.tools.path().join("shim.toml")
+    }
+
+    /// From here on podman runs this runtime.
+    #[track_caller]
+    pub fn use_runtime(&self, runtime: Runtime) {
+        self.set(|settings| settings.runtime = Some(runtime));
+        // Podman's pause process would keep the mounts of before.
+        self.podman(&["system", "migrate"]).ok();
     }
 
     /// From here on podman runs the shim in place of slirp4netns, and the shim asks the daemon that
@@ -118,7 +185,9 @@ impl User {
         let shim = tools.join("v6pod-shim");
         if !shim.exists() {
             fs::copy(built("v6pod-shim"), &shim).expect("copying the shim");
-            symlink("v6pod-shim", self.shim_as_slirp4netns()).expect("linking the shim");
+            for link in [self.shim_as_slirp4netns(), self.shim_as_pasta()] {
+                symlink("v6pod-shim", link).expect("linking the shim");
+            }
             // In place of the machine's own /etc/v6pod/shim.toml.
             fs::write(tools.join("shim.toml"), "").expect("making a file");
             let stderr = tools.join("stderr");
@@ -135,13 +204,18 @@ impl User {
         );
         fs::write(&wrapper, script).expect("writing the wrapper");
         fs::set_permissions(&wrapper, Permissions::from_mode(0o755)).expect("chmod");
-        self.write_containers_conf(Some(&wrapper));
+        self.set(|settings| settings.network_cmd_path = Some(wrapper));
     }
 
     /// The shim under the name by which it plays slirp4netns. It is there after
     /// [`User::use_shim`].
     pub fn shim_as_slirp4netns(&self) -> PathBuf {
         self.tools.path().join("slirp4netns")
+    }
+
+    /// The shim under the name by which it plays pasta. It is there after [`User::use_shim`].
+    pub fn shim_as_pasta(&self) -> PathBuf {
+        self.tools.path().join("pasta")
     }
 
     /// Writes what runc writes of a container, as this user could: that its first process is this one.
@@ -182,7 +256,11 @@ impl User {
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("nsenter");
         command.current_dir(self.home());
-        command.arg(format!("--net={}", self.netns.display())).args(["--", "setpriv"]);
+        command.arg(format!("--net={}", self.netns.display())).arg("--");
+        if self.settings().runtime == Some(Runtime::Crun) && !is_unified() {
+            command.args(["unshare", "--mount", "sh", "-c", CGROUP2_ALONE, "sh"]);
+        }
+        command.arg("setpriv");
         let (uid, gid) = (self.uid.to_string(), self.gid.to_string());
         command.args(["--reuid", &uid, "--regid", &gid, "--init-groups", "--", "env", "-i"]);
         command.arg(format!("HOME={}", self.home().display()));
@@ -244,17 +322,37 @@ impl User {
         }
     }
 
-    fn write_containers_conf(&self, network_cmd_path: Option<&Path>) {
+    fn settings(&self) -> Settings {
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    #[track_caller]
+    fn set(&self, change: impl FnOnce(&mut Settings)) {
+        change(&mut self.settings.lock().unwrap_or_else(PoisonError::into_inner));
+        self.write_containers_conf(&self.settings());
+    }
+
+    #[track_caller]
+    fn write_containers_conf(&self, settings: &Settings) {
         // crun, podman's default, wants cgroup v2 alone; runc takes the other layouts too.
-        let unified = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
-        let runtime = if unified { "crun" } else { "runc" };
+        let usual = if is_unified() { Runtime::Crun } else { Runtime::Runc };
+        let (runtime, cgroups) = match settings.runtime.unwrap_or(usual) {
+            Runtime::Runc => ("runc", ""),
+            Runtime::Crun if is_unified() => ("crun", ""),
+            // Nobody delegates any of v2 there.
+            Runtime::Crun => ("crun", "cgroups = \"disabled\"\n"),
+        };
         // There may be no pids controller, no journal and no systemd session.
         let mut text = format!(
-            "[containers]\npids_limit = 0\n\n[engine]\nruntime = \"{runtime}\"\n\
+            "[containers]\npids_limit = 0\n{cgroups}\n[engine]\nruntime = \"{runtime}\"\n\
              cgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n"
         );
-        if let Some(path) = network_cmd_path {
+        if let Some(path) = &settings.network_cmd_path {
             text.push_str(&format!("network_cmd_path = \"{}\"\n", path.display()));
+        }
+        if settings.hooks {
+            let folder = self.tools.path().join("hooks.d");
+            text.push_str(&format!("hooks_dir = [\"{}\"]\n", folder.display()));
         }
         let file = self.home().join(".config/containers/containers.conf");
         fs::write(file, text).expect("writing containers.conf");
@@ -282,6 +380,8 @@ impl User {
             left.is_empty().then_some(())
         });
         let _ = fs::remove_dir_all(self.runtime_dir());
+        // What a killed podman held there is held for ever, and the next user has this one's number.
+        let _ = fs::remove_file(format!("/dev/shm/libpod_rootless_lock_{}", self.uid));
         run(Command::new("userdel").args(["--remove", "--force", &self.name]));
         assert!(account(&self.name).is_none(), "{} is still there", self.name);
     }
@@ -352,6 +452,11 @@ impl Container<'_> {
         let pid = self.inspect(format).parse().expect("podman gives a number");
         Process::open(pid).unwrap_or_else(|| panic!("{} does not run", self.id))
     }
+}
+
+/// Whether the machine has cgroup v2 and nothing else.
+fn is_unified() -> bool {
+    Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
 }
 
 /// Makes an archive of [`IMAGE`]'s files.

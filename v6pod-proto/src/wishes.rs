@@ -281,7 +281,7 @@ impl FromStr for Tags {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let allowed = |b: u8| b.is_ascii_graphic() && b != b',';
-        let tags: Vec<String> = text.split(',').map(str::to_owned).collect();
+        let tags: Vec<String> = words(text).map(str::to_owned).collect();
         let good = |tag: &String| (1..=64).contains(&tag.len()) && tag.bytes().all(allowed);
         if tags.len() <= TAGS_MAX && tags.iter().all(good) {
             Ok(Self(tags))
@@ -295,6 +295,12 @@ impl fmt::Display for Tags {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.join(","))
     }
+}
+
+/// The parts of a list, between commas or spaces: the command line of podman 4 takes a comma for the end
+/// of an annotation.
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split([',', ' '])
 }
 
 /// A decimal number in a range, as it is usually written: without sign or leading zero.
@@ -364,10 +370,23 @@ mod tests {
             ("v6pod.name", "a.b"),
             ("v6pod.name", ""),
             ("v6pod.tags", "a,,b"),
-            ("v6pod.tags", "a b"),
+            ("v6pod.tags", "a, b"),
+            ("v6pod.tags", "a\tb"),
             ("v6pod.tags", &["x"; 17].join(",")),
         ] {
             assert_eq!(one(name, value).unwrap_err().annotation, name, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn a_list_has_commas_or_spaces_between() {
+        for (name, spaces, commas) in [
+            ("v6pod.ingress", "tcp/80 udp/53", "tcp/80,udp/53"),
+            ("v6pod.egress", "deny tcp/443", "deny,tcp/443"),
+            ("v6pod.tags", "a b", "a,b"),
+        ] {
+            assert_eq!(one(name, spaces).unwrap(), one(name, commas).unwrap());
+            assert_eq!(one(name, spaces).unwrap().annotations()[name], commas);
         }
     }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::Ipv6Addr;
 use std::str::FromStr;
 
-use super::number;
+use super::{number, words};
 
 const OPENINGS: &str = "write openings such as tcp/80, udp/5000-5010 or tcp/5432@2001:db8::/32, \
                         with commas between";
@@ -136,7 +136,7 @@ impl FromStr for Openings {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        all(text.split(',')).map(Self)
+        all(words(text)).map(Self)
     }
 }
 
@@ -144,7 +144,7 @@ impl FromStr for Egress {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let mut words = text.split(',');
+        let mut words = words(text);
         match (words.next(), text) {
             (_, "allow") => Ok(Self::Allow),
             (Some("deny"), _) => all(words).map(Self::Deny).map_err(|_| EGRESS),
