@@ -1,4 +1,4 @@
-//! Attacks 1 to 5 and 23: somebody wants what is another's.
+//! Attacks 1 to 5: somebody wants what is another's.
 //!
 //! ```text
 //!   host ── v6podd ── v6t0 ── ports
@@ -8,83 +8,17 @@
 #![allow(clippy::expect_used, reason = "a test")]
 
 use std::fs::{self, File};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{chown, symlink};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Instant;
 
-use v6pod_proto::{
-    Activate, Attachment, AttachmentList, Code, ContainerId, Deactivated, NameState,
-};
+use v6pod_proto::{Activate, Attachment, AttachmentList, Code, ContainerId, Deactivated};
 use v6pod_tests::{
-    Background, Body, Config, Footprint, HostNs, OwnedNs, PATIENCE, Response, Stage, User,
-    eventually, random_container_id, require, run,
+    Background, Body, Config, HostNs, OwnedNs, Response, Scene, random_container_id, require, run,
 };
-
-/// Two users, of whom the second has a namespace with an attachment.
-struct Scene {
-    stage: Stage,
-    victims: OwnedNs,
-    attachment: Attachment,
-    footprint: Footprint,
-}
-
-impl Scene {
-    fn new() -> Self {
-        Self::configured(&Config::default())
-    }
-
-    fn configured(config: &Config) -> Self {
-        let stage = Stage::on(HostNs::new(), config, 2);
-        let victims = OwnedNs::new(&stage.users[1]);
-        let caller = stage.daemon.as_user(victims.uid());
-        let request = Activate { name: Some("db".into()), ..Activate::new(random_container_id()) };
-        let (outcome, _) = caller.activate(&request, victims.network().as_fd());
-        outcome.unwrap_or_else(|refused| panic!("{refused}"));
-        // Its name comes behind the answer.
-        let attachment = eventually(PATIENCE, "the victim's name is registered", || {
-            let a = stage.daemon.the_attachment();
-            let registered = a.names.iter().any(|name| name.state == NameState::Registered);
-            registered.then_some(a)
-        });
-        let footprint = stage.daemon.footprint();
-        Self { stage, victims, attachment, footprint }
-    }
-
-    fn attacker(&self) -> &User {
-        &self.stage.users[0]
-    }
-
-    fn victim(&self) -> &User {
-        &self.stage.users[1]
-    }
-
-    /// Activates this descriptor as this uid.
-    fn send(&self, uid: u32, fd: BorrowedFd<'_>) -> Result<Attachment, Response> {
-        let request = Activate::new(random_container_id());
-        self.stage.daemon.as_user(uid).activate(&request, fd).0
-    }
-
-    /// Activates by id as this uid.
-    fn by_id(&self, asker: u32, owner: u32, id: &ContainerId) -> Response {
-        let form = format!("user={owner}&id={id}");
-        self.stage.daemon.as_user(asker).post("/api/activate", Body::Form(&form))
-    }
-
-    fn attacker_by_id(&self, id: &ContainerId) -> Response {
-        let uid = self.attacker().uid();
-        self.by_id(uid, uid, id)
-    }
-
-    #[track_caller]
-    fn is_unchanged(&self) {
-        self.footprint.comes_back(&self.stage.daemon);
-        assert_eq!(self.stage.daemon.attachments(), std::slice::from_ref(&self.attachment));
-        assert_eq!(self.victims.addresses(), [self.attachment.address]);
-    }
-}
 
 #[track_caller]
 fn refused(outcome: &Result<Attachment, Response>, codes: &[Code], what: &str) {
@@ -476,143 +410,3 @@ fn attack_05_an_operator_is_named_and_works_on_the_unix_socket_alone() {
     let form = format!("user={}&id={}", scene.victim().uid(), scene.attachment.container);
     assert!(caller.post("/api/deactivate", Body::Form(&form)).ok::<Deactivated>().removed);
 }
-
-/// A request over TCP as this user; the status code and the body.
-fn over_tcp(user: &User, host: &str, path: &str, form: &str) -> (u16, String) {
-    let mut curl = user.command("curl");
-    curl.args(["-sS", "--globoff", "-m", "20", "-w", "\n%{http_code}", "-H", "Host: localhost"]);
-    curl.args(["-d", form]).arg(format!("http://{host}:6781{path}"));
-    let finished = run(&mut curl);
-    let (body, status) = finished.ok().rsplit_once('\n').unwrap_or_default();
-    (status.parse().unwrap_or_default(), body.to_owned())
-}
-
-#[test]
-fn attack_23_over_tcp_everybody_is_only_himself() {
-    let _machine = require!(Podman);
-    let scene = Scene::new();
-    let attacker = scene.attacker();
-    let form = format!("user={}&id={}", scene.victim().uid(), scene.attachment.container);
-    for host in ["127.0.0.1", "[::1]", "[::ffff:127.0.0.1]"] {
-        let (status, body) = over_tcp(attacker, host, "/api/activate", &form);
-        assert_eq!(status, 404, "{host}: {body}");
-        let (status, body) = over_tcp(attacker, host, "/api/deactivate", &form);
-        assert_eq!((status, body.as_str()), (200, r#"{"removed":false}"#), "{host}");
-    }
-    // root himself: a service of his that fetches what it is told must not be a way in.
-    let curl = |args: &[&str]| {
-        let mut curl = scene.stage.host.command("curl");
-        run(curl.args(["-sS", "-m", "20"]).args(args)).ok().to_owned()
-    };
-    assert_eq!(curl(&["http://localhost:6781/api/attachments"]), r#"{"attachments":[]}"#);
-    let answer = curl(&["-d", &form, "http://localhost:6781/api/deactivate"]);
-    assert_eq!(answer, r#"{"removed":false}"#);
-    scene.is_unchanged();
-    // The case bites: it is the way, not the words. root's same ones end it on the unix socket.
-    let answer = scene.stage.daemon.root().post("/api/deactivate", Body::Form(&form));
-    assert!(answer.ok::<Deactivated>().removed);
-}
-
-#[test]
-fn attack_23_a_container_on_the_hosts_network_is_its_user_or_nobody() {
-    let _machine = require!(Podman);
-    let scene = Scene::new();
-    let form = format!("user={}&id={}", scene.victim().uid(), scene.attachment.container);
-    // busybox's wget tells no status; the daemon's log does, and whose the connection was.
-    for user in ["0", "1000"] {
-        let post = format!("--post-data={form}");
-        for call in ["activate", "deactivate"] {
-            let url = format!("http://127.0.0.1:6781/api/{call}");
-            let options = ["--network", "host", "--user", user];
-            let command = ["wget", "-q", "-O", "-", &post, &url];
-            let finished = scene.attacker().run(&options, &command);
-            let kept = call == "activate" || finished.stdout.contains("false");
-            assert!(kept, "{user} {call}: {finished}");
-        }
-    }
-    let log = scene.stage.daemon.log();
-    let subordinate = scene.attacker().subordinate_ids().start + 999;
-    for uid in [scene.attacker().uid(), subordinate] {
-        let line = log
-            .lines()
-            .find(|line| line.contains(&format!("uid={uid} ")) && line.contains("/api/activate"));
-        let line = line.unwrap_or_else(|| panic!("no request of {uid}:\n{log}"));
-        assert!(line.contains("refused"), "{line}");
-    }
-    scene.is_unchanged();
-}
-
-#[test]
-fn attack_23_a_connection_that_its_owner_has_left_is_nobodys_and_not_roots() {
-    let _machine = require!(Podman);
-    let scene = Scene::new();
-    // An abandoned socket is reported as uid 0 by the kernel. root's own is what would be hit.
-    let roots = OwnedNs::of_uid(0, false);
-    let container = random_container_id();
-    let request = Activate::new(container.clone());
-    let (made, _) = scene.stage.daemon.root().activate(&request, roots.network().as_fd());
-    made.unwrap_or_else(|refused| panic!("{refused}"));
-    let before = scene.stage.daemon.attachments();
-    let script = format!(
-        "import socket\n\
-         body = b'id={}'\n\
-         head = b'POST /api/deactivate HTTP/1.1\\r\\nHost: localhost\\r\\nContent-Length: %d\\r\\n'\n\
-         for n in range(600):\n\
-        \x20   s = socket.create_connection(('127.0.0.1', 6781))\n\
-        \x20   s.sendall(head % len(body) + b'\\r\\n' + body)\n\
-        \x20   s.shutdown(n % 3) if n % 4 else None\n\
-        \x20   s.close()\n",
-        container
-    );
-    run(scene.attacker().command("/usr/bin/python3").args(["-c", &script])).ok();
-    assert_eq!(scene.stage.daemon.attachments(), before);
-    // It could have been: root, who stays, ends it.
-    let form = format!("id={container}");
-    let mut curl = scene.stage.host.command("curl");
-    let ended = run(curl.args(["-sS", "-d", &form, "http://localhost:6781/api/deactivate"]));
-    assert_eq!(ended.ok(), r#"{"removed":true}"#);
-    scene.is_unchanged();
-}
-
-#[test]
-fn attack_23_many_requests_in_one_are_one() {
-    let _machine = require!(Podman);
-    let scene = Scene::new();
-    // What comes behind the first request of a connection is never looked at, whoever wrote it.
-    let form = format!("id={}", scene.attachment.container);
-    let length = form.len();
-    let inner = format!(
-        "POST /api/deactivate HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{form}"
-    );
-    let outer = [
-        format!("GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n{inner}"),
-        format!(
-            "POST /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\
-             Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n{inner}"
-        ),
-        format!("GET /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n{inner}"),
-    ];
-    let victim = scene.victim();
-    for text in &outer {
-        let mut command = victim.command("/usr/bin/python3");
-        command.args(["-c", SENDER]).arg(scene.stage.daemon.socket()).arg(text);
-        let answers = run(&mut command).ok().to_owned();
-        assert!(!answers.contains("removed"), "{answers}");
-        assert!(answers.matches("HTTP/1.1").count() <= 1, "{answers}");
-    }
-    scene.is_unchanged();
-}
-
-/// Sends its second word to the unix socket that is its first, and prints all that comes back.
-const SENDER: &str = "import socket, sys\n\
-    s = socket.socket(socket.AF_UNIX)\n\
-    s.settimeout(20)\n\
-    s.connect(sys.argv[1])\n\
-    s.sendall(sys.argv[2].encode())\n\
-    data = b' '\n\
-    while data:\n\
-    \x20   try:\n\
-    \x20       data = s.recv(65536)\n\
-    \x20   except OSError:\n\
-    \x20       break\n\
-    \x20   print(data.decode(errors='replace'), end='')\n";
