@@ -336,6 +336,8 @@ fn wanted(
     })
 }
 
+const ENDED: Refused = Refused::NotReady("the attachment was ended while it was made");
+
 /// Records the attachment and runs its steps. If any of it fails, nothing is left.
 fn make(
     shared: &Arc<Shared>,
@@ -345,6 +347,11 @@ fn make(
     interface_is_a_wish: bool,
 ) -> Result<(), Refused> {
     let made = record(shared, &attachment).and_then(|()| {
+        // An end before there was a record could not be marked in it, and is not to be lost with a crash.
+        let ended = |a: &Attachment| a.phase != Phase::Reserved;
+        if shared.ledger().book.find(&attachment.id).is_none_or(ended) {
+            return Err(ENDED);
+        }
         let began = Instant::now();
         let mut wired = wire(shared, worker, &attachment, ns);
         if wired.as_ref().is_err_and(kernel::Error::has_no_rules) {
@@ -371,7 +378,7 @@ fn make(
             failpoint::reach("making:wired");
             return Ok(());
         }
-        Ok(_) => Refused::NotReady("the attachment was ended while it was made"),
+        Ok(_) => ENDED,
         Err(refused) => refused,
     };
     // Marks it as on its way out, if nobody has yet.

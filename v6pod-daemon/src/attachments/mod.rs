@@ -330,8 +330,11 @@ impl Attachments {
         };
         let Some((holder, id, generation)) = held else { return };
         let look = move |_: &mut Worker| -> Result<bool, kernel::Error> {
-            let process = Process::pin(holder.pid);
-            Ok(process.is_ok_and(|process| process.start_time() == holder.start_time))
+            // No descriptor left, for instance, is no news of a process.
+            Ok(match Process::pin(holder.pid) {
+                Ok(process) => process.start_time() == holder.start_time,
+                Err(error) => !error.is_gone(),
+            })
         };
         if let Ok(false) = self.0.workers.run_for(owner, look).await {
             // Without a receiver the daemon is stopping.

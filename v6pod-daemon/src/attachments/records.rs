@@ -114,6 +114,11 @@ impl Records {
     pub fn open(run_dir: &Path) -> io::Result<Self> {
         let (folder, rejected) = (run_dir.join("attachments"), run_dir.join("rejected"));
         for dir in [&folder, &rejected] {
+            // `v6podctl purge` is root's, and this lies in a folder that is not: through a link it would
+            // remove and move away root's own files.
+            if fs::symlink_metadata(dir).is_ok_and(|there| there.is_symlink()) {
+                fs::remove_file(dir)?;
+            }
             DirBuilder::new().mode(0o700).recursive(true).create(dir)?;
         }
         Ok(Self { folder, rejected })
@@ -269,6 +274,19 @@ pub(crate) fn parse(file: &str, bytes: &[u8]) -> Result<(Attachment, Whether), S
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_folder_of_somebody_elses_is_taken_for_that_of_the_records() {
+        let dir = tempfile::tempdir().unwrap();
+        let (run, elsewhere) = (dir.path().join("run"), dir.path().join("elsewhere"));
+        [&run, &elsewhere].iter().for_each(|dir| fs::create_dir(dir).unwrap());
+        let files = ["key", ".profile"].map(|name| elsewhere.join(name));
+        files.iter().for_each(|file| fs::write(file, "root's").unwrap());
+        std::os::unix::fs::symlink(&elsewhere, run.join("attachments")).unwrap();
+        let (recorded, rejected) = Records::open(&run).unwrap().load().unwrap();
+        assert!(recorded == Recorded::default() && rejected.is_empty());
+        assert!(files.iter().all(|file| file.exists()));
+    }
 
     fn attachment() -> Attachment {
         Attachment {

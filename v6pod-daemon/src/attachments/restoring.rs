@@ -242,8 +242,7 @@ async fn restore(shared: &Arc<Shared>) -> Result<(), StartError> {
     }
     failpoint::reach("restoring:loaded");
     let state = Arc::clone(shared);
-    type Adopted = Vec<(Attachment, u32, Option<Process>)>;
-    let job = move |worker: &mut Worker| -> Result<Adopted, StartError> {
+    let job = move |worker: &mut Worker| -> Result<Vec<Adopted>, StartError> {
         kernel::sweep::remove_doomed(&mut worker.socket, &state.links)?;
         let observed = kernel::observe::observe(&mut worker.socket, &state.links)?;
         failpoint::reach("restoring:observed");
@@ -331,18 +330,27 @@ fn tell_rejected(rejected: &Rejected) {
     );
 }
 
-/// The process that the attachment ends with, if it is still the one of the record.
-fn with_holder(attachment: Attachment, ifindex: u32) -> (Attachment, u32, Option<Process>) {
-    let process = attachment.holder.and_then(|holder| {
-        let process = Process::pin(holder.pid).ok()?;
-        (process.start_time() == holder.start_time).then_some(process)
-    });
-    (attachment, ifindex, process)
+/// An attachment that goes on, the number of its port, the process that it ends with, and whether that
+/// has ended already. No descriptor left to look after it, for instance, is no news of a process.
+type Adopted = (Attachment, u32, Option<Process>, bool);
+
+fn with_holder(attachment: Attachment, ifindex: u32) -> Adopted {
+    let Some(holder) = attachment.holder else { return (attachment, ifindex, None, false) };
+    match Process::pin(holder.pid) {
+        Ok(process) if process.start_time() == holder.start_time => {
+            (attachment, ifindex, Some(process), false)
+        }
+        Err(error) if !error.is_gone() => {
+            tracing::warn!(attachment = %attachment.id, %error, "cannot watch its process");
+            (attachment, ifindex, None, false)
+        }
+        Ok(_) | Err(_) => (attachment, ifindex, None, true),
+    }
 }
 
-async fn adopt(shared: &Arc<Shared>, adopted: Vec<(Attachment, u32, Option<Process>)>) {
+async fn adopt(shared: &Arc<Shared>, adopted: Vec<Adopted>) {
     let mut named = Vec::new();
-    for (attachment, ifindex, process) in adopted {
+    for (attachment, ifindex, process, orphaned) in adopted {
         let id = attachment.id.clone();
         if !shared.ledger().book.adopt(attachment.clone(), ifindex) {
             tracing::error!(attachment = %id, "its record contradicts another's; left alone");
@@ -351,7 +359,6 @@ async fn adopt(shared: &Arc<Shared>, adopted: Vec<(Attachment, u32, Option<Proce
         let Some(generation) = shared.ledger().book.find(&id).map(|a| a.generation) else {
             continue;
         };
-        let orphaned = attachment.holder.is_some() && process.is_none();
         shared.hold(&id, generation, process, false);
         if orphaned {
             // What it should have ended with has ended. The usual grace applies.

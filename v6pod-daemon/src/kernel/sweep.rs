@@ -129,6 +129,19 @@ mod tests {
     }
 
     #[test]
+    fn what_could_not_be_deleted_together_goes_by_itself() {
+        in_netns(|| {
+            let mut bench = Bench::new();
+            let container = Container::new();
+            bench.attach(&container, &port(1));
+            doom(&mut bench.worker.socket, &bench.host, &port(1)).unwrap();
+            let errors = crate::kernel::wire::undo_all(&mut bench.worker, &bench.host, &port(1));
+            assert!(errors.is_empty(), "{errors:?}");
+            assert!(!sh("ip -o link").contains("v6k-1"));
+        });
+    }
+
+    #[test]
     fn what_a_crash_left_doomed_goes_with_the_rest() {
         in_netns(|| {
             let mut bench = Bench::new();

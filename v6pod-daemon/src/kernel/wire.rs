@@ -303,9 +303,12 @@ pub fn undo(worker: &mut Worker, host: &Host, port: &Port, step: &Step) -> Resul
             removed.and(forgotten)
         }
         Step::Pair => {
-            let Some(link) = find_port(socket, host, port)? else { return Ok(()) };
+            // A sweep that failed may have left it doomed.
+            let groups = [host.links.ports, host.links.doomed()];
+            let link = find_link(socket, &port.name)?.filter(|link| groups.contains(&link.group));
+            let Some(link) = link else { return Ok(()) };
             let doing = format!("delete {}", port.name);
-            gone_is_fine(socket.ack(doing, &Message::DelLink(message::link(link)), 0))
+            gone_is_fine(socket.ack(doing, &Message::DelLink(message::link(link.index)), 0))
         }
         // First of all undone: a port that is up is a whole attachment, at every moment.
         Step::Up => {
