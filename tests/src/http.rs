@@ -146,6 +146,16 @@ impl Caller {
         Ok((response, stream))
     }
 
+    /// Asks to attach a namespace, and leaves it to the caller to hear the answer or to go.
+    #[track_caller]
+    pub fn ask_only(&self, wish: &Activate, netns: BorrowedFd<'_>) -> UnixStream {
+        let stream = self.connect().expect("the daemon listens");
+        let body = json(wish);
+        let bytes = request("POST", "/api/activate", Body::Json(&body));
+        send(&stream, &bytes, Some(netns)).expect("the daemon reads");
+        stream
+    }
+
     /// Connects as the user. The kernel notes the credentials of the thread that connects
     /// (SO_PEERCRED), so a thread of its own takes the user's and ends with them.
     ///

@@ -32,6 +32,31 @@ fn attach(daemon: &Daemon, namespace: &BareNs) -> Result<UnixStream, u16> {
     answer.map(|_| lease).map_err(|refused| refused.status)
 }
 
+/// As the shim does that has waited for five seconds: the container starts without an address then, and
+/// is not to have one later that nobody holds.
+#[test]
+fn a_lease_whose_caller_has_left_before_the_answer_is_over() {
+    let _machine = require!(Root);
+    let host = HostNs::new();
+    let daemon = Daemon::start(&host);
+    let before = daemon.footprint();
+    let namespaces: Vec<_> = (0..150).map(|_| BareNs::new()).collect();
+    let made = || daemon.status().counts.made;
+    let at_first = made();
+    for (n, namespace) in (0..).zip(&namespaces) {
+        let request = Activate { lease: true, ..Activate::new(random_container_id()) };
+        let asked = daemon.root().ask_only(&request, namespace.as_fd());
+        // From before it is begun to after it is done.
+        std::thread::sleep(Duration::from_micros(n * 40));
+        drop(asked);
+    }
+    eventually(LIMIT, "none of them is left", || daemon.attachments().is_empty().then_some(()));
+    assert!(made() - at_first > 10, "hardly any was begun: {}", made() - at_first);
+    Invariants::hold(&daemon, &[]);
+    before.comes_back(&daemon);
+    drop(namespaces);
+}
+
 #[test]
 fn a_full_bridge_of_leases_leaves_the_api_as_it_was() {
     let _machine = require!(Root);

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use v6pod_proto::{AttachmentId, Uid};
 
-use super::making::{Hold, holder};
+use super::making::{Hold, Unheard, holder};
 use super::{Ask, Ledger, Refused, Shared};
 use crate::core::attachment::{NamespaceId, Phase};
 use crate::core::description::Description;
@@ -101,7 +101,8 @@ pub(super) fn existing(
         tracing::warn!(attachment = %id, %error, "cannot renew the record");
     }
     failpoint::reach("takeover:recorded");
-    Ok(Existing::Attached { hold: Hold::Mine(taken.generation, process), renamed })
+    let unheard = Unheard::of(shared, id, taken.generation, ask.lease);
+    Ok(Existing::Attached { hold: Hold::Mine(taken.generation, process, unheard), renamed })
 }
 
 /// Adds what was said of the container to its attachment. Whether it is to bear another name for that;

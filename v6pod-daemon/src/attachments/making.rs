@@ -10,13 +10,14 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use rand::TryRng as _;
 use rand::rngs::{SysError, SysRng};
+use tokio::sync::mpsc;
 use tokio::time::timeout_at;
 use v6pod_proto as proto;
 use v6pod_proto::{AttachmentId, LinkName, Uid};
 
 use super::completing::{self, Existing};
 use super::metrics::Part;
-use super::{AT_WORK, Ask, Lease, PATIENCE, Refused, Shared, ending};
+use super::{AT_WORK, Ask, Ended, Lease, PATIENCE, Refused, Shared, ending};
 use crate::closer::Foreign;
 use crate::container::NotFound;
 use crate::core::attachment::{Attachment, Generation, Holder, NamespaceId, Phase};
@@ -60,9 +61,38 @@ enum Attempt {
 /// What becomes of the asker's hold.
 pub(super) enum Hold {
     /// This generation is his.
-    Mine(Generation, Option<Process>),
+    Mine(Generation, Option<Process>, Unheard),
     /// It is another start's, or another container's of the same pod.
     Others,
+}
+
+/// A lease whose caller has not been answered yet. If he has gone by then (the shim gives up after five
+/// seconds, and starts the container without), nobody takes it, and it has ended.
+pub(super) struct Unheard(Option<(mpsc::UnboundedSender<Ended>, Ended)>);
+
+impl Unheard {
+    pub(super) fn of(
+        shared: &Shared,
+        id: &AttachmentId,
+        generation: Generation,
+        lease: bool,
+    ) -> Self {
+        let end = Ended { id: id.clone(), generation };
+        Self(lease.then(|| (shared.ended.clone(), end)))
+    }
+
+    fn heard(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Unheard {
+    fn drop(&mut self) {
+        if let Some((ended, end)) = self.0.take() {
+            // Without a receiver the daemon is stopping.
+            let _ = ended.send(end);
+        }
+    }
 }
 
 /// [`super::Attachments::activate_descriptor`].
@@ -189,7 +219,8 @@ fn finish(
     let attachment = ledger.book.find(id).cloned().ok_or(GONE)?;
     let view = shared.view(&ledger, &attachment).ok_or(GONE)?;
     let lease = match hold {
-        Hold::Mine(generation, process) if generation == attachment.generation => {
+        Hold::Mine(generation, process, unheard) if generation == attachment.generation => {
+            unheard.heard();
             shared.hold(id, generation, process, lease)
         }
         _ => None,
@@ -277,7 +308,7 @@ fn attempt(
     let made = make(shared, worker, attachment, &ns, interface_is_a_wish);
     shared.rested.notify_waiters();
     made?;
-    let hold = Hold::Mine(generation, process);
+    let hold = Hold::Mine(generation, process, Unheard::of(shared, &id, generation, ask.lease));
     Ok((Attempt::Attached { id, hold, renamed: false }, None))
 }
 
