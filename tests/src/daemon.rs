@@ -29,8 +29,22 @@ pub fn built(program: &str) -> PathBuf {
         me.ancestors().nth(2).expect("a test lies in target/PROFILE/deps").to_owned()
     });
     let file = dir.join(program);
-    assert!(file.is_file(), "{} is not built: cargo build --workspace --bins", file.display());
+    assert_current(&file, "cargo build --workspace --bins");
     file
+}
+
+/// Fails if the program is not there, or is older than what it is made of: cargo does not build what
+/// a test only runs. Beside a program it writes down what that is made of.
+#[track_caller]
+fn assert_current(file: &Path, how: &str) {
+    assert!(file.is_file(), "{} is not built: {how}", file.display());
+    let changed = |path: &Path| path.metadata().and_then(|data| data.modified()).ok();
+    let built = changed(file);
+    let sources = fs::read_to_string(file.with_extension("d")).unwrap_or_default();
+    for source in sources.split_whitespace().skip(1) {
+        let when = changed(Path::new(source));
+        assert!(when <= built, "{} is older than {source}: {how}", file.display());
+    }
 }
 
 /// The daemon with failpoints: `cargo build --profile failpoints --features failpoints`, which
@@ -44,7 +58,7 @@ fn built_with_failpoints() -> PathBuf {
     });
     let file = dir.join("v6podd");
     let how = "cargo build --profile failpoints -p v6pod-daemon --bin v6podd --features failpoints";
-    assert!(file.is_file(), "{} is not built: {how}", file.display());
+    assert_current(&file, how);
     file
 }
 
