@@ -19,9 +19,9 @@ def connect():
     return s
 
 
-def send(s, data, descriptors=()):
+def send(s, data, descriptors=(), flags=0):
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
-    s.sendmsg([data], rights if descriptors else [])
+    s.sendmsg([data], rights if descriptors else [], flags)
 
 
 def request(body, path="/api/activate"):
@@ -127,12 +127,15 @@ class Fuse:
         return os.open(f"{self.folder}/file", os.O_RDONLY)
 
 
-def send_away(descriptors, data):
+def send_away(descriptors, data, flags=0):
     """Sends descriptors whose only holder is the receiver from then on. To close one's own FUSE file
     would hang: those are sent while they are open, which is as good."""
     s = connect()
     try:
-        send(s, data, descriptors)
+        send(s, data, descriptors, flags)
+        if flags & socket.MSG_OOB:
+            # Whoever reads on throws the urgent byte away.
+            s.send(b"!")
     except OSError:
         pass
     return s
@@ -160,7 +163,8 @@ def half(count):
 
 def linger(count):
     """Beside a request that is refused before its descriptor is looked at, beside one that is looked
-    at, without any request, and several in one message."""
+    at, without any request, several in one message, and with an urgent byte (one that comes alone
+    bears descriptors of its own)."""
     kept = []
     bodies = [
         request({"id": container(), "user": os.getuid()}),
@@ -170,7 +174,11 @@ def linger(count):
     ]
     for n in range(int(count)):
         sockets = [lingering() for _ in range(1 + n % 3)]
-        kept.append(send_away([s.fileno() for s, _ in sockets], bodies[n % len(bodies)]))
+        fds = [s.fileno() for s, _ in sockets]
+        if n % 5 == 4:
+            kept.append(send_away(fds, b"P", socket.MSG_OOB))
+        else:
+            kept.append(send_away(fds, bodies[n % len(bodies)]))
         close_for_good(s for s, _ in sockets)
         kept.extend(other for _, other in sockets)
     return kept

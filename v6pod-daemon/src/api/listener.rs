@@ -30,7 +30,7 @@ use super::handlers::Connection;
 use super::inherited::{Inherited, tell_of_the_missing};
 use super::problem;
 use super::shares::Shares;
-use super::stream::{Inbox, Stream, dismiss};
+use super::stream::{Inbox, Stream, dismiss, keep_urgent_bytes};
 use crate::attachments::{Attachments, Lease};
 use crate::closer::Closer;
 use crate::config::Config;
@@ -186,7 +186,10 @@ impl Server {
 
     /// Refuses the connection if its caller is known and has too many; else gives it back.
     fn turn_away(&self, stream: UnixStream) -> Option<UnixStream> {
-        let (uid, via) = peer_of(&stream)?;
+        let (Ok(()), Some((uid, via))) = (keep_urgent_bytes(&stream), peer_of(&stream)) else {
+            dismiss(stream, Uid::ROOT, &self.closer);
+            return None;
+        };
         let known = self.attachments.known_standing(uid);
         let peer = known.map(|standing| Caller { uid, via, standing }.counted_as());
         match peer.filter(|peer| self.shares.is_full(*peer) || self.closer.is_behind(*peer)) {

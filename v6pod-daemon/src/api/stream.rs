@@ -125,6 +125,13 @@ impl Stream {
     }
 }
 
+/// Keeps urgent bytes (`MSG_OOB`) in their place among the others. Linux would else throw one away
+/// whenever a read gets as far as it, and close the descriptors that it bears there and then, on this
+/// thread.
+pub(crate) fn keep_urgent_bytes(stream: &UnixStream) -> io::Result<()> {
+    Ok(rustix::net::sockopt::set_socket_oobinline(stream, true)?)
+}
+
 /// Closes a connection whose request nobody has read. What waits in it is thrown away here, unless
 /// there are descriptors among it: then closing can block, and is the closer's.
 pub(crate) fn dismiss(stream: UnixStream, peer: Uid, closer: &Closer) {
@@ -232,13 +239,13 @@ mod tests {
         (UnixStream::from_std(ours).unwrap(), theirs)
     }
 
-    fn send_descriptor(theirs: &std::os::unix::net::UnixStream) {
+    fn send_descriptor(theirs: &std::os::unix::net::UnixStream, flags: SendFlags) {
         let fds = [theirs.as_fd()];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
         let bytes = [io::IoSlice::new(b"x")];
-        sendmsg(theirs, &bytes, &mut control, SendFlags::empty()).unwrap();
+        sendmsg(theirs, &bytes, &mut control, flags).unwrap();
     }
 
     #[tokio::test]
@@ -247,12 +254,37 @@ mod tests {
         while theirs.write(&[0; 1000]).is_ok() {}
         rustix::net::shutdown(&ours, Shutdown::Both).unwrap();
         assert!(!bears_descriptors(&ours), "bytes alone");
-        for bytes in [0, 1, 3 * CHUNK] {
+        for (bytes, flags) in [0, 1, 3 * CHUNK]
+            .into_iter()
+            .flat_map(|bytes| [(bytes, SendFlags::empty()), (bytes, SendFlags::OOB)])
+        {
             let (ours, mut theirs) = pair();
             theirs.write_all(&vec![0; bytes]).unwrap();
-            send_descriptor(&theirs);
+            send_descriptor(&theirs, flags);
+            keep_urgent_bytes(&ours).unwrap();
             rustix::net::shutdown(&ours, Shutdown::Both).unwrap();
-            assert!(bears_descriptors(&ours), "behind {bytes} bytes");
+            assert!(bears_descriptors(&ours), "behind {bytes} bytes, {flags:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn attack_33_descriptors_of_an_urgent_byte_are_received_and_not_closed_by_the_read() {
+        let received = |keep: bool| {
+            let (ours, mut theirs) = pair();
+            send_descriptor(&theirs, SendFlags::OOB);
+            theirs.write_all(b"y").unwrap();
+            if keep {
+                keep_urgent_bytes(&ours).unwrap();
+            }
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut control = RecvAncillaryBuffer::new(&mut space);
+            let mut byte = [0];
+            let mut parts = [IoSliceMut::new(&mut byte)];
+            recvmsg(&ours, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC).unwrap();
+            (control.drain().count(), byte)
+        };
+        // The case bites: the byte and what it bore are gone.
+        assert_eq!(received(false), (0, *b"y"));
+        assert_eq!(received(true), (1, *b"x"));
     }
 }
