@@ -2,7 +2,8 @@
 //!
 //! Guarantees: an address that [`Pool::draw`] gives lies in the prefix, is neither `P::` nor the
 //! gateway, is nobody else's, and has rested for the quarantine since it was last somebody's,
-//! unless the prefix has no other one left; then it is the one that has rested longest.
+//! unless the prefix has no other one left; then it is the one that has rested longest. No more than
+//! [`MOST_RESTING`] rest, however many somebody releases.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::Ipv6Addr;
@@ -13,6 +14,11 @@ use super::Prefix;
 /// How often a fresh random address is tried before the pool is searched in order. Each try fails
 /// with the share of the prefix that is taken, so in a /80 the first one does it.
 const TRIES: usize = 16;
+
+/// How many addresses rest at most. With one more the longest-rested is free again: in a prefix that has
+/// so many, chance alone keeps it from being drawn soon. They are some 8 MiB; without a bound a tenant
+/// who attaches and releases for the whole quarantine would say how many.
+const MOST_RESTING: usize = 1 << 16;
 
 /// The addresses of a prefix: taken, resting and free.
 #[derive(Debug)]
@@ -84,8 +90,7 @@ impl Pool {
     /// Ends an address's use; it rests from now on.
     pub fn release(&mut self, address: Ipv6Addr, now: Instant) {
         if self.taken.remove(&address) && !self.quarantine.is_zero() {
-            self.resting.insert(address, now);
-            self.by_rest.insert((now, address));
+            self.lay_to_rest(address, now);
         }
     }
 
@@ -96,8 +101,7 @@ impl Pool {
             return;
         }
         self.forget_rest(address);
-        self.resting.insert(address, since);
-        self.by_rest.insert((since, address));
+        self.lay_to_rest(address, since);
     }
 
     /// What rests, and since when.
@@ -142,6 +146,16 @@ impl Pool {
 
     fn longest_rested(&self) -> Option<Ipv6Addr> {
         self.by_rest.first().map(|&(_, address)| address)
+    }
+
+    fn lay_to_rest(&mut self, address: Ipv6Addr, since: Instant) {
+        self.resting.insert(address, since);
+        self.by_rest.insert((since, address));
+        if self.resting.len() > MOST_RESTING
+            && let Some(longest) = self.longest_rested()
+        {
+            self.forget_rest(longest);
+        }
     }
 
     fn forget_rest(&mut self, address: Ipv6Addr) {
@@ -197,6 +211,21 @@ mod tests {
         assert_eq!(pool.draw(soon, &mut random).unwrap(), Some(all[5]));
         assert_eq!(pool.draw(soon, &mut random).unwrap(), Some(all[9]));
         assert_eq!(pool.draw(soon, &mut random).unwrap(), None);
+    }
+
+    #[test]
+    fn attack_26_no_crowd_of_releases_fills_the_memory() {
+        let mut pool = pool("2001:db8::/80");
+        let mut random = walk(3);
+        let now = Instant::now();
+        let mut first = None;
+        for n in 0..=MOST_RESTING as u64 {
+            let address = pool.draw(now, &mut random).unwrap().unwrap();
+            first.get_or_insert(address);
+            pool.release(address, now + Duration::from_millis(n));
+        }
+        assert_eq!((pool.resting(), pool.by_rest.len()), (MOST_RESTING, MOST_RESTING));
+        assert!(pool.is_free(first.unwrap()), "the longest-rested made room");
     }
 
     #[test]
