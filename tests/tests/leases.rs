@@ -12,7 +12,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use v6pod_proto::Activate;
+use v6pod_proto::{Activate, Attachment, State};
 use v6pod_tests::{
     BareNs, Config, Daemon, HostNs, Invariants, eventually, random_container_id, require,
 };
@@ -55,6 +55,27 @@ fn a_lease_whose_caller_has_left_before_the_answer_is_over() {
     Invariants::hold(&daemon, &[]);
     before.comes_back(&daemon);
     drop(namespaces);
+}
+
+/// Without a lease the attachment is there for good, and so is all that belongs to one.
+#[test]
+fn what_a_caller_began_and_left_is_made_to_its_end() {
+    let _machine = require!(Root);
+    let host = HostNs::new();
+    let daemon = Daemon::start(&host);
+    let namespaces: Vec<_> = (0..150).map(|_| BareNs::new()).collect();
+    for (n, namespace) in (0..).zip(&namespaces) {
+        let request = Activate::new(random_container_id());
+        let asked = daemon.root().ask_only(&request, namespace.as_fd());
+        std::thread::sleep(Duration::from_micros(n * 40));
+        drop(asked);
+    }
+    let all = eventually(LIMIT, "each is whole", || {
+        let all = daemon.attachments();
+        let whole = |a: &Attachment| a.state == State::Serving;
+        all.iter().all(whole).then_some(all)
+    });
+    assert!(all.len() > 10, "hardly any was begun: {}", all.len());
 }
 
 #[test]

@@ -304,12 +304,14 @@ impl Attachments {
         ask: Ask,
         namespace: Foreign,
     ) -> Result<(Attachment, Option<Lease>), Refused> {
-        making::activate(&self.0, ask, namespace).await
+        let shared = Arc::clone(&self.0);
+        to_its_end(async move { making::activate(&shared, ask, namespace).await }).await
     }
 
     /// The same for a running container, looked up by its owner and id.
     pub async fn activate_by_id(&self, ask: Ask) -> Result<Attachment, Refused> {
-        making::activate_by_id(&self.0, ask).await
+        let shared = Arc::clone(&self.0);
+        to_its_end(async move { making::activate_by_id(&shared, ask).await }).await
     }
 
     /// Takes this owner's attachment of this container away, by the record alone. False if there is
@@ -387,4 +389,13 @@ impl Shared {
     fn set_host(&self, host: kernel::Host) {
         *self.host.lock().unwrap_or_else(PoisonError::into_inner) = host;
     }
+}
+
+/// What has been begun is done to its end, though whoever asked hangs up: his request's future is
+/// dropped then, and with it would be what comes behind the kernel's work, the name above all.
+async fn to_its_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Refused>> + Send + 'static,
+) -> Result<T, Refused> {
+    let done = tokio::spawn(work).await;
+    done.unwrap_or(Err(Refused::NotReady("the request was given up; the daemon is stopping")))
 }
