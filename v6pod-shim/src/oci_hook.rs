@@ -4,8 +4,9 @@
 //! Run by the runtime at `createRuntime` and by podman at `poststop`, for every container of the
 //! machine, whatever its network. So, guaranteed: a container that asks v6pod for nothing starts and
 //! ends as if this hook were not there, whatever else happens. One that asks for something that cannot
-//! be is kept from starting, with the reason on stderr, which podman shows; one whose wishes cannot be
-//! told to v6podd starts unless `on_error` is "fail".
+//! be is kept from starting, with the reason on stderr, which podman shows, v6podd or no v6podd; one whose
+//! wishes cannot be told to v6podd, or that is on the host's network, starts with a line to its user unless
+//! `on_error` is "fail".
 
 use std::fs::{self, File};
 use std::io;
@@ -16,7 +17,7 @@ use std::process::ExitCode;
 use rustix::event::PollFlags;
 use rustix::io::retry_on_intr;
 use v6pod_proto::oci::State;
-use v6pod_proto::{Activate, ContainerId, Deactivate};
+use v6pod_proto::{Activate, ContainerId, Deactivate, Wishes};
 
 use crate::config::{Config, OnError};
 use crate::daemon::{self, Deadline, Failure};
@@ -47,6 +48,12 @@ pub(crate) fn run() -> ExitCode {
     }
     let asks = !state.annotations.is_empty();
     let whose = id.short().to_owned();
+    // A daemon that is there would say the same; but whether a wish is one is not to depend on it.
+    let wishes = state.annotations.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    if let Err(wrong) = Wishes::read(wishes) {
+        say::through_runtime(&format!("{whose} does not start: {wrong}"));
+        return ExitCode::FAILURE;
+    }
     match describe(&config, state, id, end) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) if failure.is_unknown() || failure.is_declined() => ExitCode::SUCCESS,
@@ -57,11 +64,9 @@ pub(crate) fn run() -> ExitCode {
         }
         Err(failure) => {
             if let Some(complaint) = complaint {
-                say::through_runtime(&complaint.to_string());
+                say::past_runtime(&complaint.to_string());
             }
-            say::through_runtime(&format!(
-                "what {whose} asks for is not known to v6podd: {failure}"
-            ));
+            say::past_runtime(&format!("{whose} starts without what it asks for: {failure}"));
             ExitCode::SUCCESS
         }
     }
@@ -74,12 +79,13 @@ fn describe(config: &Config, state: State, id: ContainerId, end: Deadline) -> Re
         return Err(Failure::Namespace(io::ErrorKind::NotFound.into()));
     };
     let netns = File::open(format!("/proc/{pid}/ns/net")).map_err(Failure::Namespace)?;
+    let asks_for_one = state.annotations.get("v6pod").is_some_and(|wish| wish == "true");
     if is_own(&netns).map_err(Failure::Namespace)? {
-        // The host's, by --network=host: there is nothing to attach to.
-        return Ok(());
+        // By --network=host: there is nothing to attach to.
+        return if asks_for_one { Err(Failure::HostNetwork) } else { Ok(()) };
     }
     let mut request = Activate::new(id);
-    request.plug = state.annotations.get("v6pod").is_some_and(|wish| wish == "true");
+    request.plug = asks_for_one;
     request.annotations = state.annotations;
     if request.plug {
         request.pid = Some(pid);
