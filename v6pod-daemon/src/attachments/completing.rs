@@ -67,10 +67,17 @@ pub(super) fn existing(
     id: &AttachmentId,
     process: Option<Process>,
 ) -> Result<Existing, Refused> {
-    if ask.exclusive {
-        return Err(Refused::Taken("this network namespace is attached already"));
-    }
     let there = ledger.book.find(id).ok_or(ENDED)?;
+    if ask.exclusive {
+        // Made by a daemon that ended before it could say so.
+        let its_own = ask.attempt.is_some()
+            && there.attempt == ask.attempt
+            && ask.container.as_ref() == Some(&there.container);
+        return match its_own {
+            true => Ok(Existing::Attached { hold: Hold::Others, renamed: false }),
+            false => Err(Refused::Taken("this network namespace is attached already")),
+        };
+    }
     // Who does not know which container it is knows the namespace: he plugs it once more.
     let own = match &ask.container {
         Some(container) => there.container == *container || !there.is_identified(),

@@ -363,6 +363,7 @@ fn wanted(
         holder: process.map(holder),
         lease: ask.lease,
         network: ask.network.clone(),
+        attempt: ask.attempt,
         since: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs()),
     })
 }

@@ -160,6 +160,7 @@ pub struct Ask {
     lease: bool,
     plug: bool,
     exclusive: bool,
+    attempt: Option<u64>,
     interface: Option<LinkName>,
     network: Option<NetworkName>,
 }
@@ -222,6 +223,7 @@ impl Ask {
             lease: request.lease,
             plug: request.plug,
             exclusive: request.exclusive,
+            attempt: request.attempt,
             interface: request.interface,
             network: request.network,
         })

@@ -50,6 +50,8 @@ pub(crate) struct Record {
     since: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     network: Option<NetworkName>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    attempt: Option<u64>,
 }
 
 impl Record {
@@ -68,6 +70,7 @@ impl Record {
             lease: a.lease,
             since: a.since,
             network: a.network.clone(),
+            attempt: a.attempt,
         }
     }
 
@@ -86,6 +89,7 @@ impl Record {
             lease: self.lease,
             since: self.since,
             network: self.network,
+            attempt: self.attempt,
             generation: Generation::default(),
             phase: Phase::Reserved,
             ifindex: None,
@@ -311,6 +315,7 @@ mod tests {
             lease: true,
             since: 7,
             network: Some("six".parse().unwrap()),
+            attempt: Some(u64::MAX),
             generation: Generation::default(),
             phase: Phase::Reserved,
             ifindex: None,
