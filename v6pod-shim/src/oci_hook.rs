@@ -41,9 +41,12 @@ pub(crate) fn run() -> ExitCode {
     // Another engine's name for it is worth nothing to v6podd.
     let Ok(id) = state.id.parse::<ContainerId>() else { return ExitCode::SUCCESS };
     if state.has_ended() {
-        let hint = Deactivate { id, user: None, hint: true };
-        // Whatever comes of it: a poststop is never the only news of an end.
-        let _ = daemon::deactivate(&config.socket, &hint, end);
+        // Any other has been attached by its network program, whose end tells it, or not at all.
+        if asks_for_one(&state) {
+            let hint = Deactivate { id, user: None, hint: true };
+            // Whatever comes of it: a poststop is never the only news of an end.
+            let _ = daemon::deactivate(&config.socket, &hint, end);
+        }
         return ExitCode::SUCCESS;
     }
     let asks = !state.annotations.is_empty();
@@ -79,19 +82,23 @@ fn describe(config: &Config, state: State, id: ContainerId, end: Deadline) -> Re
         return Err(Failure::Namespace(io::ErrorKind::NotFound.into()));
     };
     let netns = File::open(format!("/proc/{pid}/ns/net")).map_err(Failure::Namespace)?;
-    let asks_for_one = state.annotations.get("v6pod").is_some_and(|wish| wish == "true");
+    let mut request = Activate::new(id);
+    request.plug = asks_for_one(&state);
     if is_own(&netns).map_err(Failure::Namespace)? {
         // By --network=host: there is nothing to attach to.
-        return if asks_for_one { Err(Failure::HostNetwork) } else { Ok(()) };
+        return if request.plug { Err(Failure::HostNetwork) } else { Ok(()) };
     }
-    let mut request = Activate::new(id);
-    request.plug = asks_for_one;
     request.annotations = state.annotations;
     if request.plug {
         request.pid = Some(pid);
         request.interface = pasta::INTERFACE.parse().ok();
     }
     daemon::activate(&config.socket, &request, netns.as_fd(), end).map(drop)
+}
+
+/// Whether the container asks for an attachment where it is not the default.
+fn asks_for_one(state: &State) -> bool {
+    state.annotations.get("v6pod").is_some_and(|wish| wish == "true")
 }
 
 /// Whether this is the namespace that this program itself is in: podman's, which is the host's.
