@@ -156,10 +156,10 @@ install:
 uninstall:
 	if test -z '$(DESTDIR)' -a -d /run/systemd/system; then \
 		systemctl disable --now v6podd.socket v6podd.service; fi
-	@# The hook file first: podman must not be told to run what is gone.
-	rm -f $(hooks)/v6pod.json
+	@# These first: podman must not be told to run what is gone.
+	rm -f $(hooks)/v6pod.json $(dropins)/10-v6pod.conf
 	rm -f $(sbin)/v6podd $(bin)/v6podctl $(units)/v6podd.service $(units)/v6podd.socket
-	rm -f $(lib)/sysusers.d/v6pod.conf $(lib)/tmpfiles.d/v6pod.conf $(dropins)/10-v6pod.conf
+	rm -f $(lib)/sysusers.d/v6pod.conf $(lib)/tmpfiles.d/v6pod.conf
 	rm -f $(libexec)/slirp4netns $(libexec)/pasta $(libexec)/v6pod-shim $(libexec)/v6pod-hook
 	rm -f $(lib)/cni/v6pod
 	rm -rf $(docs)

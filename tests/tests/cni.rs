@@ -11,9 +11,10 @@
 use std::fs;
 use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use serde_json::{Value, json};
-use v6pod_tests::{Daemon, HostNs, OwnedNs, PATIENCE, built, eventually, require, run};
+use v6pod_tests::{Config, Daemon, HostNs, OwnedNs, PATIENCE, built, eventually, require, run};
 
 const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 const OTHER: &str = "fedcba9876543210fedcba9876543210fedcba9876543210fedcba9876543210";
@@ -378,4 +379,32 @@ fn a_user_without_root_has_his_own() {
     assert_eq!(daemon.attachments().len(), 1);
     as_user("DEL").ok();
     is_empty(daemon);
+}
+
+#[test]
+fn an_add_that_a_crash_left_without_its_answer_gets_it_and_no_other_does() {
+    let _machine = require!(Root);
+    for point in ["making:recorded", "making:wired", "making:answering"] {
+        let host = HostNs::new();
+        let mut daemon = Daemon::prepared(&host, &Config::default());
+        assert!(daemon.restart_to_die_at(point), "{}", daemon.log());
+        let plugin = Plugin::ours(&host, &daemon);
+        let inside = namespace();
+        let netns = netns(&inside);
+        let result = thread::scope(|scope| {
+            let added = scope.spawn(|| plugin.of("ADD", ID, &netns, &plugin.config));
+            daemon.has_died();
+            daemon.restart();
+            added.join().expect("the plugin runs")
+        });
+        let attachment = daemon.the_attachment();
+        assert_eq!(address_in(&result.ok()), attachment.address, "{point}");
+        assert_eq!(inside.addresses(), [attachment.address], "{point}");
+        for id in [ID, OTHER] {
+            assert_eq!(plugin.of("ADD", id, &netns, &plugin.config).code, Some(101), "{point}");
+        }
+        assert_eq!(daemon.the_attachment(), attachment, "{point}");
+        plugin.of("DEL", ID, &netns, &plugin.config).ok();
+        is_empty(&daemon);
+    }
 }

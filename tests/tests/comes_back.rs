@@ -11,7 +11,10 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::net::Ipv6Addr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use v6pod_tests::{
     IMAGE, Login, PATIENCE, PREFIX, Package, Place as _, Suite, WholeHost, eventually, require, run,
@@ -148,6 +151,50 @@ fn a_package_that_comes_and_goes_cuts_none_of_ten_off() {
     // They end as any container does, with nobody to be told.
     let all: Vec<_> = before.iter().chain(&after).map(String::as_str).collect();
     user.remove(&all);
+    user.podman(&["run", "--rm", IMAGE, "true"]).ok();
+}
+
+#[test]
+fn no_container_fails_to_start_while_the_package_goes() {
+    let _machine = require!(WholeHost);
+    let host = installed(Suite::Trixie);
+    let user = host.log_in("anna");
+    let gone = AtomicBool::new(false);
+    let starts = thread::scope(|scope| {
+        let starter = |network: &'static str| {
+            let (user, gone) = (&user, &gone);
+            scope.spawn(move || {
+                let mut starts = 0;
+                while !gone.load(Ordering::Relaxed) {
+                    user.podman(&["run", "--rm", network, IMAGE, "true"]).ok();
+                    starts += 1;
+                }
+                starts
+            })
+        };
+        let starters = ["--network=slirp4netns", "--network=pasta"].map(starter);
+        let removed = host.sh("apt-get remove --yes v6pod 2>&1");
+        // Some more, which find all of it gone.
+        seen_inside(&user);
+        gone.store(true, Ordering::Relaxed);
+        removed.ok();
+        starters.map(|starter| starter.join().expect("every container starts"))
+    });
+    assert!(starts.iter().all(|starts| *starts > 2), "{starts:?}");
+    let named = [
+        "/etc/containers/containers.conf.d/10-v6pod.conf",
+        "/usr/share/containers/oci/hooks.d/v6pod.json",
+    ];
+    let texts = || named.map(|path| fs::read_to_string(host.file(path)).ok());
+    assert_eq!(texts(), [None, None], "they name what is gone");
+
+    // As it was, also where something kept the package from being removed.
+    host.install(&Package::make("0.1.0")).ok();
+    let there = texts();
+    assert!(there.iter().all(Option::is_some), "{there:?}");
+    let broken = "echo 'exit 1' >>/var/lib/dpkg/info/v6pod.prerm; apt-get remove --yes v6pod 2>&1";
+    assert!(!host.sh(broken).status.success());
+    assert_eq!(texts(), there, "they stay as the package does");
     user.podman(&["run", "--rm", IMAGE, "true"]).ok();
 }
 

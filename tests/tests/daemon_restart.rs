@@ -11,12 +11,16 @@
 #![forbid(unsafe_code)]
 
 use std::fs::{self, File};
+use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use v6pod_proto::{Attachment, AttachmentId, NameState};
-use v6pod_tests::{Background, Container, PATIENCE, Stage, eventually, require};
+use v6pod_proto::{Activate, Attachment, AttachmentId, Code, NameState};
+use v6pod_tests::{
+    Background, Container, Daemon, HostNs, OwnedNs, PATIENCE, Stage, User, eventually,
+    random_container_id, require,
+};
 
 const CONTAINERS: usize = 20;
 
@@ -168,4 +172,50 @@ fn a_new_start_in_an_adopted_namespace_is_no_second_attachment() {
     });
     assert_eq!(watch.most(), 1);
     before.comes_back(&stage.daemon);
+}
+
+#[test]
+fn what_a_hook_has_said_is_known_to_the_next_daemon() {
+    let _machine = require!(Root);
+    let host = HostNs::new();
+    let mut daemon = Daemon::start(&host);
+    let user = User::account(1, &host);
+    let caller = daemon.as_user(user.uid());
+    for (annotation, value) in [("v6pod.name", "web"), ("v6pod", "false")] {
+        let namespace = OwnedNs::new(&user);
+        let hook = Activate {
+            plug: false,
+            annotations: [(annotation.to_owned(), value.to_owned())].into(),
+            ..Activate::new(random_container_id())
+        };
+        let (described, _) = caller.activate(&hook, namespace.network().as_fd());
+        assert_eq!(described.map_err(|refused| refused.problem().code), Err(Code::NotFound));
+        assert!(!daemon.log().contains("refused:"), "nobody has to hear of it: {}", daemon.log());
+        daemon.kill9();
+        daemon.restart();
+        // The wrapper, which knows of no annotations, and pasta's not even whose network it is.
+        let wrapper = Activate { lease: true, ..Activate::unidentified() };
+        let (outcome, lease) = caller.activate(&wrapper, namespace.network().as_fd());
+        match value {
+            "false" => {
+                let declined = outcome.map_err(|refused| refused.problem().code);
+                assert_eq!(declined, Err(Code::Declined));
+            }
+            wish => {
+                let attachment = outcome.unwrap_or_else(|refused| panic!("{refused}"));
+                assert_eq!(Some(&attachment.container), hook.id.as_ref());
+                assert_eq!(attachment.wishes.annotations()[annotation], wish);
+                // Another's namespace is another's, whatever was said of this one.
+                let other = OwnedNs::new(&user);
+                let (other, _) = caller.activate(&wrapper, other.network().as_fd());
+                let other = other.unwrap_or_else(|refused| panic!("{refused}"));
+                assert!(other.wishes.is_empty());
+            }
+        }
+        drop(lease);
+    }
+    // Who takes all away takes this away too.
+    daemon.stop();
+    daemon.purge().ok();
+    assert!(!daemon.run_dir().join("spoken").exists());
 }

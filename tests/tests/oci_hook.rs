@@ -44,11 +44,12 @@ impl Scene {
         self.stage.user()
     }
 
-    /// Has the hook told, as this user's podman would, that the container has ended.
+    /// Has the hook told, as this user's podman would, that the container has ended; the hook hands on only
+    /// what is said of one that has asked for an attachment.
     fn poststop(&self, id: &str) {
         let state = self.user().home().join("state.json");
         let text = format!(
-            r#"{{"ociVersion":"1.0.2-dev","id":"{id}","status":"stopped","bundle":"/","annotations":{{}}}}"#
+            r#"{{"ociVersion":"1.0.2-dev","id":"{id}","status":"stopped","bundle":"/","annotations":{{"v6pod":"true"}}}}"#
         );
         fs::write(&state, text).expect("writing a file");
         let script = format!(
@@ -168,8 +169,17 @@ fn who_asks_for_an_address_has_one_on_any_network_of_its_own() {
             let silent = scene.user().run(&network, &["sh", "-c", MINE]);
             assert_eq!(silent.ok(), "", "nothing was asked for on {network:?}");
         }
-        let host = scene.user().run(&with(&["--network=host"], &["v6pod=true"]), &["true"]);
-        host.ok();
+        // The host's network is no place for one, and the user is told.
+        let host = with(&["--network=host"], &["v6pod=true"]);
+        let told = scene.user().run(&host, &["true"]);
+        told.ok();
+        let line = "starts without what it asks for: it is on the host's network";
+        assert!(told.stderr.contains(line), "{told}");
+        let silent = scene.user().run(&["--network=host"], &["true"]);
+        assert!(silent.status.success() && !silent.stderr.contains("v6pod"), "{silent}");
+        fs::write(scene.user().shim_toml(), "on_error = \"fail\"\n").expect("writing a file");
+        let failed = scene.user().run(&host, &["true"]);
+        assert!(failed.fails().contains("it is on the host's network"), "{failed}");
         scene.is_clean();
     }
 }
@@ -266,7 +276,15 @@ fn without_a_daemon_the_hook_stops_only_who_is_to_be_stopped() {
         let none = ["--network=none"];
         user.run(EARLY, &["true"]).ok();
         user.run(&none, &["true"]).ok();
-        user.run(&with(&none, &["v6pod=true"]), &["true"]).ok();
+        let told = user.run(&with(&none, &["v6pod=true"]), &["true"]);
+        told.ok();
+        let line = "starts without what it asks for: v6podd is not running";
+        assert!(told.stderr.contains(line), "{told}");
+        // What is no wish needs no daemon to be found so.
+        for options in [EARLY, LATE, &none] {
+            let failed = user.run(&with(options, &["v6pod.ingress=80"]), &["true"]);
+            assert!(failed.fails().contains("the annotation v6pod.ingress: write"), "{failed}");
+        }
         // An operator who would rather have no container than one without its wish.
         fs::write(user.shim_toml(), "on_error = \"fail\"\n").expect("writing a file");
         user.run(&none, &["true"]).ok();

@@ -32,7 +32,8 @@ hook() {
         "$ID" "$1" "$2" | "$HOOK"
 }
 poststop() {
-    printf '{"ociVersion":"1.0","id":"%s","status":"stopped","bundle":"/"}' "$ID" | "$HOOK"
+    printf '{"ociVersion":"1.0","id":"%s","status":"stopped","bundle":"/","annotations":{"v6pod":"true"}}' \
+        "$ID" | "$HOOK"
 }
 first_process() {
     nsenter --net="$ns" sleep 1000 <&- >&- 2>&- & init=$!

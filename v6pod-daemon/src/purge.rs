@@ -12,6 +12,7 @@ use serde::Serialize;
 use tokio::time::timeout;
 
 use crate::attachments::records::Records;
+use crate::attachments::spoken::FOLDER;
 use crate::attachments::{self, StartError};
 use crate::config::Config;
 use crate::core::Links;
@@ -111,9 +112,11 @@ pub async fn purge(config: &Config) -> Result<Purged, PurgeError> {
         }
         _ => {}
     }
-    for folder in ["attachments", "rejected"] {
+    for folder in ["attachments", "rejected", FOLDER] {
         let path = config.run_dir().join(folder);
-        records += fs::read_dir(&path).map_or(0, Iterator::count);
+        if folder != FOLDER {
+            records += fs::read_dir(&path).map_or(0, Iterator::count);
+        }
         match fs::remove_dir_all(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(PurgeError::Records(error));

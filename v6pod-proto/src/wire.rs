@@ -38,6 +38,10 @@ pub struct Activate {
     /// An attachment that is there already is a conflict (CNI's ADD).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub exclusive: bool,
+    /// A number that the caller has drawn for this request, at random. An attachment that a request with
+    /// this number has made for the same container is no conflict but its answer, which was lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<u64>,
     /// The name of the interface inside; `eth0` unless it is taken, then `v6eth0`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<LinkName>,
@@ -69,6 +73,7 @@ impl Activate {
             lease: false,
             plug: true,
             exclusive: false,
+            attempt: None,
             interface: None,
             pid: None,
             annotations: BTreeMap::new(),

@@ -14,6 +14,7 @@ mod inside;
 
 use std::env;
 use std::fs::File;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::os::fd::AsFd as _;
 use std::path::Path;
@@ -83,6 +84,8 @@ fn add(config: &Config, network: &Network, container: &Container) -> Result<Valu
         name: container.name.clone(),
         network: Some(network.name.clone()),
         exclusive: true,
+        // Where the daemon ends before it has answered, it is asked again, and this tells it from another.
+        attempt: Some(random()),
         interface: Some(container.interface.clone()),
         ..Activate::new(container.id.clone())
     };
@@ -168,6 +171,11 @@ fn status(config: &Config, network: &Network) -> Result<(), Broken> {
         0 => Err(unable(format!("no room for another container: {}", capacity.first_limit))),
         _ => Ok(()),
     }
+}
+
+/// A number that nobody else has: what the standard library keys its hashes with.
+fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
 }
 
 fn open(container: &Container) -> Result<File, Broken> {

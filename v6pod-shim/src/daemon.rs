@@ -96,6 +96,8 @@ pub(crate) enum Failure {
     },
     /// The network namespace cannot be opened, and nobody was asked.
     Namespace(io::Error),
+    /// It is the host's own, and nobody was asked.
+    HostNetwork,
     /// The daemon's socket cannot be used.
     Io(io::Error),
 }
@@ -134,6 +136,9 @@ impl fmt::Display for Failure {
                 write!(f, "v6podd refused: status {status}")
             }
             Self::Namespace(error) => write!(f, "its network namespace: {error}"),
+            Self::HostNetwork => {
+                f.write_str("it is on the host's network, and has the host's addresses")
+            }
             Self::Io(error) => write!(f, "v6podd cannot be reached: {error}"),
         }
     }

@@ -4,8 +4,9 @@
 //! Run by the runtime at `createRuntime` and by podman at `poststop`, for every container of the
 //! machine, whatever its network. So, guaranteed: a container that asks v6pod for nothing starts and
 //! ends as if this hook were not there, whatever else happens. One that asks for something that cannot
-//! be is kept from starting, with the reason on stderr, which podman shows; one whose wishes cannot be
-//! told to v6podd starts unless `on_error` is "fail".
+//! be is kept from starting, with the reason on stderr, which podman shows, v6podd or no v6podd; one whose
+//! wishes cannot be told to v6podd, or that is on the host's network, starts with a line to its user unless
+//! `on_error` is "fail".
 
 use std::fs::{self, File};
 use std::io;
@@ -16,7 +17,7 @@ use std::process::ExitCode;
 use rustix::event::PollFlags;
 use rustix::io::retry_on_intr;
 use v6pod_proto::oci::State;
-use v6pod_proto::{Activate, ContainerId, Deactivate};
+use v6pod_proto::{Activate, ContainerId, Deactivate, Wishes};
 
 use crate::config::{Config, OnError};
 use crate::daemon::{self, Deadline, Failure};
@@ -40,13 +41,22 @@ pub(crate) fn run() -> ExitCode {
     // Another engine's name for it is worth nothing to v6podd.
     let Ok(id) = state.id.parse::<ContainerId>() else { return ExitCode::SUCCESS };
     if state.has_ended() {
-        let hint = Deactivate { id, user: None, hint: true };
-        // Whatever comes of it: a poststop is never the only news of an end.
-        let _ = daemon::deactivate(&config.socket, &hint, end);
+        // Any other has been attached by its network program, whose end tells it, or not at all.
+        if asks_for_one(&state) {
+            let hint = Deactivate { id, user: None, hint: true };
+            // Whatever comes of it: a poststop is never the only news of an end.
+            let _ = daemon::deactivate(&config.socket, &hint, end);
+        }
         return ExitCode::SUCCESS;
     }
     let asks = !state.annotations.is_empty();
     let whose = id.short().to_owned();
+    // A daemon that is there would say the same; but whether a wish is one is not to depend on it.
+    let wishes = state.annotations.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    if let Err(wrong) = Wishes::read(wishes) {
+        say::through_runtime(&format!("{whose} does not start: {wrong}"));
+        return ExitCode::FAILURE;
+    }
     match describe(&config, state, id, end) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) if failure.is_unknown() || failure.is_declined() => ExitCode::SUCCESS,
@@ -57,11 +67,9 @@ pub(crate) fn run() -> ExitCode {
         }
         Err(failure) => {
             if let Some(complaint) = complaint {
-                say::through_runtime(&complaint.to_string());
+                say::past_runtime(&complaint.to_string());
             }
-            say::through_runtime(&format!(
-                "what {whose} asks for is not known to v6podd: {failure}"
-            ));
+            say::past_runtime(&format!("{whose} starts without what it asks for: {failure}"));
             ExitCode::SUCCESS
         }
     }
@@ -74,18 +82,23 @@ fn describe(config: &Config, state: State, id: ContainerId, end: Deadline) -> Re
         return Err(Failure::Namespace(io::ErrorKind::NotFound.into()));
     };
     let netns = File::open(format!("/proc/{pid}/ns/net")).map_err(Failure::Namespace)?;
-    if is_own(&netns).map_err(Failure::Namespace)? {
-        // The host's, by --network=host: there is nothing to attach to.
-        return Ok(());
-    }
     let mut request = Activate::new(id);
-    request.plug = state.annotations.get("v6pod").is_some_and(|wish| wish == "true");
+    request.plug = asks_for_one(&state);
+    if is_own(&netns).map_err(Failure::Namespace)? {
+        // By --network=host: there is nothing to attach to.
+        return if request.plug { Err(Failure::HostNetwork) } else { Ok(()) };
+    }
     request.annotations = state.annotations;
     if request.plug {
         request.pid = Some(pid);
         request.interface = pasta::INTERFACE.parse().ok();
     }
     daemon::activate(&config.socket, &request, netns.as_fd(), end).map(drop)
+}
+
+/// Whether the container asks for an attachment where it is not the default.
+fn asks_for_one(state: &State) -> bool {
+    state.annotations.get("v6pod").is_some_and(|wish| wish == "true")
 }
 
 /// Whether this is the namespace that this program itself is in: podman's, which is the host's.

@@ -37,14 +37,22 @@ pub(crate) fn to_user(text: &str) {
     }
 }
 
-/// Says it on this program's own stderr, or, where an OCI runtime has run it and thrown that away, as
-/// crun does, on the stderr of the podman which waits for the runtime.
+/// Says why a container does not start: on this program's own stderr, or, where an OCI runtime has run it
+/// and thrown that away, as crun does, on the stderr of the podman which waits for the runtime.
 pub(crate) fn through_runtime(text: &str) {
-    on_stderr(text);
-    if is_null(io::stderr().as_fd())
-        && let Some(stderr) = stderr_of_waiting_podman()
-    {
-        write(stderr.as_fd(), &line(text));
+    match is_null(io::stderr().as_fd()) {
+        true => past_runtime(text),
+        false => on_stderr(text),
+    }
+}
+
+/// Says it on the stderr of the podman which waits for the OCI runtime that has run this program: a
+/// runtime shows what stands on a hook's own stderr only where that fails.
+pub(crate) fn past_runtime(text: &str) {
+    match stderr_of_waiting_podman() {
+        Some(stderr) => write(stderr.as_fd(), &line(text)),
+        // Another engine's, or by hand.
+        None => on_stderr(text),
     }
 }
 

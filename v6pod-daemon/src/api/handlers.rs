@@ -81,8 +81,14 @@ async fn by_descriptor(
             "leave out `user`: the descriptor tells whose the namespace is",
         ));
     }
+    let describes = !request.plug;
     let ask = Ask::by_descriptor(request, connection.caller.uid, pid)?;
-    let (view, lease) = attachments.activate_descriptor(ask, fd).await?;
+    let asked = attachments.activate_descriptor(ask, fd).await;
+    let (view, lease) = asked.map_err(|refused| match refused {
+        // The hook's word on a container that nobody has plugged, or never will: most of them.
+        Refused::Unknown if describes => Failure::from(refused).expected(),
+        refused => Failure::from(refused),
+    })?;
     *connection.lease.lock().unwrap_or_else(PoisonError::into_inner) = lease;
     Ok(Json(view))
 }

@@ -17,6 +17,8 @@ const SENTENCE: usize = 300;
 pub(crate) struct Failure {
     pub(crate) code: Code,
     pub(crate) detail: String,
+    /// Whether it is what the caller expects, and nobody else has to hear of it.
+    pub(crate) expected: bool,
 }
 
 impl Failure {
@@ -29,7 +31,12 @@ impl Failure {
             let (plain, escape) = ((!escaped).then_some(c), escaped.then(|| c.escape_unicode()));
             plain.into_iter().chain(escape.into_iter().flatten())
         });
-        Self { code, detail: harmless.collect() }
+        Self { code, detail: harmless.collect(), expected: false }
+    }
+
+    /// The same, as what the caller expects.
+    pub(crate) fn expected(self) -> Self {
+        Self { expected: true, ..self }
     }
 
     /// What is unknown and what is another's, the same to the byte.

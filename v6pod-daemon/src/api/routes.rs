@@ -60,8 +60,11 @@ async fn around(
     let uid = connection.caller.uid;
     let status = response.status().as_u16();
     match response.extensions().get::<Failure>() {
-        Some(Failure { code: Code::Internal, detail }) => {
+        Some(Failure { code: Code::Internal, detail, .. }) => {
             tracing::error!(%uid, %method, path, status, request = id, "{detail}");
+        }
+        Some(Failure { detail, expected: true, .. }) => {
+            tracing::debug!(%uid, %method, path, status, request = id, "answered: {detail}");
         }
         Some(Failure { detail, .. }) => {
             tracing::info!(%uid, %method, path, status, request = id, "refused: {detail}");

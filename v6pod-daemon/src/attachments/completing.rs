@@ -8,12 +8,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use v6pod_proto::{AttachmentId, Uid};
+use v6pod_proto::AttachmentId;
 
 use super::making::{Hold, Unheard, holder};
 use super::{Ask, Ledger, Refused, Shared};
-use crate::core::attachment::{NamespaceId, Phase};
-use crate::core::description::Description;
+use crate::core::attachment::Phase;
+use crate::core::description::{Description, Place};
 use crate::failpoint;
 use crate::kernel::Process;
 
@@ -33,25 +33,23 @@ pub(super) enum Existing {
 const ENDED: Refused = Refused::NotReady("the attachment has just ended");
 
 /// Keeps what was said of a container in a namespace that nobody has plugged yet.
-pub(super) fn keep(ledger: &mut Ledger, ask: &Ask, owner: Uid, namespace: NamespaceId) {
+pub(super) fn keep(shared: &Shared, ledger: &mut Ledger, ask: &Ask, place: Place) {
     let Some(container) = ask.container.clone() else { return };
     let description = Description { container, wishes: ask.wishes.clone() };
-    ledger.descriptions.keep(owner, namespace, description, Instant::now());
+    if let Err(error) = shared.spoken.write(place, &description) {
+        tracing::warn!(%error, "cannot write what was said of a container; a restart forgets it");
+    }
+    shared.spoken.forget(ledger.descriptions.keep(place, description, Instant::now()));
 }
 
 /// The request with what was said of its container before.
 ///
 /// # Errors
 /// [`Refused::Declined`]: the container wants no attachment.
-pub(super) fn completed(
-    ledger: &Ledger,
-    ask: &Ask,
-    owner: Uid,
-    namespace: &NamespaceId,
-) -> Result<Ask, Refused> {
+pub(super) fn completed(ledger: &Ledger, ask: &Ask, place: Place) -> Result<Ask, Refused> {
     let mut ask = ask.clone();
     let now = Instant::now();
-    let said = ledger.descriptions.of(owner, namespace, ask.container.as_ref(), now);
+    let said = ledger.descriptions.of(place, ask.container.as_ref(), now);
     if let Some(Description { container, wishes }) = said {
         ask.container.get_or_insert_with(|| container.clone());
         ask.wishes.complete(wishes);
@@ -67,10 +65,17 @@ pub(super) fn existing(
     id: &AttachmentId,
     process: Option<Process>,
 ) -> Result<Existing, Refused> {
-    if ask.exclusive {
-        return Err(Refused::Taken("this network namespace is attached already"));
-    }
     let there = ledger.book.find(id).ok_or(ENDED)?;
+    if ask.exclusive {
+        // Made by a daemon that ended before it could say so.
+        let its_own = ask.attempt.is_some()
+            && there.attempt == ask.attempt
+            && ask.container.as_ref() == Some(&there.container);
+        return match its_own {
+            true => Ok(Existing::Attached { hold: Hold::Others, renamed: false }),
+            false => Err(Refused::Taken("this network namespace is attached already")),
+        };
+    }
     // Who does not know which container it is knows the namespace: he plugs it once more.
     let own = match &ask.container {
         Some(container) => there.container == *container || !there.is_identified(),

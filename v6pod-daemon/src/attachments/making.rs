@@ -22,6 +22,7 @@ use crate::closer::Foreign;
 use crate::container::NotFound;
 use crate::core::attachment::{Attachment, Generation, Holder, NamespaceId, Phase};
 use crate::core::book::{Found, Refusal, Wanted};
+use crate::core::description::Place;
 use crate::core::step;
 use crate::failpoint;
 use crate::kernel::wire::Wire;
@@ -285,12 +286,12 @@ fn attempt(
                 };
             }
             Found::Nothing if !ask.plug => {
-                completing::keep(&mut ledger, ask, owner, id);
+                completing::keep(shared, &mut ledger, ask, Place { owner, namespace: id });
                 return Err(Refused::Unknown);
             }
             Found::Nothing => {}
         }
-        let ask = completing::completed(&ledger, ask, owner, &id)?;
+        let ask = completing::completed(&ledger, ask, Place { owner, namespace: id })?;
         let container = ask.container.as_ref();
         let replaced = container.map_or_else(Vec::new, |c| ledger.book.starts_of(owner, c));
         let wanted = wanted(&ask, owner, id, process.as_ref())?;
@@ -363,6 +364,7 @@ fn wanted(
         holder: process.map(holder),
         lease: ask.lease,
         network: ask.network.clone(),
+        attempt: ask.attempt,
         since: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs()),
     })
 }

@@ -21,6 +21,7 @@ pub mod records;
 mod resting;
 mod restoring;
 mod rules;
+pub(crate) mod spoken;
 mod sweeping;
 mod view;
 
@@ -56,6 +57,7 @@ use holding::Holds;
 use records::Records;
 use resting::Resting;
 use rules::Rules;
+use spoken::Spoken;
 use sweeping::Waiting;
 
 /// How many requests for one caller may wait for the kernel or be at work there. Those whose caller
@@ -83,6 +85,7 @@ struct Shared {
     rested: Notify,
     records: Records,
     resting: Resting,
+    spoken: Spoken,
     /// Where requests are worked on.
     workers: Workers,
     /// Where it is asked whose a TCP connection is.
@@ -160,6 +163,7 @@ pub struct Ask {
     lease: bool,
     plug: bool,
     exclusive: bool,
+    attempt: Option<u64>,
     interface: Option<LinkName>,
     network: Option<NetworkName>,
 }
@@ -222,6 +226,7 @@ impl Ask {
             lease: request.lease,
             plug: request.plug,
             exclusive: request.exclusive,
+            attempt: request.attempt,
             interface: request.interface,
             network: request.network,
         })

@@ -50,6 +50,8 @@ pub(crate) struct Record {
     since: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     network: Option<NetworkName>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    attempt: Option<u64>,
 }
 
 impl Record {
@@ -68,6 +70,7 @@ impl Record {
             lease: a.lease,
             since: a.since,
             network: a.network.clone(),
+            attempt: a.attempt,
         }
     }
 
@@ -86,6 +89,7 @@ impl Record {
             lease: self.lease,
             since: self.since,
             network: self.network,
+            attempt: self.attempt,
             generation: Generation::default(),
             phase: Phase::Reserved,
             ifindex: None,
@@ -113,14 +117,7 @@ impl Records {
     /// The records below a daemon's run directory; the folders are made if they are not there.
     pub fn open(run_dir: &Path) -> io::Result<Self> {
         let (folder, rejected) = (run_dir.join("attachments"), run_dir.join("rejected"));
-        for dir in [&folder, &rejected] {
-            // `v6podctl purge` is root's, and this lies in a folder that is not: through a link it would
-            // remove and move away root's own files.
-            if fs::symlink_metadata(dir).is_ok_and(|there| there.is_symlink()) {
-                fs::remove_file(dir)?;
-            }
-            DirBuilder::new().mode(0o700).recursive(true).create(dir)?;
-        }
+        [&folder, &rejected].into_iter().try_for_each(|dir| make_folder(dir))?;
         Ok(Self { folder, rejected })
     }
 
@@ -128,22 +125,7 @@ impl Records {
     pub fn write(&self, attachment: &Attachment) -> io::Result<()> {
         let bytes = serde_json::to_vec(&Record::of(attachment))?;
         let beside = self.folder.join(format!(".{}", attachment.id));
-        let written = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&beside)
-            .and_then(|mut file| file.write_all(&bytes))
-            .and_then(|()| {
-                failpoint::reach("record:beside");
-                fs::rename(&beside, self.path(&attachment.id))
-            });
-        if written.is_err() {
-            // A full /run must not fill further. The first error is the one that counts.
-            let _ = fs::remove_file(&beside);
-        }
-        written
+        write_whole(&beside, &self.path(&attachment.id), &bytes)
     }
 
     /// Notes that the attachment's end was asked for: from here no daemon takes it up again. One
@@ -233,14 +215,45 @@ pub(crate) enum Whether {
     Ended,
 }
 
-fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
+/// Makes a folder of the daemon's own, unless it is there.
+pub(super) fn make_folder(dir: &Path) -> io::Result<()> {
+    // `v6podctl purge` is root's, and this lies in a folder that is not: through a link it would remove
+    // and move away root's own files.
+    if fs::symlink_metadata(dir).is_ok_and(|there| there.is_symlink()) {
+        fs::remove_file(dir)?;
+    }
+    DirBuilder::new().mode(0o700).recursive(true).create(dir)
+}
+
+/// Writes a file whole, in place of the one before.
+pub(super) fn write_whole(beside: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let written = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(beside)
+        .and_then(|mut file| file.write_all(bytes))
+        .and_then(|()| {
+            failpoint::reach("record:beside");
+            fs::rename(beside, path)
+        });
+    if written.is_err() {
+        // A full /run must not fill further. The first error is the one that counts.
+        let _ = fs::remove_file(beside);
+    }
+    written
+}
+
+pub(super) fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, String> {
+/// The bytes of a file that may be one of the daemon's own; else why it is none.
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     let flags = O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC;
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path);
@@ -311,6 +324,7 @@ mod tests {
             lease: true,
             since: 7,
             network: Some("six".parse().unwrap()),
+            attempt: Some(u64::MAX),
             generation: Generation::default(),
             phase: Phase::Reserved,
             ifindex: None,

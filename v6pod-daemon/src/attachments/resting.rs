@@ -127,7 +127,7 @@ fn open(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
 }
 
 /// Since boot. The clock is there on every kernel that this runs on.
-fn uptime() -> Duration {
+pub(super) fn uptime() -> Duration {
     clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default()
 }
 

@@ -22,6 +22,7 @@ use super::holding::Holds;
 use super::records::{Records, Rejected};
 use super::resting::Resting;
 use super::rules::{self, Rules, RulesError};
+use super::spoken::Spoken;
 use super::sweeping::Waiting;
 use super::{Attachments, Ended, Ledger, Metrics, Shared, ending, lock, making, mending};
 use crate::access::Access;
@@ -127,16 +128,19 @@ pub async fn start(config: Config) -> Result<Attachments, StartError> {
     failpoint::reach("restoring:prepared");
     let records = Records::open(&config.run_dir()).map_err(in_file(&config.run_dir()))?;
     let (resting, rests) = Resting::open(&config.run_dir());
+    let (spoken, descriptions) =
+        Spoken::open(&config.run_dir()).map_err(in_file(&config.run_dir()))?;
     let (ended, news) = mpsc::unbounded_channel();
     let shared = Arc::new(Shared {
         links,
         rules: Rules::new(policy),
         prefix_source,
         started: Instant::now(),
-        ledger: Mutex::new(ledger(&config, prefix, host.mtu, &rests)),
+        ledger: Mutex::new(ledger(&config, prefix, host.mtu, &rests, descriptions)),
         rested: Notify::new(),
         records,
         resting,
+        spoken,
         workers,
         sweeper,
         askers,
@@ -202,7 +206,13 @@ fn prefix(config: &Config) -> Result<(Prefix, &'static str), StartError> {
     Ok((prefix, "auto"))
 }
 
-fn ledger(config: &Config, prefix: Prefix, mtu: u32, rests: &[(Ipv6Addr, Duration)]) -> Ledger {
+fn ledger(
+    config: &Config,
+    prefix: Prefix,
+    mtu: u32,
+    rests: &[(Ipv6Addr, Duration)],
+    descriptions: Descriptions,
+) -> Ledger {
     let terms = Terms {
         prefix,
         mtu,
@@ -216,7 +226,7 @@ fn ledger(config: &Config, prefix: Prefix, mtu: u32, rests: &[(Ipv6Addr, Duratio
         let Some(since) = now.checked_sub(*age) else { continue };
         book.rest(*address, since);
     }
-    Ledger { book, names: Names::new(reserved), descriptions: Descriptions::default() }
+    Ledger { book, names: Names::new(reserved), descriptions }
 }
 
 pub(crate) fn registrar(config: &Config) -> Registrar {

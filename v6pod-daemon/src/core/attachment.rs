@@ -100,6 +100,8 @@ pub struct Attachment {
     pub since: u64,
     /// The CNI network that it was made for.
     pub network: Option<NetworkName>,
+    /// The number of the request that made it, where the caller has drawn one.
+    pub attempt: Option<u64>,
     /// Which plugging of the namespace this is.
     pub generation: Generation,
     /// Where it is in its life.

@@ -58,6 +58,8 @@ pub struct Wanted {
     pub since: u64,
     /// The CNI network that it is for.
     pub network: Option<NetworkName>,
+    /// The number of the request that asks for it.
+    pub attempt: Option<u64>,
 }
 
 /// Why there is no attachment to be had.
@@ -249,6 +251,7 @@ impl Book {
             lease: wanted.lease,
             since: wanted.since,
             network: wanted.network,
+            attempt: wanted.attempt,
             generation,
             phase: Phase::Reserved,
             ifindex: None,

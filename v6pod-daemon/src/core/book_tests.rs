@@ -31,6 +31,7 @@ fn wanted(owner: u32, n: u64) -> Wanted {
         lease: true,
         since: 0,
         network: None,
+        attempt: None,
     }
 }
 

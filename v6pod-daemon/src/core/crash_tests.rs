@@ -241,6 +241,7 @@ fn attachment(n: u16) -> Attachment {
         lease: true,
         since: n.into(),
         network: None,
+        attempt: None,
         generation: Generation::default(),
         phase: Phase::Reserved,
         ifindex: None,

@@ -29,6 +29,15 @@ pub struct Description {
     pub wishes: Wishes,
 }
 
+/// Where a container is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Whose network namespace it is.
+    pub owner: Uid,
+    /// Which.
+    pub namespace: NamespaceId,
+}
+
 /// All that was said lately.
 #[derive(Debug, Default)]
 pub struct Descriptions(HashMap<Uid, VecDeque<Said>>);
@@ -41,26 +50,42 @@ struct Said {
 }
 
 impl Descriptions {
-    /// Keeps what was said of a container in this owner's namespace, in place of what was said of it
-    /// there before.
+    /// Keeps what was said of a container, in place of what was said of it there before. Gives what is
+    /// not kept any longer.
     pub fn keep(
         &mut self,
-        owner: Uid,
-        namespace: NamespaceId,
+        place: Place,
         description: Description,
         now: Instant,
-    ) {
-        self.0.retain(|_, said| {
-            said.retain(|s| now.saturating_duration_since(s.at) < KEPT);
+    ) -> Vec<(Place, ContainerId)> {
+        let mut gone = Vec::new();
+        let mut forget = |owner: Uid, said: &Said| {
+            let place = Place { owner, namespace: said.namespace };
+            gone.push((place, said.description.container.clone()));
+        };
+        self.0.retain(|owner, said| {
+            said.retain(|s| {
+                let kept = now.saturating_duration_since(s.at) < KEPT;
+                if !kept {
+                    forget(*owner, s);
+                }
+                kept
+            });
             !said.is_empty()
         });
+        let Place { owner, namespace } = place;
         let said = self.0.entry(owner).or_default();
         let container = &description.container;
         said.retain(|s| s.namespace != namespace || s.description.container != *container);
-        if said.len() >= EACH {
-            said.pop_front();
+        if said.len() >= EACH
+            && let Some(oldest) = said.pop_front()
+        {
+            forget(owner, &oldest);
         }
+        // Said again at the end of its time, it is kept.
+        gone.retain(|(there, which)| *there != place || which != container);
         said.push_back(Said { namespace, at: now, description });
+        gone
     }
 
     /// What was said of this container in this namespace. Where it is not known which container it is,
@@ -68,17 +93,17 @@ impl Descriptions {
     /// namespaces cannot be told from earlier ones of the same number (before Linux 5.14).
     pub fn of(
         &self,
-        owner: Uid,
-        namespace: &NamespaceId,
+        place: Place,
         container: Option<&ContainerId>,
         now: Instant,
     ) -> Option<&Description> {
+        let Place { owner, namespace } = place;
         let here = self.0.get(&owner)?.iter().find(|s| {
             let meant = match container {
                 Some(container) => s.description.container == *container,
                 None => namespace.cookie.is_some(),
             };
-            meant && s.namespace == *namespace && now.saturating_duration_since(s.at) < KEPT
+            meant && s.namespace == namespace && now.saturating_duration_since(s.at) < KEPT
         });
         here.map(|said| &said.description)
     }
@@ -92,8 +117,8 @@ mod tests {
         Uid::new(n).unwrap()
     }
 
-    fn ns(n: u64) -> NamespaceId {
-        NamespaceId { inode: n, cookie: Some(n) }
+    fn ns(owner: u32, n: u64) -> Place {
+        Place { owner: uid(owner), namespace: NamespaceId { inode: n, cookie: Some(n) } }
     }
 
     fn of(container: &str) -> Description {
@@ -103,10 +128,10 @@ mod tests {
     #[test]
     fn what_was_said_is_found_by_container_or_else_by_namespace() {
         let (mut all, now) = (Descriptions::default(), Instant::now());
-        all.keep(uid(1), ns(1), of("aa"), now);
-        all.keep(uid(1), ns(1), of("bb"), now);
+        all.keep(ns(1, 1), of("aa"), now);
+        all.keep(ns(1, 1), of("bb"), now);
         let ids = ["bb", "cc"].map(|id| of(id).container);
-        let found = |owner, n, id| all.of(uid(owner), &ns(n), id, now).cloned();
+        let found = |owner, n, id| all.of(ns(owner, n), id, now).cloned();
         assert_eq!(found(1, 1, Some(&ids[0])), Some(of("bb")));
         assert_eq!(found(1, 1, None), Some(of("aa")), "the first one brings the network");
         assert_eq!(found(1, 1, Some(&ids[1])), None);
@@ -117,24 +142,25 @@ mod tests {
     #[test]
     fn without_cookies_only_a_known_container_is_found() {
         let (mut all, now) = (Descriptions::default(), Instant::now());
-        let old = NamespaceId { inode: 1, cookie: None };
-        all.keep(uid(1), old, of("aa"), now);
-        assert_eq!(all.of(uid(1), &old, None, now), None);
-        assert!(all.of(uid(1), &old, Some(&of("aa").container), now).is_some());
+        let namespace = NamespaceId { inode: 1, cookie: None };
+        let old = Place { owner: uid(1), namespace };
+        all.keep(old, of("aa"), now);
+        assert_eq!(all.of(old, None, now), None);
+        assert!(all.of(old, Some(&of("aa").container), now).is_some());
     }
 
     #[test]
     fn it_is_forgotten_with_time_and_by_more_of_the_same_owner_alone() {
         let (mut all, now) = (Descriptions::default(), Instant::now());
-        all.keep(uid(1), ns(0), of("aa"), now);
-        assert_eq!(all.of(uid(1), &ns(0), None, now + KEPT), None);
-        all.keep(uid(2), ns(0), of("aa"), now);
+        all.keep(ns(1, 0), of("aa"), now);
+        assert_eq!(all.of(ns(1, 0), None, now + KEPT), None);
+        all.keep(ns(2, 0), of("aa"), now);
         for n in 1..=EACH as u64 {
-            all.keep(uid(1), ns(n), of("aa"), now);
+            all.keep(ns(1, n), of("aa"), now);
         }
-        assert_eq!(all.of(uid(1), &ns(0), None, now), None);
-        assert!(all.of(uid(2), &ns(0), None, now).is_some());
-        all.keep(uid(3), ns(0), of("aa"), now + KEPT);
+        assert_eq!(all.of(ns(1, 0), None, now), None);
+        assert!(all.of(ns(2, 0), None, now).is_some());
+        all.keep(ns(3, 0), of("aa"), now + KEPT);
         assert_eq!(all.0.len(), 1, "nobody is remembered");
     }
 }

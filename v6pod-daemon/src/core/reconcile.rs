@@ -178,6 +178,7 @@ mod tests {
             lease: true,
             since: 0,
             network: None,
+            attempt: None,
             generation: Generation::default(),
             phase: Phase::Reserved,
             ifindex: None,

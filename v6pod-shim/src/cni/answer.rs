@@ -77,7 +77,9 @@ impl From<Failure> for Broken {
             Failure::Refused { status: 503 | 507 | 429, .. } => Code::TryAgain,
             Failure::Refused { status: 409, .. } => Code::Taken,
             Failure::Refused { .. } => Code::Refused,
-            Failure::Garbled(_) | Failure::Namespace(_) | Failure::Io(_) => Code::Io,
+            Failure::Garbled(_) | Failure::Namespace(_) | Failure::HostNetwork | Failure::Io(_) => {
+                Code::Io
+            }
         };
         Self::new(code, failure.to_string())
     }
