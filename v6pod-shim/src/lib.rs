@@ -23,6 +23,7 @@ mod config;
 mod daemon;
 mod flat_toml;
 mod identity;
+mod network;
 mod oci_hook;
 mod pasta;
 mod real;
