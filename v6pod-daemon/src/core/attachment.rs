@@ -98,7 +98,7 @@ pub struct Attachment {
     pub lease: bool,
     /// Seconds since the epoch at which it was made.
     pub since: u64,
-    /// The CNI network that it was made for.
+    /// The engine's network that it was made for.
     pub network: Option<NetworkName>,
     /// Which plugging of the namespace this is.
     pub generation: Generation,
