@@ -25,7 +25,7 @@ use v6pod_proto::{Attachment, AttachmentList};
 
 use crate::command::Background;
 use crate::footprint::Place;
-use crate::user::image_archive;
+use crate::image::archive;
 use crate::{
     Finished, Footprint, HostNs, IMAGE, PATIENCE, PREFIX, Process, eventually, run, run_within,
 };
@@ -229,10 +229,10 @@ impl WholeHost {
     #[track_caller]
     fn importing(&self) -> [String; 6] {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let archive = dir.path().join("image.tar");
-        image_archive(&archive);
-        let archive = self.take_in(&archive);
-        ["import", "--quiet", "--change", "ENV PATH=/bin", &archive, IMAGE].map(str::to_owned)
+        let file = dir.path().join("image.tar");
+        archive(&file);
+        let file = self.take_in(&file);
+        ["import", "--quiet", "--change", "ENV PATH=/bin", &file, IMAGE].map(str::to_owned)
     }
 
     /// Makes an account, and a login session of it that lasts.
