@@ -12,6 +12,7 @@ SHIM := target/shim/v6pod-shim
 # Built beside it.
 HOOK = $(dir $(SHIM))v6pod-hook
 CNI = $(dir $(SHIM))v6pod-cni
+NETAVARK = $(dir $(SHIM))v6pod-netavark
 # Mapped anew at every start of a container, so they have to stay small: shim and hook, each.
 SHIM_LIMIT := 500000
 # How long each fuzz target runs, and which; all unless said.
@@ -25,6 +26,7 @@ UNSAFE := v6pod-daemon/src/kernel/sys.rs
 sbin    := $(DESTDIR)$(PREFIX)/sbin
 bin     := $(DESTDIR)$(PREFIX)/bin
 libexec := $(DESTDIR)$(PREFIX)/libexec/v6pod
+drivers := $(DESTDIR)$(PREFIX)/libexec/netavark
 lib     := $(DESTDIR)$(PREFIX)/lib
 units   := $(lib)/systemd/system
 docs    := $(DESTDIR)$(PREFIX)/share/doc/v6pod
@@ -60,7 +62,7 @@ deps:
 build:
 	@echo '==> build: v6podd and v6podctl (a few minutes the first time)'
 	$(CARGO) build --locked --release -p v6pod-daemon --bins
-	@echo '==> build: v6pod-shim, v6pod-hook, v6pod-cni'
+	@echo '==> build: v6pod-shim, v6pod-hook, v6pod-cni, v6pod-netavark'
 	$(CARGO) build --locked --profile shim -p v6pod-shim
 
 test: deps
@@ -70,7 +72,7 @@ test: deps
 test-matrix: deps
 	@for suite in forky experimental; do tests/setup/root.sh $$suite || exit; done
 	V6POD_TEST_REQUIRE=all V6POD_TEST_ARGS="--include-ignored --nocapture" \
-		tests/run.sh --test matrix
+		tests/run.sh --test matrix --test netavark
 
 demo:
 	@tests/setup/deps.sh demo
@@ -124,15 +126,17 @@ deb: build
 
 # Does not build: `make build` as yourself, then this as root.
 install:
-	@test -x $(RELEASE)/v6podd -a -x $(SHIM) -a -x $(HOOK) -a -x $(CNI) || { echo 'first: make build' >&2; exit 1; }
+	@for program in $(RELEASE)/v6podd $(SHIM) $(HOOK) $(CNI) $(NETAVARK); do \
+		test -x $$program || { echo 'first: make build' >&2; exit 1; }; done
 	install -D -m 0755 $(RELEASE)/v6podd $(sbin)/v6podd
 	install -D -m 0755 $(RELEASE)/v6podctl $(bin)/v6podctl
 	install -D -m 0755 $(SHIM) $(libexec)/v6pod-shim
 	ln -sfn v6pod-shim $(libexec)/slirp4netns
 	ln -sfn v6pod-shim $(libexec)/pasta
 	install -D -m 0755 $(HOOK) $(libexec)/v6pod-hook
-	@# Where engines look for the plugin of type v6pod.
+	@# Where engines look for the plugin of type v6pod, and podman for that of the driver v6pod.
 	install -D -m 0755 $(CNI) $(lib)/cni/v6pod
+	install -D -m 0755 $(NETAVARK) $(drivers)/v6pod
 	install -d $(units) $(config) $(dropins) $(hooks) $(docs) $(lib)/sysusers.d $(lib)/tmpfiles.d
 	for unit in v6podd.service v6podd.socket; do \
 		$(relocate) systemd/$$unit | install -m 0644 /dev/stdin $(units)/$$unit || exit; done
@@ -161,9 +165,9 @@ uninstall:
 	rm -f $(sbin)/v6podd $(bin)/v6podctl $(units)/v6podd.service $(units)/v6podd.socket
 	rm -f $(lib)/sysusers.d/v6pod.conf $(lib)/tmpfiles.d/v6pod.conf
 	rm -f $(libexec)/slirp4netns $(libexec)/pasta $(libexec)/v6pod-shim $(libexec)/v6pod-hook
-	rm -f $(lib)/cni/v6pod
+	rm -f $(lib)/cni/v6pod $(drivers)/v6pod
 	rm -rf $(docs)
-	-rmdir $(libexec)
+	-rmdir $(libexec) $(drivers)
 	@echo '==> uninstall: $(config), /run/v6pod and /var/lib/v6pod stay; so does what serves'
 
 clean:

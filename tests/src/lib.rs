@@ -41,6 +41,7 @@ mod daemon;
 mod footprint;
 mod host;
 mod http;
+mod image;
 mod invariants;
 mod machine;
 mod namespace;
@@ -63,6 +64,7 @@ pub use daemon::{Config, Daemon, built};
 pub use footprint::{Footprint, Place};
 pub use host::{HostNs, OUTSIDE_V4, OUTSIDE_V6, PREFIX};
 pub use http::{Body, Caller, Response, decode_chunked};
+pub use image::IMAGE;
 pub use invariants::Invariants;
 pub use machine::{Machine, Need};
 pub use namespace::{BareNs, OwnedNs, random_container_id};
@@ -71,7 +73,7 @@ pub use process::{Process, processes};
 pub use scene::Scene;
 pub use stage::{Stage, Watch};
 pub use tap::{Frames, Tap};
-pub use user::{Container, IMAGE, Runtime, User};
+pub use user::{Container, Runtime, User};
 pub use whole_host::{Login, Package, Suite, WholeHost};
 
 /// How long a state may take to come about before a test gives up on it. Generous: it is no

@@ -1,5 +1,7 @@
 //! Ordinary users and their rootless podman.
 
+mod container;
+
 use std::ffi::OsStr;
 use std::fs::{self, Permissions};
 use std::ops::Range;
@@ -15,10 +17,10 @@ use v6pod_proto::ContainerId;
 
 use crate::command::run_within;
 use crate::daemon::built;
+use crate::image::{IMAGE, archive};
 use crate::{Finished, HostNs, PATIENCE, Process, eventually, processes, run};
 
-/// The image that every user has: busybox and nothing else.
-pub const IMAGE: &str = "localhost/v6test";
+pub use container::Container;
 
 /// The deadline of a podman command.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -289,7 +291,7 @@ impl User {
     pub fn start(&self, name: &str, options: &[&str], command: &[&str]) -> Container<'_> {
         let words = [&["run", "--detach", "--name", name], options, &[IMAGE], command].concat();
         let id = self.podman(&words).ok().lines().last().unwrap_or_default().to_owned();
-        Container { user: self, id }
+        Container::new(self, id)
     }
 
     /// A container that sleeps until somebody ends it.
@@ -360,11 +362,11 @@ impl User {
 
     #[track_caller]
     fn import_image(&self) {
-        let archive = self.tools.path().join("image.tar");
-        image_archive(&archive);
-        let text = archive.display().to_string();
+        let file = self.tools.path().join("image.tar");
+        archive(&file);
+        let text = file.display().to_string();
         self.podman(&["import", "--change", "ENV PATH=/bin", &text, IMAGE]).ok();
-        fs::remove_file(archive).expect("removing the image's archive");
+        fs::remove_file(file).expect("removing the image's archive");
     }
 
     /// Takes all of the user away. What fails here may have been gone before, except the account.
@@ -399,79 +401,9 @@ impl Drop for User {
     }
 }
 
-/// A container, by its user and id. It ends at the latest with its user.
-#[derive(Debug)]
-pub struct Container<'a> {
-    user: &'a User,
-    /// 64 hex digits.
-    pub id: String,
-}
-
-impl Container<'_> {
-    /// Runs a command in it.
-    #[track_caller]
-    pub fn exec(&self, command: &[&str]) -> Finished {
-        self.user.podman(&[&["exec", &self.id], command].concat())
-    }
-
-    /// What `podman inspect` says for this Go template.
-    #[track_caller]
-    pub fn inspect(&self, format: &str) -> String {
-        self.user.podman(&["inspect", "--format", format, &self.id]).ok().to_owned()
-    }
-
-    /// Its init process.
-    #[track_caller]
-    pub fn init(&self) -> Process {
-        self.process("{{.State.Pid}}")
-    }
-
-    /// Its conmon.
-    #[track_caller]
-    pub fn conmon(&self) -> Process {
-        self.process("{{.State.ConmonPid}}")
-    }
-
-    /// Its slirp4netns: the one that was given this container's namespace.
-    #[track_caller]
-    pub fn slirp4netns(&self) -> Process {
-        let netns = self.inspect("{{.NetworkSettings.SandboxKey}}");
-        let mut all = self.user.processes("slirp4netns").into_iter();
-        all.find(|process| process.cmdline().contains(&netns))
-            .unwrap_or_else(|| panic!("no slirp4netns of {}", self.id))
-    }
-
-    /// Removes it, running or not.
-    #[track_caller]
-    pub fn remove(&self) {
-        self.user.podman(&["rm", "-f", "-t", "0", &self.id]).ok();
-    }
-
-    #[track_caller]
-    fn process(&self, format: &str) -> Process {
-        let pid = self.inspect(format).parse().expect("podman gives a number");
-        Process::open(pid).unwrap_or_else(|| panic!("{} does not run", self.id))
-    }
-}
-
 /// Whether the machine has cgroup v2 and nothing else.
 fn is_unified() -> bool {
     Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
-}
-
-/// Makes an archive of [`IMAGE`]'s files.
-#[track_caller]
-pub(crate) fn image_archive(archive: &Path) {
-    let root = world_readable_dir();
-    let bin = root.path().join("bin");
-    fs::create_dir(&bin).expect("making a directory");
-    let busybox = crate::machine::on_path("busybox").expect("busybox was asked for");
-    fs::copy(busybox, bin.join("busybox")).expect("copying busybox");
-    for applet in run(Command::new("busybox").arg("--list")).ok().lines() {
-        // One applet is called busybox itself.
-        let _ = symlink("busybox", bin.join(applet));
-    }
-    run(Command::new("tar").arg("-C").arg(root.path()).arg("-cf").arg(archive).arg(".")).ok();
 }
 
 /// A temporary directory that every user can look into.

@@ -25,7 +25,10 @@ use v6pod_proto::{Attachment, AttachmentList};
 
 use crate::command::Background;
 use crate::footprint::Place;
-use crate::{Finished, Footprint, HostNs, PATIENCE, Process, eventually, run, run_within};
+use crate::image::archive;
+use crate::{
+    Finished, Footprint, HostNs, IMAGE, PATIENCE, PREFIX, Process, eventually, run, run_within,
+};
 
 pub use layers::Suite;
 pub use login::Login;
@@ -73,6 +76,16 @@ impl WholeHost {
     #[track_caller]
     pub fn boot(suite: Suite) -> Self {
         Self::start(Layers::make().expect("directories and a cgroup for a host"), suite)
+    }
+
+    /// Boots a host with v6pod as its package installs it, switched on.
+    #[track_caller]
+    pub fn serving(suite: Suite) -> Self {
+        let host = Self::boot(suite);
+        host.install(&Package::make("0.1.0")).ok();
+        host.write("/etc/v6pod/v6pod.toml", &format!("prefix = \"{PREFIX}\"\n"));
+        host.systemctl("enable --now v6podd.socket v6podd.service").ok();
+        host
     }
 
     /// Switches it off and on again: the same files, everything else anew.
@@ -200,6 +213,28 @@ impl WholeHost {
         self.sh(&format!("apt-get install --yes {file} 2>&1"))
     }
 
+    /// Runs podman as root.
+    #[track_caller]
+    pub fn podman(&self, args: &[&str]) -> Finished {
+        run_within(SLOW, self.command("podman").args(args))
+    }
+
+    /// Gives root's podman [`IMAGE`].
+    #[track_caller]
+    pub fn import(&self) {
+        self.podman(&self.importing().each_ref().map(String::as_str)).ok();
+    }
+
+    /// What podman is told to do to have [`IMAGE`].
+    #[track_caller]
+    fn importing(&self) -> [String; 6] {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let file = dir.path().join("image.tar");
+        archive(&file);
+        let file = self.take_in(&file);
+        ["import", "--quiet", "--change", "ENV PATH=/bin", &file, IMAGE].map(str::to_owned)
+    }
+
     /// Makes an account, and a login session of it that lasts.
     #[track_caller]
     pub fn log_in(&self, name: &str) -> Login<'_> {
@@ -310,7 +345,7 @@ mod tests {
         let _machine = require!(WholeHost);
         let host = WholeHost::boot(Suite::Bookworm);
         let user = host.log_in("anna");
-        let seen = user.podman(&["run", "--rm", crate::IMAGE, "cat", "/proc/net/if_inet6"]);
+        let seen = user.podman(&["run", "--rm", IMAGE, "cat", "/proc/net/if_inet6"]);
         assert!(seen.ok().contains("tap0"), "{seen}");
         let cgroup = user.run("cat", &["/proc/self/cgroup"]);
         assert!(cgroup.ok().contains("user@1000.service"), "{cgroup}");

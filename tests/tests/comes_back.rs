@@ -51,15 +51,6 @@ spec:
 const MANY: usize = 10;
 
 #[track_caller]
-fn installed(suite: Suite) -> WholeHost {
-    let host = WholeHost::boot(suite);
-    host.install(&Package::make("0.1.0")).ok();
-    host.write("/etc/v6pod/v6pod.toml", &format!("prefix = \"{PREFIX}\"\n"));
-    host.systemctl("enable --now v6podd.socket v6podd.service").ok();
-    host
-}
-
-#[track_caller]
 fn is_reached(host: &WholeHost, address: Ipv6Addr) {
     let address = address.to_string();
     run(host.net().outside("ping").args(["-n", "-c", "1", "-W", "10", &address])).ok();
@@ -102,7 +93,7 @@ fn starts_one_of_each(user: &Login<'_>) {
 #[test]
 fn whatever_starts_a_container_it_has_its_address_also_after_a_reboot() {
     let _machine = require!(WholeHost);
-    let host = installed(Suite::Trixie);
+    let host = WholeHost::serving(Suite::Trixie);
     // A user's Quadlet waits for it.
     host.systemctl("add-wants multi-user.target network-online.target").ok();
     host.systemctl("start network-online.target").ok();
@@ -157,7 +148,7 @@ fn a_package_that_comes_and_goes_cuts_none_of_ten_off() {
 #[test]
 fn no_container_fails_to_start_while_the_package_goes() {
     let _machine = require!(WholeHost);
-    let host = installed(Suite::Trixie);
+    let host = WholeHost::serving(Suite::Trixie);
     let user = host.log_in("anna");
     let gone = AtomicBool::new(false);
     let starts = thread::scope(|scope| {

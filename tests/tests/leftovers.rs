@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 use v6pod_proto::{Activate, Attachment};
 use v6pod_tests::{
-    Body, Config, Daemon, HostNs, Invariants, OwnedNs, PATIENCE, Response, eventually,
+    Body, Config, Daemon, Footprint, HostNs, Invariants, OwnedNs, PATIENCE, Response, eventually,
     random_container_id, require, run,
 };
 
@@ -31,6 +31,39 @@ fn attached(daemon: &Daemon) -> (OwnedNs, Attachment) {
     let namespace = OwnedNs::of_uid(UID, true);
     let made = attach(daemon, &namespace);
     (namespace, made.unwrap_or_else(|refused| panic!("{refused}")))
+}
+
+/// A daemon, and containers that it serves.
+struct Serving {
+    living: Vec<(OwnedNs, Attachment)>,
+    before: Footprint,
+    daemon: Daemon,
+    host: HostNs,
+}
+
+impl Serving {
+    #[track_caller]
+    fn some(count: usize) -> Self {
+        let host = HostNs::new();
+        let daemon = Daemon::start(&host);
+        let before = daemon.footprint();
+        let living = (0..count).map(|_| attached(&daemon)).collect();
+        Self { living, before, daemon, host }
+    }
+
+    /// Every container has its address, and there is no other.
+    #[track_caller]
+    fn all_is_well(&self) {
+        let living = self.living.iter().map(|(namespace, a)| (namespace, a.address));
+        Invariants::hold(&self.daemon, &living.collect::<Vec<_>>());
+    }
+
+    /// They end, and nothing is left of them.
+    #[track_caller]
+    fn end(self) {
+        drop(self.living);
+        self.before.comes_back(&self.daemon);
+    }
 }
 
 fn deactivate(daemon: &Daemon, attachment: &Attachment) {
@@ -57,58 +90,54 @@ fn forge(daemon: &Daemon, like: &Attachment, id: &str, change: impl FnOnce(&mut 
 #[test]
 fn records_that_are_none_are_put_aside_and_reported_and_harm_nobody() {
     let _machine = require!(Root);
-    let host = HostNs::new();
-    let mut daemon = Daemon::start(&host);
-    let before = daemon.footprint();
-    let (one, first) = attached(&daemon);
-    let (two, second) = attached(&daemon);
+    let mut serving = Serving::some(2);
+    let Serving { daemon, living, .. } = &mut serving;
+    let (first, second) = (&living[0].1, &living[1].1);
     daemon.kill9();
 
     let folder = daemon.run_dir().join("attachments");
-    let whole = fs::read(record(&daemon, &first)).expect("reading a record");
+    let whole = fs::read(record(daemon, first)).expect("reading a record");
     let file = |name: &str, bytes: &[u8]| fs::write(folder.join(name), bytes).expect("writing");
     file("garbage.json", b"\0\xff{");
     file("empty.json", b"");
     file("cut.json", &whole[..whole.len() / 2]);
     file("large.json", &vec![b' '; 1 << 20]);
     let [a, b, c, d, e] = ["a", "b", "c", "d", "e"].map(|digit| digit.repeat(32));
-    forge(&daemon, &first, &a, |record| record["version"] = 99.into());
+    forge(daemon, first, &a, |record| record["version"] = 99.into());
     // Each of them claims something of the first one's; the last a link of the host's own.
-    forge(&daemon, &first, &b, |record| record["port"]["mac"] = "02:00:00:00:00:99".into());
+    forge(daemon, first, &b, |record| record["port"]["mac"] = "02:00:00:00:00:99".into());
     let elsewhere = "2001:db8:1:2:3::99";
-    forge(&daemon, &first, &c, |record| record["port"]["address"] = elsewhere.into());
-    forge(&daemon, &first, &d, |record| {
+    forge(daemon, first, &c, |record| record["port"]["address"] = elsewhere.into());
+    forge(daemon, first, &d, |record| {
         record["port"]["address"] = elsewhere.into();
         record["port"]["mac"] = "02:00:00:00:00:99".into();
         record["port"]["name"] = "up0".into();
     });
     fs::create_dir_all(folder.join("dir.json/within")).expect("making a folder");
-    std::os::unix::fs::symlink(record(&daemon, &second), folder.join(format!("{e}.json")))
+    std::os::unix::fs::symlink(record(daemon, second), folder.join(format!("{e}.json")))
         .expect("making a link");
     run(Command::new("mkfifo").arg(folder.join("pipe.json"))).ok();
 
     daemon.restart();
-    Invariants::hold(&daemon, &[(&one, first.address), (&two, second.address)]);
+    serving.all_is_well();
+    let Serving { daemon, host, .. } = &serving;
     assert!(host.ip("link show up0").status.success(), "the uplink was taken for a port");
     let rejected = fs::read_dir(daemon.run_dir().join("rejected")).expect("reading").count();
     assert_eq!(rejected, 11, "{}", daemon.log());
     assert_eq!(daemon.log().matches("put aside a file that is no record").count(), 11);
-    drop((one, two));
-    before.comes_back(&daemon);
+    serving.end();
 }
 
 #[test]
 fn what_was_removed_stays_removed_though_the_daemon_dies_at_once() {
     let _machine = require!(Root);
-    let host = HostNs::new();
-    let mut daemon = Daemon::start(&host);
-    let before = daemon.footprint();
-    let (_namespace, attachment) = attached(&daemon);
-    deactivate(&daemon, &attachment);
+    let mut serving = Serving::some(1);
+    let Serving { daemon, living, before, .. } = &mut serving;
+    deactivate(daemon, &living[0].1);
     daemon.kill9();
     daemon.restart();
     assert_eq!(daemon.attachments(), []);
-    before.comes_back(&daemon);
+    before.comes_back(daemon);
 }
 
 #[test]
@@ -245,11 +274,8 @@ fn without_descriptors_it_refuses_and_works_again_once_there_are_some() {
 #[test]
 fn an_end_that_the_kernel_could_not_tell_is_seen_all_the_same() {
     let _machine = require!(Root);
-    let host = HostNs::new();
-    let daemon = Daemon::start(&host);
-    let before = daemon.footprint();
-    let (stays, attachment) = attached(&daemon);
-    let (goes, _) = attached(&daemon);
+    let mut serving = Serving::some(2);
+    let Serving { daemon, host, living, .. } = &mut serving;
     daemon.pause();
     // More events than the daemon's socket has room for, and among them the one that counts.
     let mut flood = Command::new("nsenter")
@@ -264,7 +290,7 @@ fn an_end_that_the_kernel_could_not_tell_is_seen_all_the_same() {
     }
     flood.stdin.take().expect("piped").write_all(lines.as_bytes()).expect("writing to ip");
     assert!(flood.wait().expect("waiting for ip").success());
-    drop(goes);
+    living.truncate(1);
     eventually(PATIENCE, "its port is gone", || {
         (host.ip("-o link show").ok().matches(": v6p").count() == 1).then_some(())
     });
@@ -277,34 +303,27 @@ fn an_end_that_the_kernel_could_not_tell_is_seen_all_the_same() {
         .any(|line| line.split_whitespace().nth(8).is_some_and(|drops| drops != "0"));
     assert!(lost, "nothing was lost:\n{table}");
     daemon.resume();
-    Invariants::hold(&daemon, &[(&stays, attachment.address)]);
-    drop(stays);
-    before.comes_back(&daemon);
+    serving.all_is_well();
+    serving.end();
 }
 
 #[test]
 fn what_somebody_flushes_or_deletes_under_running_containers_comes_back() {
     let _machine = require!(Root);
-    let host = HostNs::new();
-    let mut daemon = Daemon::start(&host);
-    let before = daemon.footprint();
-    let (one, first) = attached(&daemon);
-    let (two, second) = attached(&daemon);
-    let living = [(&one, first.address), (&two, second.address)];
+    let mut serving = Serving::some(2);
     // At once, by its event.
-    host.ip("link del v6t0").ok();
-    Invariants::hold(&daemon, &living);
+    serving.host.ip("link del v6t0").ok();
+    serving.all_is_well();
     // At the next look, which a restart is.
     for harm in ["-6 route flush dev v6t0 proto 118", "-6 neigh flush dev v6t0 nud permanent"] {
-        daemon.kill9();
-        host.ip(harm).ok();
-        daemon.restart();
-        Invariants::hold(&daemon, &living);
+        serving.daemon.kill9();
+        serving.host.ip(harm).ok();
+        serving.daemon.restart();
+        serving.all_is_well();
     }
-    daemon.kill9();
-    host.ip("link del v6t0").ok();
-    daemon.restart();
-    Invariants::hold(&daemon, &living);
-    drop((one, two));
-    before.comes_back(&daemon);
+    serving.daemon.kill9();
+    serving.host.ip("link del v6t0").ok();
+    serving.daemon.restart();
+    serving.all_is_well();
+    serving.end();
 }

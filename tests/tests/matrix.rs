@@ -8,9 +8,7 @@
 #![allow(clippy::expect_used, reason = "a test")]
 #![forbid(unsafe_code)]
 
-use v6pod_tests::{
-    IMAGE, Login, PATIENCE, PREFIX, Package, Place as _, Suite, WholeHost, eventually, require, run,
-};
+use v6pod_tests::{IMAGE, Login, PATIENCE, Place as _, Suite, WholeHost, eventually, require, run};
 
 /// What a container asks of podman, and what is to come of it.
 struct Column {
@@ -104,10 +102,7 @@ fn shown(outcome: Outcome) -> &'static str {
 /// All cells of a suite, printed.
 #[track_caller]
 fn matrix(suite: Suite) {
-    let host = WholeHost::boot(suite);
-    host.install(&Package::make("0.1.0")).ok();
-    host.write("/etc/v6pod/v6pod.toml", &format!("prefix = \"{PREFIX}\"\n"));
-    host.systemctl("enable --now v6podd.socket v6podd.service").ok();
+    let host = WholeHost::serving(suite);
     let user = host.log_in("anna");
     let podman = user.podman(&["--version"]).ok().to_owned();
     let before = host.footprint();

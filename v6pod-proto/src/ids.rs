@@ -194,7 +194,7 @@ impl fmt::Display for LinkName {
 
 serde_as_text!(LinkName);
 
-/// The name of a CNI network: letters, digits, `.`, `_` and `-`, a letter or digit first, at most 128
+/// The name of an engine's network: letters, digits, `.`, `_` and `-`, a letter or digit first, at most 128
 /// characters (SPEC.md of CNI, section 1; the limit is ours).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(value_type = String, max_length = 128, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*$"))]

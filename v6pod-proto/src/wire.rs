@@ -53,7 +53,7 @@ pub struct Activate {
     /// something here, and one of these that is malformed is an error.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
-    /// The CNI network for which it is made, to be found again by.
+    /// The engine's network for which it is made, to be found again by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkName>,
 }
@@ -172,7 +172,7 @@ pub struct Attachment {
     pub lease: bool,
     /// Seconds since the epoch at which it was made.
     pub since: u64,
-    /// The CNI network that it was made for.
+    /// The engine's network that it was made for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkName>,
 }

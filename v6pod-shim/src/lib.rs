@@ -6,10 +6,10 @@
 //!   exit code are the real program's own.
 //! * `v6pod-hook` is an OCI hook: it tells v6podd which container is about to run in a namespace, and
 //!   what that asks for.
-//! * `v6pod-cni` is a CNI plugin ([`cni()`]).
+//! * `v6pod-cni` is a CNI plugin ([`cni()`]), `v6pod-netavark` one of netavark's ([`netavark()`]).
 //!
 //! Blocking, no threads, no runtime: they are loaded anew at each container start, and small is quick.
-//! That is also why they are three.
+//! That is also why they are several.
 //!
 //! Guarantees of the first two:
 //! * A call that is not a container's start is handed on untouched, without a word to the daemon.
@@ -23,6 +23,8 @@ mod config;
 mod daemon;
 mod flat_toml;
 mod identity;
+mod netavark;
+mod network;
 mod oci_hook;
 mod pasta;
 mod real;
@@ -41,6 +43,11 @@ const USAGE: u8 = 64;
 /// The program `v6pod-cni`.
 pub fn cni() -> ExitCode {
     cni::run()
+}
+
+/// The program `v6pod-netavark`.
+pub fn netavark() -> ExitCode {
+    netavark::run()
 }
 
 /// The program `v6pod-hook`.

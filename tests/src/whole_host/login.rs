@@ -8,7 +8,6 @@ use v6pod_proto::Attachment;
 
 use super::{PATH, SLOW, WholeHost};
 use crate::footprint::Place;
-use crate::user::image_archive;
 use crate::{Finished, IMAGE, PATIENCE, eventually, run, run_within};
 
 /// A user of a host with a session that lasts (lingering) and [`IMAGE`].
@@ -29,11 +28,8 @@ impl<'a> Login<'a> {
         host.sh(&format!("mkdir -p {linger}; touch {linger}/{name}")).ok();
         host.systemctl(&format!("start user@{uid}.service")).ok();
         let login = Self::again(host, name);
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let archive = dir.path().join("image.tar");
-        image_archive(&archive);
-        let archive = host.take_in(&archive);
-        login.podman(&["import", "--quiet", "--change", "ENV PATH=/bin", &archive, IMAGE]).ok();
+        let import = host.importing();
+        login.podman(&import.each_ref().map(String::as_str)).ok();
         login
     }
 

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use v6pod_proto::AttachmentId;
 
-use super::making::{Hold, Unheard, holder};
+use super::holding::{Hold, Unheard, holder};
 use super::{Ask, Ledger, Refused, Shared};
 use crate::core::attachment::Phase;
 use crate::core::description::{Description, Place};

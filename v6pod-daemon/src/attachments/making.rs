@@ -10,17 +10,17 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use rand::TryRng as _;
 use rand::rngs::{SysError, SysRng};
-use tokio::sync::mpsc;
 use tokio::time::timeout_at;
 use v6pod_proto as proto;
 use v6pod_proto::{AttachmentId, LinkName, Uid};
 
 use super::completing::{self, Existing};
+use super::holding::{Hold, Unheard, holder};
 use super::metrics::Part;
-use super::{AT_WORK, Ask, Ended, Lease, PATIENCE, Refused, Shared, ending};
+use super::{AT_WORK, Ask, Lease, PATIENCE, Refused, Shared, ending};
 use crate::closer::Foreign;
 use crate::container::NotFound;
-use crate::core::attachment::{Attachment, Generation, Holder, NamespaceId, Phase};
+use crate::core::attachment::{Attachment, NamespaceId, Phase};
 use crate::core::book::{Found, Refusal, Wanted};
 use crate::core::description::Place;
 use crate::core::step;
@@ -57,43 +57,6 @@ enum Attempt {
     },
     /// Somebody is at work on this namespace.
     InMotion(NetNs),
-}
-
-/// What becomes of the asker's hold.
-pub(super) enum Hold {
-    /// This generation is his.
-    Mine(Generation, Option<Process>, Unheard),
-    /// It is another start's, or another container's of the same pod.
-    Others,
-}
-
-/// A lease whose caller has not been answered yet. If he has gone by then (the shim gives up after five
-/// seconds, and starts the container without), nobody takes it, and it has ended.
-pub(super) struct Unheard(Option<(mpsc::UnboundedSender<Ended>, Ended)>);
-
-impl Unheard {
-    pub(super) fn of(
-        shared: &Shared,
-        id: &AttachmentId,
-        generation: Generation,
-        lease: bool,
-    ) -> Self {
-        let end = Ended { id: id.clone(), generation };
-        Self(lease.then(|| (shared.ended.clone(), end)))
-    }
-
-    fn heard(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for Unheard {
-    fn drop(&mut self) {
-        if let Some((ended, end)) = self.0.take() {
-            // Without a receiver the daemon is stopping.
-            let _ = ended.send(end);
-        }
-    }
 }
 
 /// [`super::Attachments::activate_descriptor`].
@@ -459,10 +422,6 @@ fn wire(
     }
     wire.settle();
     Ok(wire.ifindex().unwrap_or_default())
-}
-
-pub(super) fn holder(process: &Process) -> Holder {
-    Holder { pid: process.pid(), start_time: process.start_time() }
 }
 
 fn link(name: &str) -> Result<LinkName, Refused> {

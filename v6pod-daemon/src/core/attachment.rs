@@ -98,7 +98,7 @@ pub struct Attachment {
     pub lease: bool,
     /// Seconds since the epoch at which it was made.
     pub since: u64,
-    /// The CNI network that it was made for.
+    /// The engine's network that it was made for.
     pub network: Option<NetworkName>,
     /// The number of the request that made it, where the caller has drawn one.
     pub attempt: Option<u64>,

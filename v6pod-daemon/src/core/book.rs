@@ -56,7 +56,7 @@ pub struct Wanted {
     pub lease: bool,
     /// Seconds since the epoch.
     pub since: u64,
-    /// The CNI network that it is for.
+    /// The engine's network that it is for.
     pub network: Option<NetworkName>,
     /// The number of the request that asks for it.
     pub attempt: Option<u64>,

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::Value;
-use v6pod_proto::{Attachment, ContainerId, LinkName, NetworkName};
+use v6pod_proto::{ContainerId, LinkName, NetworkName};
 
 use super::answer::{Broken, Code};
 use crate::config::Config;
+use crate::network::Plug;
 
 /// The versions that are spoken.
 pub(super) const SUPPORTED: [Version; 3] = [Version::V0_4, Version::V1_0, Version::V1_1];
@@ -80,7 +81,7 @@ pub(super) enum Call {
     Del(Network, Container),
     Check(Network, Container),
     /// With those that are still there.
-    Gc(Network, Vec<Container>),
+    Gc(Network, Vec<Plug>),
     Status(Network),
     Version,
 }
@@ -100,8 +101,7 @@ pub(super) struct Network {
 /// Which container, and which interface of it.
 #[derive(Debug)]
 pub(super) struct Container {
-    pub(super) id: ContainerId,
-    pub(super) interface: LinkName,
+    pub(super) plug: Plug,
     /// None where it is gone.
     pub(super) netns: Option<PathBuf>,
     /// The pod's name, where the engine says one.
@@ -188,30 +188,18 @@ impl Network {
         self.socket.as_deref().unwrap_or(&config.socket)
     }
 
-    /// Whether ADD of this network for this container has made the attachment.
-    pub(super) fn made(&self, attachment: &Attachment, container: &Container) -> bool {
-        attachment.network.as_ref() == Some(&self.name)
-            && attachment.container == container.id
-            && attachment.interface == container.interface
+    /// The place of a container, by its id and interface as the engine says them.
+    fn plug(&self, id: &str, interface: &str) -> Result<Plug, String> {
+        let interface = match &self.interface {
+            Some(interface) => interface.clone(),
+            None => interface.parse().map_err(|error| format!("{interface:?}: {error}"))?,
+        };
+        let container = container_id(id).ok_or_else(|| format!("{id:?} is no container's id"))?;
+        Ok(Plug { network: self.name.clone(), container, interface })
     }
 }
 
 impl Container {
-    /// That of an attachment.
-    pub(super) fn of(attachment: &Attachment) -> Self {
-        let (id, interface) = (attachment.container.clone(), attachment.interface.clone());
-        Self { id, interface, netns: None, name: None }
-    }
-
-    fn new(id: &str, interface: &str, network: &Network) -> Result<Self, String> {
-        let interface = match &network.interface {
-            Some(interface) => interface.clone(),
-            None => interface.parse().map_err(|error| format!("{interface:?}: {error}"))?,
-        };
-        let id = container_id(id).ok_or_else(|| format!("{id:?} is no container's id"))?;
-        Ok(Self { id, interface, netns: None, name: None })
-    }
-
     fn read(
         network: &Network,
         variable: impl Fn(&str) -> Option<OsString>,
@@ -220,18 +208,18 @@ impl Container {
             let value = variable(name).unwrap_or_default();
             value.into_string().map_err(|value| environment(format!("{name} is {value:?}")))
         };
-        let container = Self::new(&text("CNI_CONTAINERID")?, &text("CNI_IFNAME")?, network);
-        let container = container.map_err(environment)?;
+        let plug = network.plug(&text("CNI_CONTAINERID")?, &text("CNI_IFNAME")?);
+        let plug = plug.map_err(environment)?;
         let netns = variable("CNI_NETNS").filter(|path| !path.is_empty()).map(PathBuf::from);
         let name = pod_name(&text("CNI_ARGS")?)?;
-        Ok(Self { netns, name, ..container })
+        Ok(Self { plug, netns, name })
     }
 }
 
 /// The attachments that GC is to leave. Without the list it would take all.
-fn still_there(valid: Option<Vec<Valid>>, network: &Network) -> Result<Vec<Container>, Broken> {
+fn still_there(valid: Option<Vec<Valid>>, network: &Network) -> Result<Vec<Plug>, Broken> {
     let missing = || Broken::new(Code::Config, "GC without cni.dev/valid-attachments");
-    let read = |valid: &Valid| Container::new(&valid.container, &valid.ifname, network);
+    let read = |valid: &Valid| network.plug(&valid.container, &valid.ifname);
     let all: Result<_, String> = valid.ok_or_else(missing)?.iter().map(read).collect();
     all.map_err(|what| Broken::new(Code::Config, format!("cni.dev/valid-attachments: {what}")))
 }
@@ -304,7 +292,8 @@ mod tests {
     fn a_call_is_read() {
         let Ok(Call::Add(network, container)) = read(&ADD, CONFIG) else { panic!() };
         assert_eq!((network.name.as_str(), network.version), ("six", Version::V1_1));
-        assert_eq!((container.id.as_str(), container.interface.as_str()), (ID, "eth0"));
+        let Plug { container: id, interface, .. } = &container.plug;
+        assert_eq!((id.as_str(), interface.as_str()), (ID, "eth0"));
         assert_eq!(container.netns.as_deref(), Some(Path::new("/proc/1/ns/net")));
         let args = with("CNI_ARGS", "IgnoreUnknown=1;K8S_POD_NAME=web-0");
         let Ok(Call::Add(_, container)) = read(&args, CONFIG) else { panic!() };
