@@ -11,8 +11,9 @@ RELEASE := target/release
 SHIM := target/shim/v6pod-shim
 # Built beside it.
 HOOK = $(dir $(SHIM))v6pod-hook
+WISHES = $(dir $(SHIM))v6pod-wishes
 CNI = $(dir $(SHIM))v6pod-cni
-# Mapped anew at every start of a container, so they have to stay small: shim and hook, each.
+# Mapped anew at every start of a container, so they have to stay small: shim, hook and wishes, each.
 SHIM_LIMIT := 500000
 # How long each fuzz target runs, and which; all unless said.
 SECONDS ?= 10
@@ -45,7 +46,7 @@ help:
 	@echo 'make demo       a web server in a rootless container, reached over IPv6, by its name'
 	@echo 'make test       all tests that this machine can run'
 	@echo 'make test-matrix  every podman, network and runtime on booted hosts, as a table'
-	@echo 'make lint       format, clippy, licences, the size of shim and hook'
+	@echo 'make lint       format, clippy, licences, the size of shim, hook and wishes'
 	@echo 'make fuzz       each fuzz target for SECONDS ($(SECONDS)); TARGETS names some of them'
 	@echo 'make miri       the tests of the pure code under Miri, by a nightly Rust that has it'
 	@echo 'make bench      what an attachment costs, beside other ways to the same end'
@@ -60,7 +61,7 @@ deps:
 build:
 	@echo '==> build: v6podd and v6podctl (a few minutes the first time)'
 	$(CARGO) build --locked --release -p v6pod-daemon --bins
-	@echo '==> build: v6pod-shim, v6pod-hook, v6pod-cni'
+	@echo '==> build: v6pod-shim, v6pod-hook, v6pod-wishes, v6pod-cni'
 	$(CARGO) build --locked --profile shim -p v6pod-shim
 
 test: deps
@@ -94,9 +95,9 @@ lint:
 		echo '==> lint: building cargo-deny (once, some minutes)'; \
 		$(CARGO) install --locked cargo-deny; }
 	$(CARGO) deny --locked check licenses bans sources
-	@echo '==> lint: the size of shim and hook'
+	@echo '==> lint: the size of shim, hook and wishes'
 	$(CARGO) build --locked --profile shim -p v6pod-shim
-	@for program in $(SHIM) $(HOOK); do size=$$(stat -c %s $$program) && \
+	@for program in $(SHIM) $(HOOK) $(WISHES); do size=$$(stat -c %s $$program) && \
 		echo "$$program: $$size bytes of $(SHIM_LIMIT)" && \
 		test $$size -le $(SHIM_LIMIT) || exit; done
 
@@ -124,13 +125,14 @@ deb: build
 
 # Does not build: `make build` as yourself, then this as root.
 install:
-	@test -x $(RELEASE)/v6podd -a -x $(SHIM) -a -x $(HOOK) -a -x $(CNI) || { echo 'first: make build' >&2; exit 1; }
+	@test -x $(RELEASE)/v6podd -a -x $(SHIM) -a -x $(HOOK) -a -x $(WISHES) -a -x $(CNI) || { echo 'first: make build' >&2; exit 1; }
 	install -D -m 0755 $(RELEASE)/v6podd $(sbin)/v6podd
 	install -D -m 0755 $(RELEASE)/v6podctl $(bin)/v6podctl
 	install -D -m 0755 $(SHIM) $(libexec)/v6pod-shim
 	ln -sfn v6pod-shim $(libexec)/slirp4netns
 	ln -sfn v6pod-shim $(libexec)/pasta
 	install -D -m 0755 $(HOOK) $(libexec)/v6pod-hook
+	install -D -m 0755 $(WISHES) $(libexec)/v6pod-wishes
 	@# Where engines look for the plugin of type v6pod.
 	install -D -m 0755 $(CNI) $(lib)/cni/v6pod
 	install -d $(units) $(config) $(dropins) $(hooks) $(docs) $(lib)/sysusers.d $(lib)/tmpfiles.d
@@ -161,6 +163,7 @@ uninstall:
 	rm -f $(sbin)/v6podd $(bin)/v6podctl $(units)/v6podd.service $(units)/v6podd.socket
 	rm -f $(lib)/sysusers.d/v6pod.conf $(lib)/tmpfiles.d/v6pod.conf $(dropins)/10-v6pod.conf
 	rm -f $(libexec)/slirp4netns $(libexec)/pasta $(libexec)/v6pod-shim $(libexec)/v6pod-hook
+	rm -f $(libexec)/v6pod-wishes
 	rm -f $(lib)/cni/v6pod
 	rm -rf $(docs)
 	-rmdir $(libexec)
