@@ -188,3 +188,100 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Containers `abab…` and `cdcd…`, in trees of their own pages, and `abab…` in a page's own value.
+    const TWO_LEVELS: &[u8] = include_bytes!("../../../fuzz/corpus/podman_bolt/two-levels");
+    const ONE_PAGE: &[u8] = include_bytes!("../../../fuzz/corpus/podman_bolt/one-page");
+    const CTR: &[u8] = b"ctr";
+    const CONFIG: &[u8] = b"config";
+
+    fn reader(bytes: &[u8]) -> impl FnMut(u64, usize) -> Option<Vec<u8>> {
+        move |at, length| {
+            let at = usize::try_from(at).ok()?;
+            bytes.get(at..at.checked_add(length)?).map(<[u8]>::to_vec)
+        }
+    }
+
+    fn find_in(bytes: &[u8], path: &[&[u8]]) -> Lookup {
+        find(&mut reader(bytes), path)
+    }
+
+    fn config(name: &str) -> Lookup {
+        Lookup::Found(format!(r#"{{"labels":{{"v6pod.name":"{name}"}}}}"#).into_bytes())
+    }
+
+    #[test]
+    fn a_container_is_found_under_its_id_alone() {
+        let [a, b, c] = ["ab", "cd", "ac"].map(|two| two.repeat(32).into_bytes());
+        assert_eq!(find_in(TWO_LEVELS, &[CTR, &a, CONFIG]), config("a"));
+        assert_eq!(find_in(TWO_LEVELS, &[CTR, &b, CONFIG]), config("b"));
+        assert_eq!(find_in(ONE_PAGE, &[CTR, &a, CONFIG]), config("a"));
+        for nothing in [
+            &[CTR, &c, CONFIG][..],
+            &[CTR, b"", CONFIG],
+            &[CTR, &a, b"confi"],
+            &[CTR, &a],
+            &[b"not-a-bucket", &a, CONFIG],
+            &[b"pod", &a, CONFIG],
+            &[],
+        ] {
+            assert_eq!(find_in(TWO_LEVELS, nothing), Lookup::Nothing);
+        }
+    }
+
+    #[test]
+    fn the_meta_page_of_the_last_whole_transaction_counts() {
+        let a = "ab".repeat(32).into_bytes();
+        let path = [CTR, &a, CONFIG];
+        // The first page's transaction is the older one, and its root is nowhere.
+        let mut bytes = TWO_LEVELS.to_vec();
+        bytes[4096 + HEAD + 48] ^= 1;
+        assert_eq!(find_in(&bytes, &path), Lookup::Nothing, "the second one is torn");
+        bytes = ONE_PAGE.to_vec();
+        bytes[4096 + HEAD + 48] ^= 1;
+        assert_eq!(find_in(&bytes, &path), config("a"));
+        bytes[HEAD] ^= 1;
+        assert_eq!(find_in(&bytes, &path), Lookup::Nothing, "neither is whole");
+    }
+
+    #[test]
+    fn what_was_written_meanwhile_is_not_taken_for_one_state() {
+        let a = "ab".repeat(32).into_bytes();
+        let mut later = ONE_PAGE.to_vec();
+        later[HEAD + 48] += 5;
+        let sum = fnv1a(&later[HEAD..HEAD + META - 8]);
+        later[HEAD + META - 8..HEAD + META].copy_from_slice(&sum.to_ne_bytes());
+        let mut reads = 0;
+        let (mut before, mut after) = (reader(ONE_PAGE), reader(&later));
+        let mut read = |at, length| {
+            reads += 1;
+            // The metas of the start are read by then.
+            if reads > 4 { after(at, length) } else { before(at, length) }
+        };
+        assert_eq!(find(&mut read, &[CTR, &a, CONFIG]), Lookup::Moved);
+    }
+
+    #[test]
+    fn a_database_that_ends_anywhere_or_leads_in_circles_says_nothing() {
+        let a = "ab".repeat(32).into_bytes();
+        let path = [CTR, &a, CONFIG];
+        for end in (0..TWO_LEVELS.len() - 4096).step_by(97) {
+            assert_ne!(find_in(&TWO_LEVELS[..end], &path), config("b"), "{end}");
+        }
+        // The branch is its own child.
+        let mut bytes = TWO_LEVELS.to_vec();
+        for child in 0..2 {
+            let at = 3 * 4096 + HEAD + child * ELEMENT + 8;
+            bytes[at..at + 8].copy_from_slice(&3u64.to_ne_bytes());
+        }
+        assert_eq!(find_in(&bytes, &path), Lookup::Nothing);
+        // A page that claims to go on for 16 TiB.
+        let mut bytes = ONE_PAGE.to_vec();
+        bytes[2 * 4096 + 12..2 * 4096 + 16].fill(0xff);
+        assert_eq!(find_in(&bytes, &path), Lookup::Nothing);
+    }
+}

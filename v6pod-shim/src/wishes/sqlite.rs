@@ -360,3 +360,101 @@ fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
 fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_be_bytes(*bytes.get(at..)?.first_chunk()?))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rows that go on in other pages; an index and a table of several levels.
+    const OVERFLOW: &[u8] = include_bytes!("../../../fuzz/corpus/podman_sqlite/overflow");
+    const LEVELS: &[u8] = include_bytes!("../../../fuzz/corpus/podman_sqlite/levels");
+
+    fn reader(bytes: &[u8]) -> impl FnMut(u64, usize) -> Option<Vec<u8>> {
+        move |at, length| {
+            let at = usize::try_from(at).ok()?;
+            bytes.get(at..at.checked_add(length)?).map(<[u8]>::to_vec)
+        }
+    }
+
+    fn find_in(bytes: &[u8], id: &str) -> Lookup {
+        find(&mut reader(bytes), id)
+    }
+
+    fn config(name: &str, filling: usize) -> Lookup {
+        let y = "y".repeat(filling);
+        Lookup::Found(format!(r#"{{"labels":{{"v6pod.name":"{name}"}},"x":"{y}"}}"#).into_bytes())
+    }
+
+    #[test]
+    fn a_container_is_found_by_its_id_in_whatever_shape_the_trees_are() {
+        let [a, b, c] = ["ab", "cd", "ac"].map(|two| two.repeat(32));
+        assert_eq!(find_in(OVERFLOW, &a), config("a", 1500));
+        assert_eq!(find_in(OVERFLOW, &b), config("b", 1500));
+        assert_eq!(find_in(LEVELS, &a), config("a", 40));
+        for n in 0..12 {
+            let found = find_in(LEVELS, &format!("{:064x}", n * 7919));
+            assert_eq!(found, config(&format!("n{}", n + 2), 40));
+        }
+        assert_eq!(find_in(LEVELS, &c), Lookup::Nothing);
+        assert_eq!(find_in(LEVELS, ""), Lookup::Nothing);
+    }
+
+    #[test]
+    fn another_version_mode_or_encoding_says_nothing() {
+        let a = "ab".repeat(32);
+        for (at, byte) in [(0, b's'), (16, 3), (18, 2), (19, 2), (20, 255), (21, 63), (59, 2)] {
+            let mut bytes = LEVELS.to_vec();
+            bytes[at] = byte;
+            assert_eq!(find_in(&bytes, &a), Lookup::Nothing, "byte {at}");
+        }
+        // A later schema: the row is 1, a header of four types, NULL, the constant 1, "linux".
+        let row = b"\x04\x00\x09\x17linux";
+        let at = LEVELS.windows(row.len()).position(|window| window == row).unwrap();
+        let mut bytes = LEVELS.to_vec();
+        bytes[at + 2] = 8;
+        assert_eq!(find_in(&bytes, &a), Lookup::Nothing);
+    }
+
+    #[test]
+    fn what_was_written_meanwhile_is_not_taken_for_one_state() {
+        let mut later = LEVELS.to_vec();
+        later[27] += 1;
+        let mut reads = 0;
+        let (mut before, mut after) = (reader(LEVELS), reader(&later));
+        let mut read = |at, length| {
+            reads += 1;
+            if reads > 4 { after(at, length) } else { before(at, length) }
+        };
+        assert_eq!(find(&mut read, &"ab".repeat(32)), Lookup::Moved);
+    }
+
+    #[test]
+    fn a_database_that_ends_anywhere_or_leads_in_circles_says_nothing_else() {
+        let a = "ab".repeat(32);
+        for end in (0..OVERFLOW.len()).step_by(61) {
+            let found = find_in(&OVERFLOW[..end], &a);
+            assert!(matches!(found, Lookup::Nothing) || found == config("a", 1500), "{end}");
+        }
+        // Each page is its own first child and rightmost one, as far as it can be.
+        for page in 1..LEVELS.len() / 512 {
+            let mut bytes = LEVELS.to_vec();
+            let number = u32::try_from(page + 1).unwrap().to_be_bytes();
+            bytes[page * 512 + 8..page * 512 + 12].copy_from_slice(&number);
+            let found = find_in(&bytes, &a);
+            assert!(matches!(found, Lookup::Nothing) || found == config("a", 40), "{page}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_read_with_their_signs() {
+        assert_eq!(varint(&[0x7f], 0), Some((127, 1)));
+        assert_eq!(varint(&[0x81, 0x00], 0), Some((128, 2)));
+        assert_eq!(varint(&[0xff; 9], 0), Some((-1, 9)));
+        assert_eq!(varint(&[0xff; 8], 0), None);
+        // A row of one number of two bytes.
+        assert_eq!(number_of(&[2, 2, 0xff, 0xfe], 0), Some(-2));
+        assert_eq!(number_of(&[2, 2, 0x01, 0x00], 0), Some(256));
+        assert_eq!(number_of(&[2, 2, 0x01], 0), None);
+        assert_eq!(number_of(&[2, 10], 0), None, "reserved");
+    }
+}
