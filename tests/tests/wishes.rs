@@ -92,9 +92,10 @@ const BUILD: &str = "printf 'FROM localhost/v6test\\nLABEL v6pod.ingress=tcp/22 
 #[test]
 fn labels_publishes_and_variables_are_shown_with_where_they_come_from() {
     let _machine = require!(Podman);
-    let scene = Scene::new();
+    let mut scene = Scene::new();
     for order in [&[][..], &["--userns=keep-id"]] {
-        let container = scene.start(&[ASKED, order].concat());
+        let options = [ASKED, order].concat();
+        let container = scene.stage.users[0].start("c", &options, &["sleep", "1000"]);
         finds(&scene.found(), FOUND);
         let shown = scene.stage.daemon.ctl(&["show", "asked"]);
         for line in [
@@ -104,7 +105,10 @@ fn labels_publishes_and_variables_are_shown_with_where_they_come_from() {
         ] {
             assert!(shown.ok().contains(line), "{line} is not in {shown}");
         }
-        // Nothing of it opens anything yet, and nothing of it is lost by a restart.
+        let before = scene.stage.daemon.the_attachment();
+        scene.stage.daemon.kill9();
+        scene.stage.daemon.restart();
+        assert_eq!(scene.stage.daemon.the_attachment().found, before.found);
         container.remove();
         scene.is_clean();
     }

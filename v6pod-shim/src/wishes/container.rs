@@ -122,3 +122,94 @@ impl Container {
         Openings::published(now.chain(formerly))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn found(json: &str, image: Option<&Image>) -> Vec<(Source, String, String)> {
+        let findings = Container::read(json.as_bytes()).unwrap().findings(image);
+        let sources = [
+            Source::PodLabel,
+            Source::Label,
+            Source::Published,
+            Source::Environment,
+            Source::ImageAnnotation,
+            Source::ImageLabel,
+        ];
+        let of = |source| {
+            let all: Vec<_> =
+                findings.of(source).map(|(n, v)| (n.to_owned(), v.to_owned())).collect();
+            all.into_iter().map(move |(name, value)| (source, name, value))
+        };
+        sources.into_iter().flat_map(of).collect()
+    }
+
+    fn text(source: Source, name: &str, value: &str) -> (Source, String, String) {
+        (source, name.to_owned(), value.to_owned())
+    }
+
+    #[test]
+    fn ports_are_read_as_podman_3_and_later_ones_write_them() {
+        let published = |ports: &str| text(Source::Published, "v6pod.ingress", ports);
+        let since_4 = r#"{"newPortMappings":[
+            {"host_ip":"","container_port":80,"host_port":8080,"range":1,"protocol":"tcp"},
+            {"host_ip":"","container_port":7000,"host_port":7000,"range":11,"protocol":"udp"},
+            {"host_ip":"127.0.0.1","container_port":90,"host_port":9000,"range":1,"protocol":"tcp"}]}"#;
+        assert_eq!(found(since_4, None), [published("tcp/80,udp/7000-7010")]);
+        let until_3 = r#"{"portMappings":[
+            {"hostPort":8081,"containerPort":81,"protocol":"tcp","hostIP":""},
+            {"hostPort":8080,"containerPort":80,"protocol":"tcp","hostIP":"0.0.0.0"},
+            {"hostPort":9000,"containerPort":90,"protocol":"tcp","hostIP":"::1"}]}"#;
+        assert_eq!(found(until_3, None), [published("tcp/80-81")]);
+    }
+
+    #[test]
+    fn what_go_writes_of_nothing_is_nothing() {
+        let nothing = r#"{"labels":null,"spec":{"process":{"env":null},"annotations":null},
+            "rootfsImageID":"","newPortMappings":null}"#;
+        assert_eq!(found(nothing, None), []);
+        assert_eq!(found(r#"{"spec":{"process":null}}"#, None), []);
+        assert!(Container::read(br#"{"labels":{"a":1}}"#).is_none());
+        assert!(Container::read(b"").is_none());
+    }
+
+    #[test]
+    fn whose_a_wish_is_depends_on_what_the_image_bears() {
+        const ID: &str = "b64383199278b5bb0e51d8d713542efb25dcb6d8747da3cb1a50b155fd82a996";
+        let images = tempfile::tempdir().unwrap();
+        let folder = images.path().join(ID);
+        fs::create_dir(&folder).unwrap();
+        let json = |infra: bool| {
+            format!(
+                r#"{{"rootfsImageID":"{ID}","pause":{infra},
+                    "labels":{{"v6pod.name":"web","v6pod.ingress":"tcp/22","other":"x"}},
+                    "spec":{{"annotations":{{"v6pod.tags":"a","v6pod.egress":"deny"}}}}}}"#
+            )
+        };
+        let name = |source| text(source, "v6pod.name", "web");
+        let ingress = |source| text(source, "v6pod.ingress", "tcp/22");
+        // Nothing is known of it.
+        let image = Image::read(images.path(), ID);
+        let all = [ingress(Source::ImageLabel), name(Source::ImageLabel)];
+        assert_eq!(found(&json(false), Some(&image)), all);
+
+        let manifest =
+            r#"{"config":{"digest":"x"},"annotations":{"v6pod.tags":"a","v6pod.egress":"allow"}}"#;
+        fs::write(folder.join("manifest"), manifest).unwrap();
+        // `=` and base64 of "x".
+        fs::write(folder.join("=eA=="), r#"{"config":{"Labels":{"v6pod.ingress":"tcp/22"}}}"#)
+            .unwrap();
+        let image = Image::read(images.path(), ID);
+        for (infra, users) in [(false, Source::Label), (true, Source::PodLabel)] {
+            let tags = text(Source::ImageAnnotation, "v6pod.tags", "a");
+            let all = [name(users), tags, ingress(Source::ImageLabel)];
+            assert_eq!(found(&json(infra), Some(&image)), all);
+        }
+        // Without an image there is nobody else.
+        let all = [ingress(Source::Label), name(Source::Label)];
+        assert_eq!(found(&json(false), None), all);
+    }
+}
