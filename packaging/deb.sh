@@ -33,8 +33,8 @@ install -D -m 0644 "$here/lintian-overrides" "$stage/usr/share/lintian/overrides
 
 # The oldest C library that has all that the programs ask for.
 programs=("$stage"/usr/sbin/v6podd "$stage"/usr/bin/v6podctl "$stage"/usr/libexec/v6pod/v6pod-shim
-    "$stage"/usr/libexec/v6pod/v6pod-hook "$stage"/usr/lib/cni/v6pod
-    "$stage"/usr/libexec/netavark/v6pod)
+    "$stage"/usr/libexec/v6pod/v6pod-hook "$stage"/usr/libexec/v6pod/v6pod-wishes
+    "$stage"/usr/lib/cni/v6pod "$stage"/usr/libexec/netavark/v6pod)
 libc=$(readelf --version-info "${programs[@]}" | grep -o 'GLIBC_[0-9.]*' | sort -uV | tail -n 1)
 size=$(du -sk --apparent-size "$stage" | cut -f 1)
 

@@ -12,6 +12,7 @@ mod files;
 mod flat_toml;
 mod kernel;
 mod names;
+mod podman_db;
 mod shim;
 mod wishes;
 
@@ -40,6 +41,8 @@ targets![
     kernel::sock_diag,
     names::ids,
     names::label,
+    podman_db::podman_bolt,
+    podman_db::podman_sqlite,
     shim::oci_state,
     shim::shim_toml,
     shim::slirp4netns,

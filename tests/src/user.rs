@@ -142,6 +142,7 @@ impl User {
         let (hook, folder) = (self.hook(), tools.join("hooks.d"));
         if !hook.exists() {
             fs::copy(built("v6pod-hook"), &hook).expect("copying the hook");
+            fs::copy(built("v6pod-wishes"), self.wishes()).expect("copying v6pod-wishes");
             fs::create_dir(&folder).expect("making a directory");
         }
         let mut file: serde_json::Value =
@@ -160,6 +161,11 @@ impl User {
     /// v6pod-hook. It is there after [`User::use_hook`].
     pub fn hook(&self) -> PathBuf {
         self.tools.path().join("v6pod-hook")
+    }
+
+    /// v6pod-wishes, beside the hook. It is there after [`User::use_hook`].
+    pub fn wishes(&self) -> PathBuf {
+        self.tools.path().join("v6pod-wishes")
     }
 
     /// The settings of shim and hook. The file is there after [`User::use_shim`].

@@ -438,8 +438,15 @@ fn make_install_is_enough_as_the_readme_says() {
     for line in ["sudo make install", "sudo systemctl enable --now v6podd\n"] {
         assert!(readme.ok().contains(line), "{line}");
     }
-    for program in ["v6podd", "v6podctl", "v6pod-shim", "v6pod-hook", "v6pod-cni", "v6pod-netavark"]
-    {
+    for program in [
+        "v6podd",
+        "v6podctl",
+        "v6pod-shim",
+        "v6pod-hook",
+        "v6pod-wishes",
+        "v6pod-cni",
+        "v6pod-netavark",
+    ] {
         host.take_in(&v6pod_tests::built(program));
     }
     host.sh("make -C /mnt/v6pod install RELEASE=/var/tmp SHIM=/var/tmp/v6pod-shim").ok();

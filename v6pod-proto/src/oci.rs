@@ -22,6 +22,9 @@ pub struct State {
     /// Its first process. Podman leaves it out once there is none, others write 0.
     #[serde(default)]
     pub pid: Option<u32>,
+    /// Its folder, as the runtime was given it.
+    #[serde(default)]
+    pub bundle: String,
     /// The annotations that are wishes, well-formed or not.
     #[serde(default, deserialize_with = "wishes_alone")]
     pub annotations: BTreeMap<String, String>,

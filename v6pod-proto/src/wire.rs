@@ -5,6 +5,7 @@ use std::net::Ipv6Addr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::wishes::{Findings, OtherWishes};
 use crate::{AttachmentId, ContainerId, LinkName, Mac, NetworkName, Uid, Wishes};
 
 const fn yes() -> bool {
@@ -53,6 +54,10 @@ pub struct Activate {
     /// something here, and one of these that is malformed is an error.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
+    /// What the container asks for otherwise, as v6pod-wishes found it. A form cannot say it.
+    #[serde(default, skip_serializing_if = "Findings::is_empty")]
+    #[cfg_attr(feature = "openapi", schema(value_type = BTreeMap<String, String>))]
+    pub found: Findings,
     /// The engine's network for which it is made, to be found again by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkName>,
@@ -77,6 +82,7 @@ impl Activate {
             interface: None,
             pid: None,
             annotations: BTreeMap::new(),
+            found: Findings::default(),
             network: None,
         }
     }
@@ -168,6 +174,9 @@ pub struct Attachment {
     #[serde(default)]
     #[cfg_attr(feature = "openapi", schema(value_type = BTreeMap<String, String>))]
     pub wishes: Wishes,
+    /// What it asked for otherwise, by where that comes from.
+    #[serde(default, skip_serializing_if = "OtherWishes::is_empty")]
+    pub found: OtherWishes,
     /// Whether a connection holds it.
     pub lease: bool,
     /// Seconds since the epoch at which it was made.

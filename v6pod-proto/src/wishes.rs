@@ -12,10 +12,14 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 mod check;
+mod found;
 mod opening;
+mod services;
 
 pub use check::Check;
-pub use opening::{Egress, Opening, Openings, Peers, Ports, Protocol};
+pub use found::{Findings, OtherWishes};
+pub use opening::{Egress, Opening, Openings, Peers, Ports, Protocol, Published};
+pub use services::{Service, Services};
 
 /// Whether an annotation of this name is a wish, understood or not.
 pub fn is_wish(annotation: &str) -> bool {
@@ -59,9 +63,77 @@ pub struct Wishes {
     pub check: Option<Check>,
 }
 
-/// An annotation that is no wish.
+/// Where a wish comes from: whether it counts depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Source {
+    /// The container's user, by an annotation.
+    Annotation,
+    /// The user, by a label of the container's pod.
+    PodLabel,
+    /// The user, by a label.
+    Label,
+    /// The user, by publishing a port.
+    Published,
+    /// A variable of the container's environment, the user's or the image's.
+    Environment,
+    /// Whoever made the image, by an annotation of its manifest.
+    ImageAnnotation,
+    /// Whoever made the image, by a label.
+    ImageLabel,
+}
+
+impl Source {
+    const ALL: [Self; 7] = [
+        Self::Annotation,
+        Self::PodLabel,
+        Self::Label,
+        Self::Published,
+        Self::Environment,
+        Self::ImageAnnotation,
+        Self::ImageLabel,
+    ];
+
+    /// What is found there, as [`Findings`] have it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Annotation => "annotations",
+            Self::PodLabel => "pod_labels",
+            Self::Label => "labels",
+            Self::Published => "published",
+            Self::Environment => "environment",
+            Self::ImageAnnotation => "image_annotations",
+            Self::ImageLabel => "image_labels",
+        }
+    }
+
+    /// Whether it is certainly the container's user who says it.
+    const fn is_users(self) -> bool {
+        match self {
+            Self::Annotation | Self::PodLabel | Self::Label | Self::Published => true,
+            Self::Environment | Self::ImageAnnotation | Self::ImageLabel => false,
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Annotation => "annotation",
+            Self::PodLabel => "pod's label",
+            Self::Label => "label",
+            Self::Published => "published port",
+            Self::Environment => "variable",
+            Self::ImageAnnotation => "image's annotation",
+            Self::ImageLabel => "image's label",
+        })
+    }
+}
+
+/// An annotation, or a label, that is no wish.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WishError {
+    /// What it is.
+    pub source: Source,
     /// Its name.
     pub annotation: String,
     /// What would be right.
@@ -70,7 +142,7 @@ pub struct WishError {
 
 impl fmt::Display for WishError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the annotation {}: {}", self.annotation, self.right)
+        write!(f, "the {} {}: {}", self.source, self.annotation, self.right)
     }
 }
 
@@ -84,14 +156,22 @@ impl Wishes {
     pub fn read<'a>(
         annotations: impl IntoIterator<Item = (&'a str, &'a str)>,
     ) -> Result<Self, WishError> {
-        let mut wishes = Self::default();
-        for (name, value) in annotations {
-            if is_wish(name) {
-                let wrong = |right| WishError { annotation: name.to_owned(), right };
-                wishes.take(name, value).map_err(wrong)?;
+        let (wishes, wrong) = Self::read_each(Source::Annotation, annotations);
+        wrong.into_iter().next().map_or(Ok(wishes), Err)
+    }
+
+    /// Reads what comes from somewhere: what is understood, and what is not.
+    pub fn read_each<'a>(
+        source: Source,
+        all: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> (Self, Vec<WishError>) {
+        let (mut wishes, mut wrong) = (Self::default(), Vec::new());
+        for (name, value) in all.into_iter().filter(|(name, _)| is_wish(name)) {
+            if let Err(right) = wishes.take(name, value) {
+                wrong.push(WishError { source, annotation: name.to_owned(), right });
             }
         }
-        Ok(wishes)
+        (wishes, wrong)
     }
 
     /// The annotations that say the same, by name.

@@ -35,13 +35,18 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// More header lines than any HTTP server of ours sends.
 const HEADERS: usize = 32;
 
-/// When this program has to be done: [`TOTAL`] after it was made.
+/// When something has to be done, all of it [`TOTAL`] after the start.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Deadline(Instant);
 
 impl Deadline {
     pub(crate) fn start() -> Self {
-        Self(Instant::now() + TOTAL)
+        Self::within(TOTAL)
+    }
+
+    /// So long after now.
+    pub(crate) fn within(limit: Duration) -> Self {
+        Self(Instant::now() + limit)
     }
 
     /// The time that is left, never none: none would mean "without end" to a socket.

@@ -6,6 +6,8 @@
 //!   exit code are the real program's own.
 //! * `v6pod-hook` is an OCI hook: it tells v6podd which container is about to run in a namespace, and
 //!   what that asks for.
+//! * `v6pod-wishes` is run by that: it reads from podman's own files what a container's labels and
+//!   published ports ask for.
 //! * `v6pod-cni` is a CNI plugin ([`cni()`]), `v6pod-netavark` one of netavark's ([`netavark()`]).
 //!
 //! Blocking, no threads, no runtime: they are loaded anew at each container start, and small is quick.
@@ -18,6 +20,7 @@
 //!   would without v6pod, and the user is told in one line.
 #![forbid(unsafe_code)]
 
+mod asking;
 mod cni;
 mod config;
 mod daemon;
@@ -31,6 +34,7 @@ mod real;
 mod say;
 mod slirp4netns;
 mod stand_in;
+mod wishes;
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -66,6 +70,11 @@ pub fn shim() -> ExitCode {
             ExitCode::from(USAGE)
         }
     }
+}
+
+/// The program `v6pod-wishes`.
+pub fn wishes() -> ExitCode {
+    wishes::run()
 }
 
 /// The programs that `v6pod-shim` can stand for.

@@ -1,5 +1,6 @@
 //! As OCI hook: tells v6podd which container is about to run in a network namespace, and what it asks
-//! for by its annotations; and, behind its end, that it is over.
+//! for by its annotations, its labels and the ports that it publishes; and, behind its end, that it is
+//! over.
 //!
 //! Run by the runtime at `createRuntime` and by podman at `poststop`, for every container of the
 //! machine, whatever its network. So, guaranteed: a container that asks v6pod for nothing starts and
@@ -8,6 +9,7 @@
 //! wishes cannot be told to v6podd, or that is on the host's network, starts with a line to its user unless
 //! `on_error` is "fail".
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd as _;
@@ -17,8 +19,10 @@ use std::process::ExitCode;
 use rustix::event::PollFlags;
 use rustix::io::retry_on_intr;
 use v6pod_proto::oci::State;
-use v6pod_proto::{Activate, ContainerId, Deactivate, Wishes};
+use v6pod_proto::wishes::{Findings, Source, WishError, Wishes};
+use v6pod_proto::{Activate, ContainerId, Deactivate};
 
+use crate::asking;
 use crate::config::{Config, OnError};
 use crate::daemon::{self, Deadline, Failure};
 use crate::pasta;
@@ -26,6 +30,9 @@ use crate::say;
 
 /// Of a state, this much is read at most. Annotations can be long; the rest has a kilobyte.
 const STATE_LIMIT: usize = 4 << 20;
+/// How long annotations can be, in bytes, so that a request with them and with findings has room in the
+/// 16 KiB that v6podd takes.
+const ANNOTATIONS_LIMIT: usize = 6 << 10;
 
 /// Reads the state of a container from stdin and does what is due at that point of its life.
 pub(crate) fn run() -> ExitCode {
@@ -49,15 +56,22 @@ pub(crate) fn run() -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
-    let asks = !state.annotations.is_empty();
-    let whose = id.short().to_owned();
+    let netns = namespace(state.pid);
+    // The host's, by --network=host: there is nothing to attach to, whatever is found.
+    let on_host = netns.as_ref().is_ok_and(is_own);
+    let asked = Asked::of(state, netns.is_ok() && !on_host);
+    let (whose, asks) = (id.short().to_owned(), asked.is_particular());
     // A daemon that is there would say the same; but whether a wish is one is not to depend on it.
-    let wishes = state.annotations.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-    if let Err(wrong) = Wishes::read(wishes) {
+    if let Err(wrong) = asked.check() {
         say::through_runtime(&format!("{whose} does not start: {wrong}"));
         return ExitCode::FAILURE;
     }
-    match describe(&config, state, id, end) {
+    let told = match netns {
+        Ok(_) if on_host && asked.wants_attachment() => Err(Failure::HostNetwork),
+        Ok(_) if on_host => Ok(()),
+        netns => netns.and_then(|netns| asked.tell(&config, id, &netns, end)),
+    };
+    match told {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) if failure.is_unknown() || failure.is_declined() => ExitCode::SUCCESS,
         Err(_) if !asks => ExitCode::SUCCESS,
@@ -75,25 +89,82 @@ pub(crate) fn run() -> ExitCode {
     }
 }
 
-/// Tells v6podd about the container in the namespace of its first process, and has it attached where
-/// it asks for that.
-fn describe(config: &Config, state: State, id: ContainerId, end: Deadline) -> Result<(), Failure> {
-    let Some(pid) = state.pid.filter(|pid| *pid != 0) else {
-        return Err(Failure::Namespace(io::ErrorKind::NotFound.into()));
-    };
-    let netns = File::open(format!("/proc/{pid}/ns/net")).map_err(Failure::Namespace)?;
-    let mut request = Activate::new(id);
-    request.plug = asks_for_one(&state);
-    if is_own(&netns).map_err(Failure::Namespace)? {
-        // By --network=host: there is nothing to attach to.
-        return if request.plug { Err(Failure::HostNetwork) } else { Ok(()) };
+/// What a container asks for.
+struct Asked {
+    pid: Option<u32>,
+    annotations: BTreeMap<String, String>,
+    /// By other means; and which of the annotations are its image's.
+    found: Findings,
+}
+
+impl Asked {
+    /// By its state and, if they are worth looking at, podman's files.
+    fn of(state: State, look: bool) -> Self {
+        let found = if look { asking::about(state.bundle.as_ref()) } else { Findings::default() };
+        Self { pid: state.pid, annotations: state.annotations, found }
     }
-    request.annotations = state.annotations;
-    if request.plug {
-        request.pid = Some(pid);
-        request.interface = pasta::INTERFACE.parse().ok();
+
+    /// What its user says in so many words, what counts most first.
+    fn by_user(&self) -> impl Iterator<Item = (&str, &str)> {
+        let annotations = self.annotations.iter().map(|(n, v)| (n.as_str(), v.as_str()));
+        let is_images = |name| self.found.of(Source::ImageAnnotation).any(|(n, _)| n == name);
+        annotations
+            .filter(move |(name, _)| !is_images(*name))
+            .chain(self.found.of(Source::PodLabel))
+            .chain(self.found.of(Source::Label))
     }
-    daemon::activate(&config.socket, &request, netns.as_fd(), end).map(drop)
+
+    /// Whether its user asks for anything but a network and its ports.
+    fn is_particular(&self) -> bool {
+        self.by_user().next().is_some()
+    }
+
+    /// Whether it is to be attached where that is not the default: never because its image says so.
+    fn wants_attachment(&self) -> bool {
+        let said = self.by_user().find(|(name, _)| *name == "v6pod");
+        said.is_some_and(|(_, wish)| wish == "true")
+    }
+
+    /// Whether what its user says is understood. The daemon says the rest.
+    fn check(&self) -> Result<(), WishError> {
+        let annotations = self.annotations.iter().map(|(n, v)| (n.as_str(), v.as_str()));
+        let is_images = |name| self.found.of(Source::ImageAnnotation).any(|(n, _)| n == name);
+        Wishes::read(annotations.filter(|(name, _)| !is_images(*name)))?;
+        let (_, wrong) = Wishes::read_each(Source::PodLabel, self.found.of(Source::PodLabel));
+        wrong.into_iter().next().map_or(Ok(()), Err)
+    }
+
+    /// Tells v6podd about the container in this namespace, and has it attached where it asks for that.
+    fn tell(
+        self,
+        config: &Config,
+        id: ContainerId,
+        netns: &File,
+        end: Deadline,
+    ) -> Result<(), Failure> {
+        let mut request = Activate::new(id);
+        request.plug = self.wants_attachment();
+        if request.plug {
+            request.pid = self.pid;
+            request.interface = pasta::INTERFACE.parse().ok();
+        }
+        // A request that is too long fails the start; what is only found must not.
+        let length: usize =
+            self.annotations.iter().map(|(name, value)| name.len() + value.len()).sum();
+        if length <= ANNOTATIONS_LIMIT {
+            request.found = self.found;
+        }
+        request.annotations = self.annotations;
+        daemon::activate(&config.socket, &request, netns.as_fd(), end).map(drop)
+    }
+}
+
+/// The network namespace of a container's first process.
+fn namespace(pid: Option<u32>) -> Result<File, Failure> {
+    let pid = pid.filter(|pid| *pid != 0).ok_or(io::ErrorKind::NotFound);
+    pid.map_err(io::Error::from)
+        .and_then(|pid| File::open(format!("/proc/{pid}/ns/net")))
+        .map_err(Failure::Namespace)
 }
 
 /// Whether the container asks for an attachment where it is not the default.
@@ -102,9 +173,9 @@ fn asks_for_one(state: &State) -> bool {
 }
 
 /// Whether this is the namespace that this program itself is in: podman's, which is the host's.
-fn is_own(netns: &File) -> io::Result<bool> {
-    let (own, netns) = (fs::metadata("/proc/self/ns/net")?, netns.metadata()?);
-    Ok((own.dev(), own.ino()) == (netns.dev(), netns.ino()))
+fn is_own(netns: &File) -> bool {
+    let both = fs::metadata("/proc/self/ns/net").and_then(|own| Ok((own, netns.metadata()?)));
+    both.is_ok_and(|(own, netns)| (own.dev(), own.ino()) == (netns.dev(), netns.ino()))
 }
 
 /// Reads stdin to its end, which the deadline may be before.

@@ -49,8 +49,15 @@ impl Package {
 #[track_caller]
 fn stripped() -> TempDir {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    for program in ["v6podd", "v6podctl", "v6pod-shim", "v6pod-hook", "v6pod-cni", "v6pod-netavark"]
-    {
+    for program in [
+        "v6podd",
+        "v6podctl",
+        "v6pod-shim",
+        "v6pod-hook",
+        "v6pod-wishes",
+        "v6pod-cni",
+        "v6pod-netavark",
+    ] {
         let mut strip = Command::new("strip");
         run(strip.arg("-o").arg(dir.path().join(program)).arg(built(program))).ok();
     }

@@ -35,7 +35,8 @@ const ENDED: Refused = Refused::NotReady("the attachment has just ended");
 /// Keeps what was said of a container in a namespace that nobody has plugged yet.
 pub(super) fn keep(shared: &Shared, ledger: &mut Ledger, ask: &Ask, place: Place) {
     let Some(container) = ask.container.clone() else { return };
-    let description = Description { container, wishes: ask.wishes.clone() };
+    let description =
+        Description { container, wishes: ask.wishes.clone(), found: ask.found.clone() };
     if let Err(error) = shared.spoken.write(place, &description) {
         tracing::warn!(%error, "cannot write what was said of a container; a restart forgets it");
     }
@@ -50,11 +51,12 @@ pub(super) fn completed(ledger: &Ledger, ask: &Ask, place: Place) -> Result<Ask,
     let mut ask = ask.clone();
     let now = Instant::now();
     let said = ledger.descriptions.of(place, ask.container.as_ref(), now);
-    if let Some(Description { container, wishes }) = said {
+    if let Some(Description { container, wishes, found }) = said {
         ask.container.get_or_insert_with(|| container.clone());
         ask.wishes.complete(wishes);
+        ask.found.complete(found);
     }
-    if ask.wishes.attach == Some(false) { Err(Refused::Declined) } else { Ok(ask) }
+    if ask.declines() { Err(Refused::Declined) } else { Ok(ask) }
 }
 
 /// What a request comes to where an attachment already is.
@@ -84,7 +86,7 @@ pub(super) fn existing(
     if !own {
         return Ok(Existing::Attached { hold: Hold::Others, renamed: false });
     }
-    if ask.wishes.attach == Some(false) {
+    if ask.declines() {
         shared.release_under(ledger, id, "its container asks for none");
         return Ok(Existing::Declined);
     }
@@ -120,13 +122,18 @@ fn describe(shared: &Arc<Shared>, ledger: &mut Ledger, ask: &Ask, id: &Attachmen
     let name = there.wanted_name().map(str::to_owned);
     let mut earlier = ledger.book.starts_of(owner, container);
     earlier.retain(|start| start != id);
-    let Some(described) = ledger.book.describe(id, container, &ask.wishes) else { return false };
+    let Some(described) = ledger.book.describe(id, container, &ask.wishes, &ask.found) else {
+        return false;
+    };
     let renamed = !identified || described.wanted_name() != name.as_deref();
     if let Err(error) = shared.records.write(described) {
         // After a restart it is without what was said.
         tracing::warn!(attachment = %id, %error, "cannot add what was said to the record");
     }
     tracing::info!(attachment = %id, container = container.short(), "described");
+    for line in &ask.found.ignored {
+        tracing::info!(attachment = %id, container = container.short(), "ignored: {line}");
+    }
     // A container has one namespace at a time: only now is it known that this is its next.
     for start in earlier {
         shared.release_under(ledger, &start, "its container has been started again");

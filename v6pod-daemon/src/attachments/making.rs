@@ -322,6 +322,7 @@ fn wanted(
         container: ask.container.clone(),
         name: ask.name.clone(),
         wishes: ask.wishes.clone(),
+        found: ask.found.clone(),
         namespace,
         interface,
         holder: process.map(holder),

@@ -32,6 +32,7 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, oneshot};
+use v6pod_proto::wishes::{OtherWishes, Source, WishError};
 use v6pod_proto::{
     Activate, Attachment, AttachmentId, ContainerId, LinkName, NetworkName, Uid, Wishes,
 };
@@ -152,6 +153,7 @@ pub struct Ask {
     container: Option<ContainerId>,
     name: Option<String>,
     wishes: Wishes,
+    found: OtherWishes,
     /// Whose namespace it has to be.
     asker: Uid,
     /// In whose turn the work is done: whoever called.
@@ -212,11 +214,13 @@ impl Ask {
     }
 
     fn of(request: Activate, asker: Uid) -> Result<Self, Refused> {
-        let annotations = request.annotations.iter();
-        let wishes = Wishes::read(annotations.map(|(name, value)| (name.as_str(), value.as_str())))
-            .map_err(|wrong| Refused::Wish(wrong.to_string()))?;
+        let wrong = |wrong: WishError| Refused::Wish(wrong.to_string());
+        let images: Vec<_> = request.found.of(Source::ImageAnnotation).collect();
+        let annotations = request.annotations.iter().map(|(n, v)| (n.as_str(), v.as_str()));
+        let users = annotations.filter(|annotation| !images.contains(annotation));
         Ok(Self {
-            wishes,
+            wishes: Wishes::read(users).map_err(wrong)?,
+            found: OtherWishes::read(&request.found).map_err(wrong)?,
             container: request.id,
             name: request.name.filter(|name| !name.is_empty() && name.len() <= NAME),
             asker,
@@ -230,6 +234,11 @@ impl Ask {
             interface: request.interface,
             network: request.network,
         })
+    }
+
+    /// Whether the container asks for no attachment.
+    fn declines(&self) -> bool {
+        self.wishes.attach.or(self.found.attach()) == Some(false)
     }
 
     /// Whether this process may hold an attachment of that namespace: one that was only named has to

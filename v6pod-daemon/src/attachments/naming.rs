@@ -65,7 +65,7 @@ impl Shared {
     ) -> Option<Registration> {
         let living = ledger.book.find(id).filter(|a| a.phase != Phase::Releasing)?;
         let owner = living.owner;
-        let wish = living.wishes.name.as_ref().map(|wish| wish.as_str().to_owned());
+        let wish = living.asked_name().map(|wish| wish.as_str().to_owned());
         let wanted = match (wish, name) {
             (Some(wish), _) => wish,
             // A pod's infra container speaks for the pod, not for a name that podman made up.

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use nix::libc::{O_CLOEXEC, O_NOFOLLOW, O_NONBLOCK};
 use serde::{Deserialize, Serialize};
+use v6pod_proto::wishes::OtherWishes;
 use v6pod_proto::{AttachmentId, ContainerId, NetworkName, Uid, Wishes};
 
 use crate::core::Label;
@@ -43,6 +44,8 @@ pub(crate) struct Record {
     // Left out of what was written before there were any.
     #[serde(default, skip_serializing_if = "Wishes::is_empty")]
     wishes: Wishes,
+    #[serde(default, skip_serializing_if = "OtherWishes::is_empty")]
+    found: OtherWishes,
     namespace: NamespaceId,
     port: Port,
     holder: Option<Holder>,
@@ -64,6 +67,7 @@ impl Record {
             name: a.name.clone(),
             label: a.label.clone(),
             wishes: a.wishes.clone(),
+            found: a.found.clone(),
             namespace: a.namespace,
             port: a.port.clone(),
             holder: a.holder,
@@ -83,6 +87,7 @@ impl Record {
             name: self.name,
             label: self.label,
             wishes: self.wishes,
+            found: self.found,
             namespace: self.namespace,
             port: Port { owner: self.owner, ..self.port },
             holder: self.holder,
@@ -309,6 +314,12 @@ mod tests {
             name: Some("web".into()),
             label: Some("web-u1000".parse().unwrap()),
             wishes: Wishes::read([("v6pod.ingress", "tcp/80")]).unwrap(),
+            found: OtherWishes {
+                published: Some("tcp/80,udp/53-60".parse().unwrap()),
+                labels: Wishes::read([("v6pod.name", "web")]).unwrap(),
+                ignored: vec!["the label v6pod.x: \"?\"".to_owned()],
+                ..OtherWishes::default()
+            },
             namespace: NamespaceId { inode: 4_026_531_840, cookie: Some(9) },
             port: Port {
                 name: port_name(&AttachmentId::from_bits(5)),
@@ -348,8 +359,9 @@ mod tests {
     fn a_record_of_the_time_before_wishes_is_read() {
         let mut plain = attachment();
         plain.wishes = Wishes::default();
+        plain.found = OtherWishes::default();
         let text = serde_json::to_string(&Record::of(&plain)).unwrap();
-        assert!(!text.contains("wishes"), "{text}");
+        assert!(!text.contains("wishes") && !text.contains("found"), "{text}");
         let file = format!("{}.json", plain.id);
         assert_eq!(parse(&file, text.as_bytes()).unwrap().0, plain);
     }

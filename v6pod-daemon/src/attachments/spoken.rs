@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use v6pod_proto::wishes::OtherWishes;
 use v6pod_proto::{ContainerId, Uid, Wishes};
 
 use super::records::{absent_is_fine, make_folder, read, write_whole};
@@ -36,6 +37,7 @@ struct Text {
     namespace: NamespaceId,
     container: ContainerId,
     wishes: Wishes,
+    found: OtherWishes,
     /// When it was said.
     uptime: Duration,
 }
@@ -67,7 +69,8 @@ impl Spoken {
         for text in said {
             let at = now.checked_sub(uptime().saturating_sub(text.uptime)).unwrap_or(now);
             let place = Place { owner: text.owner, namespace: text.namespace };
-            let description = Description { container: text.container, wishes: text.wishes };
+            let Text { container, wishes, found, .. } = text;
+            let description = Description { container, wishes, found };
             spoken.forget(all.keep(place, description, at));
         }
         Ok((spoken, all))
@@ -81,6 +84,7 @@ impl Spoken {
             namespace: place.namespace,
             container: said.container.clone(),
             wishes: said.wishes.clone(),
+            found: said.found.clone(),
             uptime: uptime(),
         };
         let name = name(place, &said.container);
@@ -114,6 +118,8 @@ fn name(place: Place, container: &ContainerId) -> String {
 
 #[cfg(test)]
 mod tests {
+    use v6pod_proto::wishes::{Findings, Source};
+
     use super::*;
     use crate::core::description::EACH;
 
@@ -124,7 +130,10 @@ mod tests {
 
     fn said(n: u64, wish: &str) -> Description {
         let wishes = Wishes::read([("v6pod.name", wish)]).unwrap();
-        Description { container: format!("{n:064x}").parse().unwrap(), wishes }
+        let mut found = Findings::default();
+        found.add(Source::Label, "v6pod.name", wish.to_owned());
+        let found = OtherWishes::read(&found).unwrap();
+        Description { container: format!("{n:064x}").parse().unwrap(), wishes, found }
     }
 
     fn files(spoken: &Spoken) -> Vec<String> {

@@ -179,6 +179,7 @@ impl Shared {
             state: a.phase.shown()?,
             names: self.names_of(ledger, a),
             wishes: a.wishes.clone(),
+            found: a.found.clone(),
             lease: a.lease,
             since: a.since,
             network: a.network.clone(),

@@ -111,7 +111,7 @@ fn names(file: &File) -> [Option<Later>; 11] {
 const OFF: [(&str, &str); 9] = [
     (
         "openings",
-        "Annotations are read and shown; they, labels and published ports open nothing: a container is reached by its owner's \
+        "Annotations, labels and published ports are read and shown; they open nothing: a container is reached by its owner's \
          and root's processes on this host alone, or, with firewall.ingress = \"allow\", by everybody.",
     ),
     (
@@ -133,8 +133,8 @@ const OFF: [(&str, &str); 9] = [
     ("renumbering", "The prefix is read at the start and stays while the daemon runs."),
     (
         "wishes",
-        "Of the annotations v6pod, v6pod.name and nothing else is acted upon: v6pod.address, .subnet, \
-         .tags and .check are read and shown.",
+        "Of annotations and labels v6pod, v6pod.name and nothing else is acted upon, and of the environment SERVICE_NAME: \
+         v6pod.address, .subnet, .tags and .check, and what is said of single services, are read and shown.",
     ),
     ("owner-slices", "The containers of all owners draw their addresses from one range."),
     ("dns", "The daemon answers no DNS: names are found by its API, or in Consul if it has one."),

@@ -1,7 +1,7 @@
 //! One container's place on the network.
 
 use serde::{Deserialize, Serialize};
-use v6pod_proto::wishes::NameWish;
+use v6pod_proto::wishes::{NameWish, OtherWishes};
 use v6pod_proto::{AttachmentId, ContainerId, LinkName, NetworkName, State, Uid, Wishes};
 
 use super::Port;
@@ -88,6 +88,8 @@ pub struct Attachment {
     pub label: Option<Label>,
     /// What the container asks for.
     pub wishes: Wishes,
+    /// And by other means than annotations.
+    pub found: OtherWishes,
     /// The container's network namespace.
     pub namespace: NamespaceId,
     /// Its kernel objects.
@@ -116,9 +118,14 @@ impl Attachment {
         self.container != self.id.stand_in()
     }
 
+    /// The name that it asks for, by an annotation before anything else.
+    pub fn asked_name(&self) -> Option<&NameWish> {
+        self.wishes.name.as_ref().or_else(|| self.found.name())
+    }
+
     /// What it is to be found by: the name that it asks for, else the engine's.
     pub fn wanted_name(&self) -> Option<&str> {
-        self.wishes.name.as_ref().map(NameWish::as_str).or(self.name.as_deref())
+        self.asked_name().map(NameWish::as_str).or(self.name.as_deref())
     }
 }
 

@@ -12,6 +12,7 @@ use std::hash::Hash;
 use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
 
+use v6pod_proto::wishes::OtherWishes;
 use v6pod_proto::{AttachmentId, ContainerId, LinkName, Mac, NetworkName, Uid, Wishes};
 
 use super::address::Pool;
@@ -46,6 +47,8 @@ pub struct Wanted {
     pub name: Option<String>,
     /// What the container asks for.
     pub wishes: Wishes,
+    /// And by other means than annotations.
+    pub found: OtherWishes,
     /// The container's network namespace.
     pub namespace: NamespaceId,
     /// The interface's name inside.
@@ -245,6 +248,7 @@ impl Book {
             name: wanted.name,
             label: None,
             wishes: wanted.wishes,
+            found: wanted.found,
             namespace: wanted.namespace,
             port,
             holder: wanted.holder,
@@ -333,9 +337,10 @@ impl Book {
         id: &AttachmentId,
         container: &ContainerId,
         wishes: &Wishes,
+        found: &OtherWishes,
     ) -> Option<&Attachment> {
         let a = self.attachments.get_mut(id)?;
-        let before = a.wishes.clone();
+        let before = (a.wishes.clone(), a.found.clone());
         let identified = !a.is_identified();
         if identified {
             let old = std::mem::replace(&mut a.container, container.clone());
@@ -346,7 +351,8 @@ impl Book {
             return None;
         }
         a.wishes.complete(wishes);
-        (identified || a.wishes != before).then_some(a)
+        a.found.complete(found);
+        (identified || (&a.wishes, &a.found) != (&before.0, &before.1)).then_some(a)
     }
 
     /// A new start of its container takes an attachment over, address and all (podman 3.2 to 4.9

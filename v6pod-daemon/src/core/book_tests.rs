@@ -25,6 +25,7 @@ fn wanted(owner: u32, n: u64) -> Wanted {
         container: Some(container(n)),
         name: None,
         wishes: Wishes::default(),
+        found: OtherWishes::default(),
         namespace: NamespaceId { inode: n, cookie: Some(n) },
         interface: "eth0".parse().unwrap(),
         holder: None,
@@ -127,10 +128,29 @@ fn a_container_is_known_once_it_has_been_said_and_its_wishes_add_up() {
     assert_eq!(book.of_container(owner, &container(1)), None);
 
     let named = Wishes::read([("v6pod.name", "web")]).unwrap();
-    assert!(book.describe(&id, &container(1), &Wishes::default()).unwrap().is_identified());
-    assert!(book.describe(&id, &container(1), &Wishes::default()).is_none(), "it is no news");
-    assert_eq!(book.describe(&id, &container(1), &named).unwrap().wanted_name(), Some("web"));
-    assert!(book.describe(&id, &container(2), &named).is_none(), "a pod's member says nothing");
+    assert!(
+        book.describe(&id, &container(1), &Wishes::default(), &OtherWishes::default())
+            .unwrap()
+            .is_identified()
+    );
+    assert!(
+        book.describe(&id, &container(1), &Wishes::default(), &OtherWishes::default()).is_none(),
+        "it is no news"
+    );
+    let labelled = OtherWishes {
+        labels: Wishes::read([("v6pod.name", "l")]).unwrap(),
+        ..OtherWishes::default()
+    };
+    let described = book.describe(&id, &container(1), &Wishes::default(), &labelled).unwrap();
+    assert_eq!(described.wanted_name(), Some("l"));
+    assert_eq!(
+        book.describe(&id, &container(1), &named, &OtherWishes::default()).unwrap().wanted_name(),
+        Some("web")
+    );
+    assert!(
+        book.describe(&id, &container(2), &named, &OtherWishes::default()).is_none(),
+        "a pod's member says nothing"
+    );
     assert_eq!(book.of_container(owner, &container(1)).unwrap().id, id);
     book.forget(&id, Instant::now());
     assert_eq!(book.of_container(owner, &container(1)), None);

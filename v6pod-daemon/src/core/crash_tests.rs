@@ -226,6 +226,7 @@ fn attachment(n: u16) -> Attachment {
         name: None,
         label: None,
         wishes: Default::default(),
+        found: Default::default(),
         namespace: NamespaceId { inode: n.into(), cookie: None },
         port: Port {
             name: port_name(&id),

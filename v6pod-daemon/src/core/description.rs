@@ -10,6 +10,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use v6pod_proto::wishes::OtherWishes;
 use v6pod_proto::{ContainerId, Uid, Wishes};
 
 use super::attachment::NamespaceId;
@@ -27,6 +28,8 @@ pub struct Description {
     pub container: ContainerId,
     /// What it asks for.
     pub wishes: Wishes,
+    /// And by other means than annotations.
+    pub found: OtherWishes,
 }
 
 /// Where a container is.
@@ -122,7 +125,11 @@ mod tests {
     }
 
     fn of(container: &str) -> Description {
-        Description { container: container.repeat(32).parse().unwrap(), wishes: Wishes::default() }
+        Description {
+            container: container.repeat(32).parse().unwrap(),
+            wishes: Wishes::default(),
+            found: OtherWishes::default(),
+        }
     }
 
     #[test]

@@ -163,6 +163,7 @@ mod tests {
             name: None,
             label: None,
             wishes: Default::default(),
+            found: Default::default(),
             namespace: NamespaceId { inode: n.into(), cookie: None },
             port: Port {
                 name: format!("p{n}").parse().unwrap(),

@@ -1,8 +1,10 @@
 //! `tcp/80@2001:db8::/32`: ports, and who is at the other end.
 
 use std::fmt;
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::{number, words};
 
@@ -15,12 +17,34 @@ const EGRESS: &str = "write allow, or deny and behind it what is reached all the
 const MAX: usize = 64;
 
 /// A transport protocol that has ports.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protocol {
     /// TCP.
     Tcp,
     /// UDP.
     Udp,
+}
+
+impl Protocol {
+    /// `tcp` or `udp`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+}
+
+impl FromStr for Protocol {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "tcp" => Ok(Self::Tcp),
+            "udp" => Ok(Self::Udp),
+            _ => Err("write tcp or udp"),
+        }
+    }
 }
 
 /// Ports from first to last, neither of them 0.
@@ -95,6 +119,77 @@ pub enum Egress {
     Deny(Vec<Opening>),
 }
 
+/// A port that a container's user had published: `-p HOST:PORT:FIRST-LAST/PROTOCOL`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Published<'a> {
+    /// The host's address, or nothing for all it has.
+    pub host: &'a str,
+    /// The first of the container's ports.
+    pub first: u16,
+    /// How many there are, in a row.
+    pub count: u16,
+    /// `tcp`, `udp`, or what is not known here; several with commas between.
+    pub protocol: &'a str,
+}
+
+impl Published<'_> {
+    /// Whether it is for everybody: one that is bound to a certain address of the host, loopback
+    /// above all, was meant for who reaches that.
+    fn is_for_all(&self) -> bool {
+        let address = self.host.parse::<IpAddr>();
+        self.host.is_empty() || address.is_ok_and(|address| address.is_unspecified())
+    }
+
+    fn protocols(&self) -> impl Iterator<Item = Protocol> {
+        self.protocol.split(',').filter_map(|word| match word {
+            // As podman takes it where nothing is said.
+            "" => Some(Protocol::Tcp),
+            word => word.parse().ok(),
+        })
+    }
+}
+
+impl Openings {
+    /// What published ports open, with neighbours as one; the first 64, by protocol and number. `None`
+    /// if that is nothing.
+    pub fn published<'a>(all: impl Iterator<Item = Published<'a>>) -> Option<Self> {
+        let mut ports: Vec<(Protocol, u16, u16)> = Vec::new();
+        for published in all.filter(Published::is_for_all) {
+            let last = published.first.saturating_add(published.count.saturating_sub(1));
+            if published.first != 0 && published.count != 0 {
+                ports.extend(published.protocols().map(|p| (p, published.first, last)));
+            }
+        }
+        ports.sort_unstable();
+        ports.dedup_by(|next, before| {
+            let joins = next.0 == before.0 && next.1 <= before.2.saturating_add(1);
+            if joins {
+                before.2 = before.2.max(next.2);
+            }
+            joins
+        });
+        let opening = |(protocol, first, last)| Opening {
+            protocol,
+            ports: Ports { first, last },
+            peers: Peers::ALL,
+        };
+        let openings: Vec<_> = ports.into_iter().take(MAX).map(opening).collect();
+        (!openings.is_empty()).then_some(Self(openings))
+    }
+}
+
+impl Serialize for Openings {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Openings {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
 impl FromStr for Opening {
     type Err = &'static str;
 
@@ -104,11 +199,7 @@ impl FromStr for Opening {
             None => (text, Peers::ALL),
         };
         let (protocol, ports) = what.split_once('/').ok_or(OPENINGS)?;
-        let protocol = match protocol {
-            "tcp" => Protocol::Tcp,
-            "udp" => Protocol::Udp,
-            _ => return Err(OPENINGS),
-        };
+        let protocol = protocol.parse().map_err(|_| OPENINGS)?;
         Ok(Self { protocol, ports: ports_of(ports).ok_or(OPENINGS)?, peers })
     }
 }
@@ -161,11 +252,7 @@ fn all<'a>(words: impl Iterator<Item = &'a str>) -> Result<Vec<Opening>, &'stati
 impl fmt::Display for Opening {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Ports { first, last } = self.ports;
-        f.write_str(match self.protocol {
-            Protocol::Tcp => "tcp/",
-            Protocol::Udp => "udp/",
-        })?;
-        write!(f, "{first}")?;
+        write!(f, "{}/{first}", self.protocol.as_str())?;
         if last != first {
             write!(f, "-{last}")?;
         }
@@ -244,6 +331,53 @@ mod tests {
         for wrong in ["tcp/80", "allow,tcp/80", "deny,deny", "Deny", "deny,"] {
             assert!(wrong.parse::<Egress>().is_err(), "{wrong:?}");
         }
+    }
+
+    fn published(ports: &[(&str, u16, u16, &str)]) -> Option<String> {
+        let each = ports.iter().map(|&(host, first, count, protocol)| Published {
+            host,
+            first,
+            count,
+            protocol,
+        });
+        Openings::published(each).map(|openings| openings.to_string())
+    }
+
+    #[test]
+    fn a_publish_opens_for_all_or_not_at_all() {
+        for all in ["", "0.0.0.0", "::"] {
+            assert_eq!(published(&[(all, 80, 1, "tcp")]).as_deref(), Some("tcp/80"), "{all:?}");
+        }
+        for some in [
+            "127.0.0.1",
+            "::1",
+            "127.1.2.3",
+            "192.0.2.1",
+            "2001:db8::1",
+            "localhost",
+            "::ffff:0.0.0.0",
+        ] {
+            assert_eq!(published(&[(some, 80, 1, "tcp")]), None, "{some:?}");
+        }
+        for strange in [("", 80, 1, "sctp"), ("", 0, 1, "tcp"), ("", 80, 0, "tcp")] {
+            assert_eq!(published(&[strange]), None, "{strange:?}");
+        }
+    }
+
+    #[test]
+    fn published_neighbours_are_one_and_all_of_them_have_room() {
+        let row: Vec<_> = (1000..3000).rev().map(|port| ("", port, 1, "udp")).collect();
+        assert_eq!(published(&row).as_deref(), Some("udp/1000-2999"));
+        let mixed = [
+            ("", 65530, 100, "tcp"),
+            ("::1", 70, 1, "tcp"),
+            ("", 80, 3, ""),
+            ("", 81, 1, "tcp,udp"),
+        ];
+        assert_eq!(published(&mixed).as_deref(), Some("tcp/80-82,tcp/65530-65535,udp/81"));
+        let many: Vec<_> = (0..200).map(|n| ("", 1 + 2 * n, 1, "tcp")).collect();
+        let openings: Openings = published(&many).unwrap().parse().unwrap();
+        assert_eq!(openings.each().len(), 64);
     }
 
     #[test]

@@ -40,6 +40,11 @@ pub(crate) fn one(a: &Attachment, now: u64) -> String {
     rows.extend(a.names.iter().map(|name| ["registered".to_owned(), registered(name)]));
     let wishes = a.wishes.annotations().into_iter();
     rows.extend(wishes.map(|(name, value)| ["asks for".to_owned(), format!("{name}={value}")]));
+    let found = a.found.each().into_iter();
+    rows.extend(found.map(|(source, name, value)| {
+        ["asks for".to_owned(), format!("{name}={value} ({source})")]
+    }));
+    rows.extend(a.found.ignored.iter().map(|line| ["ignored".to_owned(), line.clone()]));
     rows.extend([
         ["interface".to_owned(), format!("{} ({})", a.interface, a.mac)],
         ["port".to_owned(), a.port.to_string()],

@@ -1,0 +1,143 @@
+//! Reads what the user asked for by other means than annotations: labels, published ports, variables
+//! of the environment, from podman's own files, as that user.
+//!
+//! Podman itself cannot be asked: it holds the container's lock until the container runs, and
+//! `podman inspect` waits for it. Its database is read behind its back instead, and what of it is the
+//! image's own is found in the image.
+//!
+//! A program of its own, because all of this is podman's private matter and may be anything: another
+//! format, half written, on a file system that does not answer. Whoever runs it gives it 200 ms and then
+//! kills it. Guarantees: nothing is locked, written or waited for; nothing but regular files of the
+//! user's own is read, and of them no more than so much; whatever cannot be read is nothing that anybody
+//! asked for, and no error. If it is not known what the image bears, everything may be the image's.
+
+pub(crate) mod bolt;
+mod container;
+mod files;
+mod image;
+pub(crate) mod sqlite;
+
+use std::env;
+use std::ffi::OsStr;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use v6pod_proto::ContainerId;
+use v6pod_proto::wishes::Findings;
+
+use self::container::Container;
+use self::files::Source;
+use self::image::Image;
+
+/// How long a database is read again that changes meanwhile.
+const PATIENCE: Duration = Duration::from_millis(120);
+/// Between two attempts. A transaction of podman's takes some milliseconds.
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// What a database says of a container.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Lookup {
+    /// This.
+    Found(Vec<u8>),
+    /// Nothing, or nothing that is understood.
+    Nothing,
+    /// It was being written: what was read may be of two times.
+    Moved,
+}
+
+/// Gives so many bytes from this place, if they are there.
+pub(crate) type Read<'a> = &'a mut dyn FnMut(u64, usize) -> Option<Vec<u8>>;
+
+/// Writes what was found of the container with the bundle that the first argument names, as JSON;
+/// nothing if nothing was.
+pub(crate) fn run() -> ExitCode {
+    let bundle = env::args_os().nth(1).map(PathBuf::from);
+    let findings = bundle.as_deref().and_then(Place::of_bundle).and_then(|place| place.findings());
+    if let Some(text) = findings.and_then(|findings| serde_json::to_vec(&findings).ok()) {
+        // Nobody is left to be told that it failed.
+        let _ = io::stdout().write_all(&text);
+    }
+    ExitCode::SUCCESS
+}
+
+/// Where podman keeps a container, and everything else.
+#[derive(Debug, PartialEq, Eq)]
+struct Place {
+    /// `~/.local/share/containers/storage`, or wherever `--root` or a storage.conf has it.
+    root: PathBuf,
+    /// The storage driver.
+    driver: String,
+    id: ContainerId,
+}
+
+impl Place {
+    /// By the container's bundle, `ROOT/DRIVER-containers/ID/userdata`: what other engines call a
+    /// bundle is none.
+    fn of_bundle(bundle: &Path) -> Option<Self> {
+        let folder =
+            bundle.parent().filter(|_| bundle.file_name() == Some(OsStr::new("userdata")))?;
+        let containers = folder.parent()?;
+        let driver = containers.file_name()?.to_str()?.strip_suffix("-containers")?.to_owned();
+        let id = folder.file_name()?.to_str()?.parse().ok()?;
+        let root = containers.parent().filter(|root| root.is_absolute())?.to_owned();
+        Some(Self { root, driver, id })
+    }
+
+    fn findings(&self) -> Option<Findings> {
+        let container = Container::read(&self.configuration()?)?;
+        let images = self.root.join(format!("{}-images", self.driver));
+        let image = container.image().map(|id| Image::read(&images, id));
+        container.findings(image.as_ref()).within_bounds()
+    }
+
+    /// The container's configuration. Both databases can be there, where podman has changed from one to
+    /// the other: the newer kind first.
+    fn configuration(&self) -> Option<Vec<u8>> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let mut moved = false;
+            for lookup in [Self::in_sqlite, Self::in_bolt] {
+                match lookup(self) {
+                    Lookup::Found(configuration) => return Some(configuration),
+                    Lookup::Nothing => {}
+                    Lookup::Moved => moved = true,
+                }
+            }
+            if !moved || Instant::now() >= end {
+                return None;
+            }
+            thread::sleep(PAUSE);
+        }
+    }
+
+    /// Podman 4.8 and later, unless it found the other one there.
+    fn in_sqlite(&self) -> Lookup {
+        let path = self.root.join("db.sql");
+        let Some(mut source) = Source::open(&path) else { return Lookup::Nothing };
+        // What stands in a journal is what the file was before: it is being written.
+        let journal = self.root.join("db.sql-journal");
+        let in_motion = |source: &Source| (files::has_content(&journal), source.written());
+        let before = in_motion(&source);
+        let found = sqlite::find(&mut |at, length| source.read(at, length), self.id.as_str());
+        let after = in_motion(&source);
+        match found {
+            _ if before.0 || after.0 || before != after => Lookup::Moved,
+            // Whatever is in a write-ahead log is not in the file.
+            Lookup::Found(_) if files::has_content(&self.root.join("db.sql-wal")) => {
+                Lookup::Nothing
+            }
+            found => found,
+        }
+    }
+
+    /// Podman up to 5.
+    fn in_bolt(&self) -> Lookup {
+        let path = self.root.join("libpod/bolt_state.db");
+        let Some(mut source) = Source::open(&path) else { return Lookup::Nothing };
+        let key = [&b"ctr"[..], self.id.as_str().as_bytes(), b"config"];
+        bolt::find(&mut |at, length| source.read(at, length), &key)
+    }
+}

@@ -1,0 +1,215 @@
+//! A container's configuration, as podman keeps it in its database.
+//!
+//! Its fields have had these names since podman 1.0 (`libpod/container_config.go`), but for the published
+//! ports, which changed with 4.0.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use v6pod_proto::wishes::{Findings, Openings, Published, Services, Source, is_wish};
+
+use super::image::{Borne, Image};
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Container {
+    #[serde(default)]
+    labels: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    spec: Option<Spec>,
+    /// Empty for one that runs a folder.
+    #[serde(default, rename = "rootfsImageID")]
+    image: String,
+    /// Whether it is a pod's first, which has the pod's network, labels and published ports.
+    #[serde(default, rename = "pause")]
+    is_infra: bool,
+    #[serde(default, rename = "newPortMappings")]
+    published: Option<Vec<PortMapping>>,
+    /// Podman up to 3.
+    #[serde(default, rename = "portMappings")]
+    published_formerly: Option<Vec<FormerPortMapping>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Spec {
+    #[serde(default)]
+    annotations: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    process: Option<Process>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Process {
+    #[serde(default)]
+    env: Option<Vec<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct PortMapping {
+    #[serde(default)]
+    host_ip: String,
+    container_port: u16,
+    /// How many ports, in a row; 0 means 1.
+    #[serde(default)]
+    range: u16,
+    #[serde(default)]
+    protocol: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct FormerPortMapping {
+    #[serde(default, rename = "hostIP")]
+    host_ip: String,
+    container_port: u16,
+    #[serde(default)]
+    protocol: String,
+}
+
+impl Container {
+    pub(super) fn read(json: &[u8]) -> Option<Self> {
+        serde_json::from_slice(json).ok()
+    }
+
+    /// The id of its image, if it has one.
+    pub(super) fn image(&self) -> Option<&str> {
+        Some(self.image.as_str()).filter(|id| !id.is_empty())
+    }
+
+    /// What was asked for by it, as far as it is known what its image brought.
+    pub(super) fn findings(self, image: Option<&Image>) -> Findings {
+        let mut findings = Findings::default();
+        if let Some(openings) = self.openings() {
+            findings.add_published(&openings);
+        }
+        let none = Borne::default();
+        // Without an image everything is the user's, with one that is not known nothing is.
+        let borne = image.map_or(Some(&none), Image::borne);
+        let users = if self.is_infra { Source::PodLabel } else { Source::Label };
+        let labels = self.labels.unwrap_or_default().into_iter();
+        for (name, value) in labels.filter(|(name, _)| is_wish(name)) {
+            let is_users = borne.is_some_and(|borne| borne.labels.get(&name) != Some(&value));
+            findings.add(if is_users { users } else { Source::ImageLabel }, &name, value);
+        }
+        let spec = self.spec.unwrap_or_default();
+        // Podman 4 makes the image's annotations the container's, podman 5 does not.
+        for (name, value) in spec.annotations.unwrap_or_default() {
+            let image = borne.and_then(|borne| borne.annotations.get(&name));
+            if is_wish(&name) && image == Some(&value) {
+                findings.add(Source::ImageAnnotation, &name, value);
+            }
+        }
+        let variables = spec.process.and_then(|process| process.env).unwrap_or_default();
+        let pairs = variables.iter().filter_map(|variable| variable.split_once('='));
+        for (name, value) in pairs.filter(|(name, _)| Services::knows(name)) {
+            findings.add(Source::Environment, name, value.to_owned());
+        }
+        findings
+    }
+
+    fn openings(&self) -> Option<Openings> {
+        let now = self.published.iter().flatten().map(|port| Published {
+            host: &port.host_ip,
+            first: port.container_port,
+            count: port.range.max(1),
+            protocol: &port.protocol,
+        });
+        let formerly = self.published_formerly.iter().flatten().map(|port| Published {
+            host: &port.host_ip,
+            first: port.container_port,
+            count: 1,
+            protocol: &port.protocol,
+        });
+        Openings::published(now.chain(formerly))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn found(json: &str, image: Option<&Image>) -> Vec<(Source, String, String)> {
+        let findings = Container::read(json.as_bytes()).unwrap().findings(image);
+        let sources = [
+            Source::PodLabel,
+            Source::Label,
+            Source::Published,
+            Source::Environment,
+            Source::ImageAnnotation,
+            Source::ImageLabel,
+        ];
+        let of = |source| {
+            let all: Vec<_> =
+                findings.of(source).map(|(n, v)| (n.to_owned(), v.to_owned())).collect();
+            all.into_iter().map(move |(name, value)| (source, name, value))
+        };
+        sources.into_iter().flat_map(of).collect()
+    }
+
+    fn text(source: Source, name: &str, value: &str) -> (Source, String, String) {
+        (source, name.to_owned(), value.to_owned())
+    }
+
+    #[test]
+    fn ports_are_read_as_podman_3_and_later_ones_write_them() {
+        let published = |ports: &str| text(Source::Published, "v6pod.ingress", ports);
+        let since_4 = r#"{"newPortMappings":[
+            {"host_ip":"","container_port":80,"host_port":8080,"range":1,"protocol":"tcp"},
+            {"host_ip":"","container_port":7000,"host_port":7000,"range":11,"protocol":"udp"},
+            {"host_ip":"127.0.0.1","container_port":90,"host_port":9000,"range":1,"protocol":"tcp"}]}"#;
+        assert_eq!(found(since_4, None), [published("tcp/80,udp/7000-7010")]);
+        let until_3 = r#"{"portMappings":[
+            {"hostPort":8081,"containerPort":81,"protocol":"tcp","hostIP":""},
+            {"hostPort":8080,"containerPort":80,"protocol":"tcp","hostIP":"0.0.0.0"},
+            {"hostPort":9000,"containerPort":90,"protocol":"tcp","hostIP":"::1"}]}"#;
+        assert_eq!(found(until_3, None), [published("tcp/80-81")]);
+    }
+
+    #[test]
+    fn what_go_writes_of_nothing_is_nothing() {
+        let nothing = r#"{"labels":null,"spec":{"process":{"env":null},"annotations":null},
+            "rootfsImageID":"","newPortMappings":null}"#;
+        assert_eq!(found(nothing, None), []);
+        assert_eq!(found(r#"{"spec":{"process":null}}"#, None), []);
+        assert!(Container::read(br#"{"labels":{"a":1}}"#).is_none());
+        assert!(Container::read(b"").is_none());
+    }
+
+    #[test]
+    fn whose_a_wish_is_depends_on_what_the_image_bears() {
+        const ID: &str = "b64383199278b5bb0e51d8d713542efb25dcb6d8747da3cb1a50b155fd82a996";
+        let images = tempfile::tempdir().unwrap();
+        let folder = images.path().join(ID);
+        fs::create_dir(&folder).unwrap();
+        let json = |infra: bool| {
+            format!(
+                r#"{{"rootfsImageID":"{ID}","pause":{infra},
+                    "labels":{{"v6pod.name":"web","v6pod.ingress":"tcp/22","other":"x"}},
+                    "spec":{{"annotations":{{"v6pod.tags":"a","v6pod.egress":"deny"}}}}}}"#
+            )
+        };
+        let name = |source| text(source, "v6pod.name", "web");
+        let ingress = |source| text(source, "v6pod.ingress", "tcp/22");
+        // Nothing is known of it.
+        let image = Image::read(images.path(), ID);
+        let all = [ingress(Source::ImageLabel), name(Source::ImageLabel)];
+        assert_eq!(found(&json(false), Some(&image)), all);
+
+        let manifest =
+            r#"{"config":{"digest":"x"},"annotations":{"v6pod.tags":"a","v6pod.egress":"allow"}}"#;
+        fs::write(folder.join("manifest"), manifest).unwrap();
+        // `=` and base64 of "x".
+        fs::write(folder.join("=eA=="), r#"{"config":{"Labels":{"v6pod.ingress":"tcp/22"}}}"#)
+            .unwrap();
+        let image = Image::read(images.path(), ID);
+        for (infra, users) in [(false, Source::Label), (true, Source::PodLabel)] {
+            let tags = text(Source::ImageAnnotation, "v6pod.tags", "a");
+            let all = [name(users), tags, ingress(Source::ImageLabel)];
+            assert_eq!(found(&json(infra), Some(&image)), all);
+        }
+        // Without an image there is nobody else.
+        let all = [ingress(Source::Label), name(Source::Label)];
+        assert_eq!(found(&json(false), None), all);
+    }
+}
