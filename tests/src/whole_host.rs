@@ -27,11 +27,10 @@ use crate::command::Background;
 use crate::footprint::Place;
 use crate::{Finished, Footprint, HostNs, PATIENCE, Process, eventually, run, run_within};
 
+use layers::Layers;
 pub use layers::Suite;
 pub use login::Login;
-pub use package::Package;
-
-use layers::Layers;
+use package::Package;
 
 /// How long a host may take to boot, or a package to be installed.
 const SLOW: Duration = Duration::from_secs(120);
@@ -53,6 +52,7 @@ echo $$ >"/sys/fs/cgroup/$cgroup/cgroup.procs"
 export SYSTEMD_NSPAWN_API_VFS_WRITABLE=network
 exec systemd-nspawn --quiet --register=no --keep-unit --console=pipe --settings=no \
     --network-namespace-path="$netns" --capability=all --system-call-filter="@keyring bpf" \
+    --resolv-conf=off \
     --bind=/dev/net/tun --bind=/dev/fuse --bind="$dir/home:/home" --bind="$dir/tmp:/var/tmp" \
     --bind="$dir/containers:/var/lib/containers" --bind-ro="$source:/mnt/v6pod" \
     --hostname="$name" --directory="$dir/root" "$@"
@@ -72,7 +72,7 @@ impl WholeHost {
     /// Boots a host with an uplink, as [`HostNs`] draws it, and waits until all of it is up.
     #[track_caller]
     pub fn boot(suite: Suite) -> Self {
-        Self::start(Layers::make().expect("directories and a cgroup for a host"), suite)
+        Self::start(Layers::make(suite).expect("directories and a cgroup for a host"), suite)
     }
 
     /// Switches it off and on again: the same files, everything else anew.
@@ -113,7 +113,7 @@ impl WholeHost {
         static LACK: OnceLock<Option<String>> = OnceLock::new();
         let try_it = || {
             let net = HostNs::new();
-            let layers = match Layers::make() {
+            let layers = match Layers::make(Suite::Bookworm) {
                 Ok(layers) => layers,
                 Err(error) => return Some(format!("cannot boot a host here: {error}")),
             };
@@ -193,17 +193,43 @@ impl WholeHost {
         run(self.command("journalctl").args(words)).stdout
     }
 
-    /// Installs a package as its README says, without a mirror to ask; gives what was said.
+    /// Installs the package of this suite as its README says, without a mirror to ask, and does
+    /// what it then asks for; gives what was said.
     #[track_caller]
-    pub fn install(&self, package: &Package) -> Finished {
+    pub fn install(&self, version: &str) -> Finished {
+        let package = match self.suite {
+            Suite::Bookworm | Suite::Trixie => Package::make(version),
+            // Too old for what the tests are linked with, and those that tell what is to come.
+            Suite::Bullseye | Suite::Forky | Suite::Experimental => Package::portable(version),
+        };
         let file = self.take_in(package.file());
-        self.sh(&format!("apt-get install --yes {file} 2>&1"))
+        let said = self.sh(&format!("apt-get install --yes {file} 2>&1"));
+        let line = said.stdout.lines().map(str::trim).find(|l| l.starts_with("network_cmd_path"));
+        if let Some(line) = line {
+            // Its last table is [engine].
+            self.sh(&format!("echo '{line}' >>/etc/containers/containers.conf")).ok();
+        }
+        said
+    }
+
+    /// Installs the package, gives the daemon [`PREFIX`](crate::PREFIX) and has systemd start it.
+    #[track_caller]
+    pub fn install_and_enable(&self, version: &str) {
+        self.install(version).ok();
+        self.write("/etc/v6pod/v6pod.toml", &format!("prefix = \"{}\"\n", crate::PREFIX));
+        self.systemctl("enable --now v6podd.socket v6podd.service").ok();
     }
 
     /// Makes an account, and a login session of it that lasts.
     #[track_caller]
     pub fn log_in(&self, name: &str) -> Login<'_> {
         Login::new(self, name)
+    }
+
+    /// Root, logged in.
+    #[track_caller]
+    pub fn root(&self) -> Login<'_> {
+        Login::root(self)
     }
 
     /// Goes on with an account that lingers, after a [`WholeHost::reboot`].
