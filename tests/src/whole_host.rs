@@ -137,6 +137,11 @@ impl WholeHost {
         &self.net
     }
 
+    /// What it is a Debian of.
+    pub fn suite(&self) -> Suite {
+        self.suite
+    }
+
     /// A file of the host's, by its path there, as the test can open it.
     pub fn file(&self, path: &str) -> PathBuf {
         let root = Path::new("/proc").join(self.leader.pid().to_string()).join("root");
