@@ -12,7 +12,7 @@
 
 use std::time::Duration;
 
-use v6pod_tests::{IMAGE, Login, PATIENCE, Place as _, Suite, WholeHost, eventually, require, run};
+use v6pod_tests::{IMAGE, Login, PATIENCE, Suite, WholeHost, eventually, require, run};
 
 const ASKED: &[&str] = &["--network=none", "--annotation=v6pod=true"];
 
