@@ -23,6 +23,8 @@ SECONDS ?= 10
 TARGETS ?= $(patsubst fuzz/fuzz_targets/%.rs,%,$(wildcard fuzz/fuzz_targets/*.rs))
 # Where packages are put.
 DEBS ?= target/debian
+# Where the portable package's programs are built.
+PORTABLE := target/portable
 # The only file that may have unsafe code.
 UNSAFE := v6pod-daemon/src/kernel/sys.rs
 
@@ -42,7 +44,7 @@ hooks   := $(DESTDIR)/usr/share/containers/oci/hooks.d
 relocate := sed -E -e 's,@PREFIX@,$(PREFIX),g' \
 	-e 's,/usr/(local/)?(sbin/v6podd|bin/v6podctl|libexec/v6pod|share/doc/v6pod),$(PREFIX)/\2,g'
 
-.PHONY: help deps build test test-matrix demo lint fuzz miri bench deb install uninstall clean
+.PHONY: help deps build test test-matrix demo lint fuzz miri bench deb deb-portable install uninstall clean
 
 help:
 	@echo 'make deps       install what building and testing need (Debian, as root)'
@@ -54,7 +56,8 @@ help:
 	@echo 'make fuzz       each fuzz target for SECONDS ($(SECONDS)); TARGETS names some of them'
 	@echo 'make miri       the tests of the pure code under Miri, by a nightly Rust that has it'
 	@echo 'make bench      what an attachment costs, beside other ways to the same end'
-	@echo 'make deb        a Debian package, in target/debian'
+	@echo 'make deb        a Debian package for this Debian and later ones, in target/debian'
+	@echo 'make deb-portable  the same for Debian 11 and later (needs mmdebstrap)'
 	@echo 'make install    to DESTDIR and PREFIX ($(PREFIX))'
 	@echo 'make uninstall  undo that; configuration and state stay'
 	@echo 'make clean      remove what was built'
@@ -71,11 +74,15 @@ build:
 test: deps
 	@tests/run.sh
 
-# The hosts that `make deps` does not make: what these podmans are is for their suites to say.
+# The hosts that `make deps` does not make: what these podmans are is for their suites to say. The
+# oldest also has all that is tested of a whole host.
 test-matrix: deps
-	@for suite in forky experimental; do tests/setup/root.sh $$suite || exit; done
+	@for suite in bullseye forky experimental; do tests/setup/root.sh $$suite || exit; done
+	@$(MAKE) --no-print-directory deb-portable
 	V6POD_TEST_REQUIRE=all V6POD_TEST_ARGS="--include-ignored --nocapture" \
-		tests/run.sh --test matrix --test netavark
+		tests/run.sh --test matrix --test netavark --test podman_3
+	V6POD_TEST_SUITE=bullseye V6POD_TEST_REQUIRE=all V6POD_TEST_ARGS=--include-ignored \
+		tests/run.sh --test whole_host
 
 demo:
 	@tests/setup/deps.sh demo
@@ -126,6 +133,15 @@ bench: deps build
 
 deb: build
 	@packaging/deb.sh $(DEBS)
+
+# Compiled by the same Rust, linked with an older C library: not a static one, for the daemon asks NSS
+# who is in which group, and a static program cannot (users of LDAP and sssd).
+deb-portable:
+	@packaging/sysroot.sh $(PORTABLE)/sysroot
+	@export CC=$(abspath $(PORTABLE)/sysroot/cc) CARGO_TARGET_DIR=$(PORTABLE) && \
+	export RUSTFLAGS="$(RUSTFLAGS) -Clinker=$$CC" && \
+	$(MAKE) --no-print-directory deb DEBS=$(DEBS) \
+		RELEASE=$(PORTABLE)/release SHIM=$(PORTABLE)/shim/v6pod-shim
 
 # Does not build: `make build` as yourself, then this as root.
 install:

@@ -13,17 +13,20 @@ suite=$1
 dest=${2:-/var/cache/v6pod-tests}
 root=$dest/root-$suite
 
+# What makes podman's bridges.
+case $suite in bullseye) bridges=(containernetworking-plugins) ;; *) bridges=(netavark aardvark-dns) ;; esac
+
 # The one list.
 packages=(
     # A host that is booted and logged in to.
     systemd systemd-sysv dbus dbus-user-session libpam-systemd
     # Rootless podman with all its networks. Without catatonit pods have no infra container.
-    podman catatonit slirp4netns netavark aardvark-dns crun runc uidmap fuse-overlayfs nftables
+    podman catatonit slirp4netns "${bridges[@]}" crun runc uidmap fuse-overlayfs nftables
     # The tests' own.
     busybox-static curl iproute2 iputils-ping make procps
 )
 
-# What netavark writes its rules with; podman's own way out, where it is not slirp4netns any more.
+# What bridges' rules are written with; podman's own way out, where it is not slirp4netns any more.
 case $suite in bullseye | bookworm) packages+=(iptables) ;; *) packages+=(passt) ;; esac
 
 say() { echo "root.sh: $*"; }

@@ -74,7 +74,7 @@ pub use scene::Scene;
 pub use stage::{Stage, Watch};
 pub use tap::{Frames, Tap};
 pub use user::{Container, Runtime, User};
-pub use whole_host::{Login, Package, Suite, WholeHost};
+pub use whole_host::{Login, Suite, WholeHost};
 
 /// How long a state may take to come about before a test gives up on it. Generous: it is no
 /// measurement, only the end of waiting.

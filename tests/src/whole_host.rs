@@ -25,16 +25,12 @@ use v6pod_proto::{Attachment, AttachmentList};
 
 use crate::command::Background;
 use crate::footprint::Place;
-use crate::image::archive;
-use crate::{
-    Finished, Footprint, HostNs, IMAGE, PATIENCE, PREFIX, Process, eventually, run, run_within,
-};
-
-pub use layers::Suite;
-pub use login::Login;
-pub use package::Package;
+use crate::{Finished, Footprint, HostNs, PATIENCE, Process, eventually, run, run_within};
 
 use layers::Layers;
+pub use layers::Suite;
+pub use login::Login;
+use package::Package;
 
 /// How long a host may take to boot, or a package to be installed.
 const SLOW: Duration = Duration::from_secs(120);
@@ -56,6 +52,7 @@ echo $$ >"/sys/fs/cgroup/$cgroup/cgroup.procs"
 export SYSTEMD_NSPAWN_API_VFS_WRITABLE=network
 exec systemd-nspawn --quiet --register=no --keep-unit --console=pipe --settings=no \
     --network-namespace-path="$netns" --capability=all --system-call-filter="@keyring bpf" \
+    --resolv-conf=off \
     --bind=/dev/net/tun --bind=/dev/fuse --bind="$dir/home:/home" --bind="$dir/tmp:/var/tmp" \
     --bind="$dir/containers:/var/lib/containers" --bind-ro="$source:/mnt/v6pod" \
     --hostname="$name" --directory="$dir/root" "$@"
@@ -75,16 +72,14 @@ impl WholeHost {
     /// Boots a host with an uplink, as [`HostNs`] draws it, and waits until all of it is up.
     #[track_caller]
     pub fn boot(suite: Suite) -> Self {
-        Self::start(Layers::make().expect("directories and a cgroup for a host"), suite)
+        Self::start(Layers::make(suite).expect("directories and a cgroup for a host"), suite)
     }
 
     /// Boots a host with v6pod as its package installs it, switched on.
     #[track_caller]
     pub fn serving(suite: Suite) -> Self {
         let host = Self::boot(suite);
-        host.install(&Package::make("0.1.0")).ok();
-        host.write("/etc/v6pod/v6pod.toml", &format!("prefix = \"{PREFIX}\"\n"));
-        host.systemctl("enable --now v6podd.socket v6podd.service").ok();
+        host.install_and_enable("0.1.0");
         host
     }
 
@@ -126,7 +121,7 @@ impl WholeHost {
         static LACK: OnceLock<Option<String>> = OnceLock::new();
         let try_it = || {
             let net = HostNs::new();
-            let layers = match Layers::make() {
+            let layers = match Layers::make(Suite::Bookworm) {
                 Ok(layers) => layers,
                 Err(error) => return Some(format!("cannot boot a host here: {error}")),
             };
@@ -148,6 +143,11 @@ impl WholeHost {
     /// The network it is in, and the outside.
     pub fn net(&self) -> &HostNs {
         &self.net
+    }
+
+    /// What it is a Debian of.
+    pub fn suite(&self) -> Suite {
+        self.suite
     }
 
     /// A file of the host's, by its path there, as the test can open it.
@@ -206,11 +206,31 @@ impl WholeHost {
         run(self.command("journalctl").args(words)).stdout
     }
 
-    /// Installs a package as its README says, without a mirror to ask; gives what was said.
+    /// Installs the package of this suite as its README says, without a mirror to ask, and does
+    /// what it then asks for; gives what was said.
     #[track_caller]
-    pub fn install(&self, package: &Package) -> Finished {
+    pub fn install(&self, version: &str) -> Finished {
+        let package = match self.suite {
+            Suite::Bookworm | Suite::Trixie => Package::make(version),
+            // Too old for what the tests are linked with, and those that tell what is to come.
+            Suite::Bullseye | Suite::Forky | Suite::Experimental => Package::portable(version),
+        };
         let file = self.take_in(package.file());
-        self.sh(&format!("apt-get install --yes {file} 2>&1"))
+        let said = self.sh(&format!("apt-get install --yes {file} 2>&1"));
+        let line = said.stdout.lines().map(str::trim).find(|l| l.starts_with("network_cmd_path"));
+        if let Some(line) = line {
+            // Its last table is [engine].
+            self.sh(&format!("echo '{line}' >>/etc/containers/containers.conf")).ok();
+        }
+        said
+    }
+
+    /// Installs the package, gives the daemon [`PREFIX`](crate::PREFIX) and has systemd start it.
+    #[track_caller]
+    pub fn install_and_enable(&self, version: &str) {
+        self.install(version).ok();
+        self.write("/etc/v6pod/v6pod.toml", &format!("prefix = \"{}\"\n", crate::PREFIX));
+        self.systemctl("enable --now v6podd.socket v6podd.service").ok();
     }
 
     /// Runs podman as root.
@@ -219,26 +239,16 @@ impl WholeHost {
         run_within(SLOW, self.command("podman").args(args))
     }
 
-    /// Gives root's podman [`IMAGE`].
-    #[track_caller]
-    pub fn import(&self) {
-        self.podman(&self.importing().each_ref().map(String::as_str)).ok();
-    }
-
-    /// What podman is told to do to have [`IMAGE`].
-    #[track_caller]
-    fn importing(&self) -> [String; 6] {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let file = dir.path().join("image.tar");
-        archive(&file);
-        let file = self.take_in(&file);
-        ["import", "--quiet", "--change", "ENV PATH=/bin", &file, IMAGE].map(str::to_owned)
-    }
-
     /// Makes an account, and a login session of it that lasts.
     #[track_caller]
     pub fn log_in(&self, name: &str) -> Login<'_> {
         Login::new(self, name)
+    }
+
+    /// Root, logged in.
+    #[track_caller]
+    pub fn root(&self) -> Login<'_> {
+        Login::root(self)
     }
 
     /// Goes on with an account that lingers, after a [`WholeHost::reboot`].

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use v6pod_tests::{
-    IMAGE, Login, PATIENCE, PREFIX, Package, Place as _, Suite, WholeHost, eventually, require, run,
+    IMAGE, Login, PATIENCE, PREFIX, Place as _, Suite, WholeHost, eventually, require, run,
 };
 
 const QUADLET: &str = "\
@@ -126,7 +126,7 @@ fn a_package_that_comes_and_goes_cuts_none_of_ten_off() {
     before.iter().for_each(|name| drop(user.sleeper(name, &[])));
     run_on(&before);
 
-    host.install(&Package::make("0.1.0")).ok();
+    host.install("0.1.0").ok();
     host.write("/etc/v6pod/v6pod.toml", &format!("prefix = \"{PREFIX}\"\n"));
     host.systemctl("enable --now v6podd.socket v6podd.service").ok();
     run_on(&before);
@@ -210,7 +210,7 @@ fn with_the_daemon_stopped_or_hanging_containers_start_as_without_v6pod() {
     let user = host.log_in("anna");
     let without = seen_inside(&user);
     assert!(without[0].contains("inet6 2001:db8:"), "pasta has the host's address: {without:?}");
-    host.install(&Package::make("0.1.0")).ok();
+    host.install("0.1.0").ok();
     host.write("/etc/v6pod/v6pod.toml", &format!("prefix = \"{PREFIX}\"\n"));
     assert_eq!(seen_inside(&user), without, "installed and off");
 
@@ -231,6 +231,6 @@ fn with_the_daemon_stopped_or_hanging_containers_start_as_without_v6pod() {
     assert_eq!(seen_inside(&user), without, "it is stopped");
     // And one that is upgraded meanwhile, by a client that waits for it.
     host.systemctl("start v6podd.socket v6podd.service").ok();
-    host.install(&Package::make("0.1.1")).ok();
+    host.install("0.1.1").ok();
     assert!(seen_inside(&user).iter().all(|seen| seen.contains(" 2001:db8:1:2:3:")));
 }

@@ -224,7 +224,7 @@ fn an_ordinary_users_networks_are_refused(host: &WholeHost) {
 #[track_caller]
 fn networks(suite: Suite) {
     let host = WholeHost::serving(suite);
-    host.import();
+    host.root();
     // Podman takes away what is mounted there for a container with a user namespace, and cannot take
     // what nspawn has put there.
     host.sh("umount --recursive /sys/kernel").ok();
@@ -267,7 +267,7 @@ fn roots_podman_of_debians_experimental_has_networks_of_this_driver() {
 fn it_is_there_again_after_a_kill_and_after_a_reboot() {
     let _machine = require!(WholeHost);
     let host = WholeHost::serving(Suite::Trixie);
-    host.import();
+    host.root();
     create(&host, "six", &[]).ok();
     starts(&host, "always", &["--network", "six", "--restart=always"]).ok();
     host.systemctl("enable podman-restart.service").ok();
@@ -306,7 +306,7 @@ fn it_is_there_again_after_a_kill_and_after_a_reboot() {
 fn without_a_daemon_nothing_starts_and_what_runs_can_end() {
     let _machine = require!(WholeHost);
     let host = WholeHost::serving(Suite::Trixie);
-    host.import();
+    host.root();
     create(&host, "six", &[]).ok();
     let before = host.footprint();
     starts(&host, "web", &["--network", "six"]).ok();

@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::{PATIENCE, eventually};
 
+use super::login::INFRA_IMAGE;
+
 const CACHE: &str = "/var/cache/v6pod-tests";
 
 /// How the names of all hosts of these tests begin.
@@ -16,6 +18,8 @@ const NAMES: &str = "v6t-";
 /// A release of Debian.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Suite {
+    /// Debian 11: podman 3.0.1, systemd 247, glibc 2.31.
+    Bullseye,
     /// Debian 12: podman 4.3.1, systemd 252.
     Bookworm,
     /// Debian 13: podman 5.4.2, which prefers pasta, systemd 257.
@@ -30,6 +34,7 @@ impl Suite {
     /// The root that `tests/setup/root.sh` makes.
     pub(crate) fn root(self) -> PathBuf {
         let name = match self {
+            Self::Bullseye => "bullseye",
             Self::Bookworm => "bookworm",
             Self::Trixie => "trixie",
             Self::Forky => "forky",
@@ -49,7 +54,7 @@ pub(super) struct Layers {
 
 impl Layers {
     /// Makes them; fails where the machine gives nobody a cgroup, or no room.
-    pub(super) fn make() -> io::Result<Self> {
+    pub(super) fn make(suite: Suite) -> io::Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("{NAMES}{}-{number}", std::process::id());
@@ -74,13 +79,20 @@ impl Layers {
         fs::set_permissions(layers.dir.join("tmp"), all)?;
         let etc = layers.dir.join("upper/etc");
         fs::write(etc.join("hostname"), &layers.name)?;
-        // Nobody answers there, and every question would wait for its time-out.
+        // Nobody answers anywhere, and every question would wait for its time-out.
         fs::write(etc.join("resolv.conf"), "")?;
         let hosts = format!("127.0.0.1 localhost {0}\n::1 localhost {0}\n", layers.name);
         fs::write(etc.join("hosts"), hosts)?;
         // Not every machine has the pids controller to hand on.
         let conf = "[containers]\npids_limit = 0\n";
-        fs::write(etc.join("containers/containers.conf.d/00-machine.conf"), conf)?;
+        match suite {
+            // Podman 3.0 reads no drop-ins, and would have its pods' own image from a registry.
+            Suite::Bullseye => {
+                let conf = format!("{conf}\n[engine]\ninfra_image = \"{INFRA_IMAGE}\"\n");
+                fs::write(etc.join("containers/containers.conf"), conf)?;
+            }
+            _ => fs::write(etc.join("containers/containers.conf.d/00-machine.conf"), conf)?,
+        }
         // Modules are the machine's; systemd 257 says so by failing.
         let modules = etc.join("systemd/system/systemd-modules-load.service");
         std::os::unix::fs::symlink("/dev/null", modules)?;

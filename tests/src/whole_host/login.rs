@@ -6,9 +6,13 @@ use std::process::Command;
 
 use v6pod_proto::Attachment;
 
-use super::{PATH, SLOW, WholeHost};
+use super::{PATH, SLOW, Suite, WholeHost};
 use crate::footprint::Place;
+use crate::image;
 use crate::{Finished, IMAGE, PATIENCE, eventually, run, run_within};
+
+/// What a pod's own container runs where podman 3.0 makes it; later ones bring a program along.
+pub(super) const INFRA_IMAGE: &str = "localhost/v6infra";
 
 /// A user of a host with a session that lasts (lingering) and [`IMAGE`].
 #[derive(Debug)]
@@ -28,9 +32,31 @@ impl<'a> Login<'a> {
         host.sh(&format!("mkdir -p {linger}; touch {linger}/{name}")).ok();
         host.systemctl(&format!("start user@{uid}.service")).ok();
         let login = Self::again(host, name);
-        let import = host.importing();
-        login.podman(&import.each_ref().map(String::as_str)).ok();
+        login.import_images();
         login
+    }
+
+    /// Root, who always has a session.
+    #[track_caller]
+    pub(super) fn root(host: &'a WholeHost) -> Self {
+        let login = Self { host, name: "root".to_owned(), uid: 0 };
+        login.import_images();
+        login
+    }
+
+    #[track_caller]
+    fn import_images(&self) {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let archive = dir.path().join("image.tar");
+        image::archive(&archive);
+        let archive = self.host.take_in(&archive);
+        let import = ["import", "--quiet", "--change", "ENV PATH=/bin"];
+        self.podman(&[&import[..], &[&archive, IMAGE]].concat()).ok();
+        if self.host.suite == Suite::Bullseye {
+            // One word: podman 3.0 has a shell read it.
+            let sleep = ["--change", r#"CMD ["sleep 10000"]"#, &archive, INFRA_IMAGE];
+            self.podman(&[&import[..], &sleep].concat()).ok();
+        }
     }
 
     #[track_caller]
@@ -54,12 +80,15 @@ impl<'a> Login<'a> {
         let Self { name, uid, .. } = self;
         let mut command = self.host.enter();
         command.args(["setpriv", "--reuid", name, "--regid", name, "--init-groups", "--"]);
-        command.args(["env", "-i", "-C", &format!("/home/{name}"), &format!("PATH={PATH}")]);
-        command.args([format!("HOME=/home/{name}"), format!("USER={name}")]);
-        command.arg(format!("LOGNAME={name}")).arg(format!("XDG_RUNTIME_DIR=/run/user/{uid}"));
-        command.arg(format!("DBUS_SESSION_BUS_ADDRESS=unix:path=/run/user/{uid}/bus"));
-        command.args(["systemd-run", "--user", "--scope", "--quiet", "--collect", "--"]);
-        command.arg(program);
+        let home = if *uid == 0 { "/root".to_owned() } else { format!("/home/{name}") };
+        command.args(["env", "-i", "-C", &home, &format!("PATH={PATH}")]);
+        command.args([format!("HOME={home}"), format!("USER={name}"), format!("LOGNAME={name}")]);
+        if *uid != 0 {
+            command.arg(format!("XDG_RUNTIME_DIR=/run/user/{uid}"));
+            command.arg(format!("DBUS_SESSION_BUS_ADDRESS=unix:path=/run/user/{uid}/bus"));
+        }
+        command.arg("systemd-run").args((*uid != 0).then_some("--user"));
+        command.args(["--scope", "--quiet", "--collect", "--"]).arg(program);
         command
     }
 
@@ -92,7 +121,16 @@ impl<'a> Login<'a> {
     /// Ends and removes containers, running or not.
     #[track_caller]
     pub fn remove(&self, containers: &[&str]) {
-        self.podman(&[&["rm", "--force", "--time", "0"], containers].concat()).ok();
+        // Podman 3.0 knows no time at `rm`, and would wait ten seconds.
+        self.podman(&[&["stop", "--time", "0"], containers].concat()).ok();
+        self.podman(&[&["rm", "--force"], containers].concat()).ok();
+    }
+
+    /// Ends and removes all containers and pods; whatever there are.
+    pub fn remove_all(&self) {
+        self.podman(&["stop", "--all", "--time", "0"]);
+        self.podman(&["pod", "rm", "--all", "--force"]);
+        self.podman(&["rm", "--all", "--force"]);
     }
 
     /// The attachment of a container, which is there.

@@ -20,8 +20,9 @@ use v6pod_proto::{LinkName, Mac, Uid};
 
 use super::{Links, Port, Prefix};
 
-/// The set of the bridge table: `ifname . ether_addr . ipv6_addr`.
-pub const PORT_SET: &str = "port";
+/// The set of the bridge table: `ifname . ether_addr . ipv6_addr`. Not a word of nft's own, such as
+/// `port` or `gateway`: as a set's name nft 0.9.8 does not read it.
+pub const PORT_SET: &str = "sender";
 /// The set of the inet table with who may send: `ether_addr . ipv6_addr`.
 pub const KNOWN_SET: &str = "known";
 /// The set of the inet table with whose processes reach it: `ipv6_addr . uid`.

@@ -87,7 +87,7 @@ proptest! {
         let text = Ruleset::of(&policy(&instance, &prefix, ingress), &attachments);
 
         let on_port = chain(&text, "bridge", "from_port");
-        let check = position(&on_port, "iifname . ether saddr . ip6 saddr != @port drop");
+        let check = position(&on_port, "iifname . ether saddr . ip6 saddr != @sender drop");
         prop_assert!(on_port[..check].iter().all(|rule| !accepts(rule)), "{:?}", on_port);
         let on_bridge = chain(&text, "inet", "from_bridge");
         let check = position(&on_bridge, "ether saddr . ip6 saddr != @known drop");
@@ -134,4 +134,14 @@ fn a_port_whose_name_is_not_plain_gets_no_elements() {
         assert!(text.contains("\"v6p000000000002\"") && !text.contains(name), "{name}");
         assert!(!text.contains("::3"), "{name}");
     }
+}
+
+#[test]
+fn nft_0_9_8_reads_the_names_of_the_sets() {
+    let text = Ruleset::of(&policy("v6pod", "2001:db8:1:2:3::/80", Ingress::Deny), &[]);
+    let names = text.lines().filter_map(|line| line.trim().strip_prefix("set ")?.split(' ').next());
+    let names: Vec<_> = names.collect();
+    assert!(names.contains(&PORT_SET) && names.contains(&KNOWN_SET), "{names:?}");
+    // What stands in a rule as a word of the language is no name there (Debian 11).
+    assert!(names.iter().all(|name| !["port", "gateway", "addr", "type"].contains(name)));
 }
