@@ -180,7 +180,7 @@ fn no_container_fails_to_start_while_the_package_goes() {
     assert_eq!(texts(), [None, None], "they name what is gone");
 
     // As it was, also where something kept the package from being removed.
-    host.install(&Package::make("0.1.0")).ok();
+    host.install("0.1.0").ok();
     let there = texts();
     assert!(there.iter().all(Option::is_some), "{there:?}");
     let broken = "echo 'exit 1' >>/var/lib/dpkg/info/v6pod.prerm; apt-get remove --yes v6pod 2>&1";
