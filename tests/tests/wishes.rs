@@ -17,8 +17,8 @@ use nix::fcntl::{Flock, FlockArg};
 use tempfile::TempDir;
 use v6pod_proto::wishes::{OtherWishes, Source};
 use v6pod_tests::{
-    Container, Finished, Footprint, IMAGE, Login, Package, Place as _, Stage, Suite, User,
-    WholeHost, built, require, run,
+    Container, Finished, Footprint, IMAGE, Login, Place as _, Stage, Suite, User, WholeHost, built,
+    require, run,
 };
 
 /// Labels, publishes and variables of a container, as podman takes them.
@@ -457,10 +457,7 @@ fn remove(file: &Path) {
 #[test]
 fn podman_5s_own_database_is_read() {
     let _machine = require!(WholeHost);
-    let host = WholeHost::boot(Suite::Trixie);
-    host.install(&Package::make("0.1.0")).ok();
-    host.write("/etc/v6pod/v6pod.toml", "prefix = \"2001:db8:1:2:3::/80\"\n");
-    host.systemctl("enable --now v6podd.socket v6podd.service").ok();
+    let host = WholeHost::serving(Suite::Trixie);
     let user = host.log_in("anna");
     let before = host.footprint();
     let storage = "/home/anna/.local/share/containers/storage";
