@@ -355,7 +355,7 @@ mod tests {
         let _machine = require!(WholeHost);
         let host = WholeHost::boot(Suite::Bookworm);
         let user = host.log_in("anna");
-        let seen = user.podman(&["run", "--rm", IMAGE, "cat", "/proc/net/if_inet6"]);
+        let seen = user.podman(&["run", "--rm", crate::IMAGE, "cat", "/proc/net/if_inet6"]);
         assert!(seen.ok().contains("tap0"), "{seen}");
         let cgroup = user.run("cat", &["/proc/self/cgroup"]);
         assert!(cgroup.ok().contains("user@1000.service"), "{cgroup}");
