@@ -204,6 +204,16 @@ def fuse(count):
     return [files] + [send_away(fds[: 1 + n % 8], (body, b"P")[n % 2]) for n in range(int(count))]
 
 
+def unread(count):
+    """Connections that bear a descriptor, to a daemon that no longer listens to us: what we sent before
+    cannot be closed. Each is ours no more once it is sent."""
+    files = fuse(900)
+    descriptor = os.open("/", os.O_RDONLY)
+    for _ in range(int(count)):
+        send_away([descriptor], b"P").close()
+    return files
+
+
 def closing_hangs(fd):
     """Whether whoever closes it waits for as long as we like."""
     child = os.fork()
@@ -354,7 +364,7 @@ def flood(_):
     time.sleep(1)
 
 
-COMMANDS = (idle, half, linger, fuse, mount_over, leases, storm, flood)
+COMMANDS = (idle, half, linger, fuse, unread, mount_over, leases, storm, flood)
 COMMANDS = {f.__name__: f for f in COMMANDS}
 everything = COMMANDS[COMMAND](*(WORDS or [None]))
 print("ready", flush=True)

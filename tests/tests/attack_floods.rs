@@ -211,6 +211,20 @@ fn attack_33_descriptors_that_block_on_close_stop_nobody() {
 }
 
 #[test]
+fn attack_33_connections_that_nobody_reads_use_up_no_descriptors() {
+    const SENT: usize = 6000;
+    let _machine = require!(Podman);
+    let stage = Stage::with_users(2);
+    let at_rest = stage.daemon.descriptors();
+    let attacker = Attacker::start(&stage.users[0], &stage.daemon, &["unread", &SENT.to_string()]);
+    another_tenant_is_served(&stage, "descriptors in connections that nobody reads");
+    eventually(PATIENCE, "hardly any is left", || {
+        (stage.daemon.descriptors() < at_rest + SENT / 4).then_some(())
+    });
+    drop(attacker);
+}
+
+#[test]
 fn attack_33_a_daemon_that_cannot_end_does_not_keep_the_next_from_starting() {
     let _machine = require!(Podman);
     // Of two that run by hand the first one has the ports; from systemd both would inherit them.

@@ -7,16 +7,19 @@
 //! Guarantees: a [`Foreign`] descriptor is closed here, on whatever way its request ends. At most
 //! [`PER_CALLER`] threads wait for one caller's files and [`THREADS`] for everybody's; callers take
 //! turns. Who has [`MOST`] descriptors waiting is [behind](Closer::is_behind): nothing more is
-//! received from him.
+//! received from him. What he goes on sending stays unread, and a connection that nobody has read is
+//! closed without waiting ([`LastClose`]): however many he makes, none is left open.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::{io, thread};
+use std::sync::mpsc;
+use std::{io, iter, thread};
 
 use v6pod_proto::Uid;
 
 use crate::fair::FairQueue;
+use crate::kernel::last_close::{BATCH, LastClose};
 
 /// How many threads there may be. One that hangs is worth a few kilobytes and nothing else.
 const THREADS: usize = 64;
@@ -35,6 +38,7 @@ pub struct Closer(Arc<Shared>);
 struct Shared {
     queue: Arc<FairQueue<Uid, OwnedFd>>,
     threads: Arc<Threads>,
+    unread: mpsc::Sender<(Uid, OwnedFd)>,
 }
 
 /// How many threads there are, and how many of them have nothing to do.
@@ -45,12 +49,23 @@ struct Threads {
 }
 
 impl Closer {
-    /// Starts the first thread. The threads end with the last clone of the closer.
+    /// Starts the first threads, which end with the last clone of the closer. Takes the lowest numbers
+    /// of descriptors for its own: the sooner, the better.
     pub fn start() -> io::Result<Self> {
-        let shared =
-            Shared { queue: Arc::new(FairQueue::new(PER_CALLER)), threads: Arc::default() };
+        let (last_close, queue) = (LastClose::reserve()?, Arc::new(FairQueue::new(PER_CALLER)));
+        let (unread, waiting) = mpsc::channel();
+        let others = Arc::clone(&queue);
+        let work = move || close_unread(last_close, &waiting, &others);
+        thread::Builder::new().name("unread".into()).stack_size(64 << 10).spawn(work)?;
+        let shared = Shared { queue, threads: Arc::default(), unread };
         shared.spawn()?;
         Ok(Self(Arc::new(shared)))
+    }
+
+    /// Closes a connection of this caller's that nobody has read, and what is in flight in it.
+    pub fn close_unread(&self, sender: Uid, connection: OwnedFd) {
+        // The thread ends with the last sender.
+        let _ = self.0.unread.send((sender, connection));
     }
 
     /// Closes a descriptor that this caller sent, some time.
@@ -68,6 +83,22 @@ impl Closer {
     /// be received from him.
     pub fn is_behind(&self, sender: Uid) -> bool {
         self.0.queue.of(sender) >= MOST
+    }
+}
+
+/// Closes what comes, as long as something may come.
+fn close_unread(
+    mut last_close: LastClose,
+    waiting: &mpsc::Receiver<(Uid, OwnedFd)>,
+    others: &FairQueue<Uid, OwnedFd>,
+) {
+    while let Ok(first) = waiting.recv() {
+        let batch = iter::once(first).chain(waiting.try_iter()).take(BATCH);
+        let (senders, files): (Vec<_>, Vec<_>) = batch.unzip();
+        if let Err((error, files)) = last_close.close(files) {
+            tracing::debug!(%error, "cannot close without waiting");
+            senders.into_iter().zip(files).for_each(|(sender, file)| others.push(sender, file));
+        }
     }
 }
 

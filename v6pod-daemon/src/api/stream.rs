@@ -133,14 +133,14 @@ pub(crate) fn keep_urgent_bytes(stream: &UnixStream) -> io::Result<()> {
 }
 
 /// Closes a connection whose request nobody has read. What waits in it is thrown away here, unless
-/// there are descriptors among it: then closing can block, and is the closer's.
+/// there are descriptors among it: then closing could block, and is the closer's.
 pub(crate) fn dismiss(stream: UnixStream, peer: Uid, closer: &Closer) {
     // From here on nothing more can come in. Neither can it fail on a connected socket.
     let _ = rustix::net::shutdown(&stream, Shutdown::Both);
     if bears_descriptors(&stream)
         && let Ok(stream) = stream.into_std()
     {
-        closer.close(peer, stream.into());
+        closer.close_unread(peer, stream.into());
     }
 }
 

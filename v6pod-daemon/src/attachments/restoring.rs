@@ -77,9 +77,6 @@ pub enum StartError {
     /// No random numbers for a prefix of this host's own.
     #[error("no random numbers")]
     Random(#[source] rand::rngs::SysError),
-    /// A thread cannot be started.
-    #[error("cannot start a thread")]
-    Thread(#[source] io::Error),
 }
 
 impl StartError {
@@ -100,7 +97,7 @@ impl From<RulesError> for StartError {
 }
 
 /// Starts: prepares the host, takes up what was left, and begins to listen for ends.
-pub async fn start(config: Config) -> Result<Attachments, StartError> {
+pub async fn start(config: Config, closer: Closer) -> Result<Attachments, StartError> {
     let lock = prepare_folders(&config)?;
     let (prefix, prefix_source) = prefix(&config)?;
     let links = Links::of(&config.instance);
@@ -151,7 +148,7 @@ pub async fn start(config: Config) -> Result<Attachments, StartError> {
         registrar: registrar(&config),
         ended,
         holds: Holds::default(),
-        closer: Closer::start().map_err(StartError::Thread)?,
+        closer,
         runtime: Handle::current(),
         metrics: Metrics::default(),
         host: Mutex::new(host),

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 use v6pod_daemon::api::{Inherited, Listeners, router};
 use v6pod_daemon::attachments::{self, StartError};
+use v6pod_daemon::closer::Closer;
 use v6pod_daemon::config::{Config, Options};
 use v6pod_daemon::kernel::{descriptors, privileges};
 use v6pod_daemon::report::chain;
@@ -105,21 +106,22 @@ fn run(config: Config) -> Result<(), Failure> {
         ),
         _ => {}
     }
+    let closer = Closer::start()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let done = runtime.block_on(serve(config, inherited));
+    let done = runtime.block_on(serve(config, inherited, closer));
     // A thread that hangs in a hostile file's read must not keep the daemon from stopping.
     runtime.shutdown_timeout(Duration::from_secs(1));
     done
 }
 
-async fn serve(config: Config, inherited: Inherited) -> Result<(), Failure> {
+async fn serve(config: Config, inherited: Inherited, closer: Closer) -> Result<(), Failure> {
     for off in config.switched_off() {
         tracing::warn!("off: {}: {}", off.feature, off.meaning);
     }
     // Signals first: one that comes during the start must not kill half-way.
     let (mut terminate, mut interrupt) =
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let attachments = attachments::start(config.clone()).await.inspect_err(|error| {
+    let attachments = attachments::start(config.clone(), closer).await.inspect_err(|error| {
         // What passes is worth the wait: the next start serves who waits now.
         if error.lasts() {
             inherited.turn_away();

@@ -17,6 +17,7 @@ pub mod firewall;
 pub(crate) mod fuzz;
 pub mod handed;
 pub mod host;
+pub(crate) mod last_close;
 pub mod mend;
 mod message;
 pub mod namespace;

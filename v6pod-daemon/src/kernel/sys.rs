@@ -87,6 +87,34 @@ pub(super) fn take_over(
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
+/// The name of the threads of [`spawn_with_table_below`].
+pub(super) const ENDING: &str = "ending";
+
+/// Spawns a thread that shares its descriptors with no other: its own table has those below a number.
+/// It does `work`, told whether there is such a table (`close_range(2)` with `CLOSE_RANGE_UNSHARE`,
+/// Linux 5.9), and ends, and its table with it. `work` must use no descriptor.
+pub(super) fn spawn_with_table_below(
+    number: RawFd,
+    work: impl FnOnce(io::Result<()>) + Send + 'static,
+) -> io::Result<()> {
+    let first = libc::c_uint::try_from(number).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let all = move || {
+        // SAFETY: no memory is touched. The numbers from `first` on are closed in this thread's own table
+        // alone: the others' stays as it is. Nothing in this thread owns one of them.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_close_range,
+                first,
+                libc::c_uint::MAX,
+                libc::CLOSE_RANGE_UNSHARE,
+            )
+        };
+        work(if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) });
+    };
+    let thread = std::thread::Builder::new().name(ENDING.into()).stack_size(64 << 10);
+    thread.spawn(all).map(drop)
+}
+
 /// An nsfs ioctl without argument whose answer is its return value.
 fn ns_ioctl(namespace: impl AsFd, request: libc::Ioctl) -> io::Result<libc::c_int> {
     // SAFETY: the requests this is called with take no argument, so no memory is touched. On a
