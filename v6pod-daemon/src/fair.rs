@@ -137,9 +137,17 @@ impl<K: Eq + Hash + Copy, T> Turn<'_, K, T> {
 
 impl<K: Eq + Hash + Copy, T> Drop for Turn<'_, K, T> {
     fn drop(&mut self) {
-        self.queue.lock().done(self.owner, self.queue.at_once);
-        // Another job of the same owner may be due now, or the queue be empty for good.
-        self.queue.news.notify_all();
+        let mut state = self.queue.lock();
+        state.done(self.owner, self.queue.at_once);
+        let (due, over) = (!state.turns.is_empty(), !state.open);
+        drop(state);
+        if over {
+            // It may be empty for good, which is for all threads to hear.
+            self.queue.news.notify_all();
+        } else if due {
+            // Another job of the same owner, for one thread of those that wait.
+            self.queue.news.notify_one();
+        }
     }
 }
 
