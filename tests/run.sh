@@ -30,7 +30,9 @@ export V6POD_TEST_SKIPPED=$skipped
 
 say "building"
 cargo build --locked --workspace --bins
-# The daemon that crashes on demand: target/failpoints/v6podd.
+# The daemon that is measured, target/release/v6podd, and the one that crashes on demand,
+# target/failpoints/v6podd.
+cargo build --locked --release -p v6pod-daemon --bin v6podd
 cargo build --locked --profile failpoints -p v6pod-daemon --bin v6podd --features failpoints
 failed=0
 if (($# == 0)); then

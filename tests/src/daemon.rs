@@ -51,13 +51,27 @@ fn assert_current(file: &Path, how: &str) {
 /// tests/run.sh does.
 #[track_caller]
 fn built_with_failpoints() -> PathBuf {
-    let dir = env::var_os("V6POD_FAILPOINTS_DIR").map(PathBuf::from).unwrap_or_else(|| {
+    let how = "cargo build --profile failpoints -p v6pod-daemon --bin v6podd --features failpoints";
+    built_otherwise("V6POD_FAILPOINTS_DIR", "failpoints", how)
+}
+
+/// The daemon as it is installed: `cargo build --release`, which tests/run.sh does.
+#[track_caller]
+fn built_for_release() -> PathBuf {
+    let how = "cargo build --release -p v6pod-daemon --bin v6podd";
+    built_otherwise("V6POD_RELEASE_DIR", "release", how)
+}
+
+/// The daemon by another profile than the tests', from its own folder or the one that the variable
+/// names.
+#[track_caller]
+fn built_otherwise(variable: &str, folder: &str, how: &str) -> PathBuf {
+    let dir = env::var_os(variable).map(PathBuf::from).unwrap_or_else(|| {
         // target/PROFILE/deps/TEST-HASH
         let me = env::current_exe().expect("the test's own path");
-        me.ancestors().nth(3).expect("a test lies in target/PROFILE/deps").join("failpoints")
+        me.ancestors().nth(3).expect("a test lies in target/PROFILE/deps").join(folder)
     });
     let file = dir.join("v6podd");
-    let how = "cargo build --profile failpoints -p v6pod-daemon --bin v6podd --features failpoints";
     assert_current(&file, how);
     file
 }
@@ -133,6 +147,15 @@ impl Daemon {
     #[track_caller]
     pub fn restart(&mut self) {
         let answers = self.launch(&built("v6podd"), None);
+        assert!(answers, "v6podd ended at once:\n{}", self.log());
+    }
+
+    /// Has the daemon as it is installed, with all optimisation, take this one's place: for a test
+    /// that measures.
+    #[track_caller]
+    pub fn replace_by_release(&mut self) {
+        self.stop();
+        let answers = self.launch(&built_for_release(), None);
         assert!(answers, "v6podd ended at once:\n{}", self.log());
     }
 

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use v6pod_proto::{Activate, Code};
 use v6pod_tests::{
-    Attacker, Body, Caller, Config, Daemon, HostNs, OwnedNs, PATIENCE, Stage, eventually,
+    Attacker, Body, Caller, Config, Daemon, Halves, HostNs, OwnedNs, PATIENCE, Stage, eventually,
     random_container_id, require, run,
 };
 
@@ -312,22 +312,29 @@ fn attack_33_a_file_system_that_never_answers_is_not_asked() {
 /// Issue 3, line 4: for half a minute a tenant does all that he can think of, and another's
 /// `podman run` has its address in at most twice the time that it takes without.
 ///
-/// Ten programs that spin on two processors slow everything down, with a daemon or without one. So
-/// "without" is: while he does the very same to another host's daemon on the same machine, turn and
-/// turn about, so that a machine that grows slower meanwhile is no excuse and no fault. What it
-/// takes on a machine at rest is measured too, and said. All three, the daemon, the tenant and the
-/// test, are sessions of their own, among which Linux divides its processors.
+/// Programs that spin, and what they have the kernel do, slow everything down, with a daemon or without
+/// one. So the tenant has processors of his own, where the machine has several, and "without" is:
+/// while he does the very same to another host's daemon on the same machine, turn and turn about, so
+/// that a machine that grows slower meanwhile is no excuse and no fault. What it takes on a machine at
+/// rest is measured too, and said. The daemons are the optimised ones, as they are installed.
 #[test]
 fn attack_26_a_tenant_who_floods_all_he_can_stops_nobody() {
     let _machine = require!(Podman);
-    let stage = Stage::with_users(2);
-    let elsewhere = Daemon::start(&HostNs::new());
+    let halves = Halves::of_this_thread();
+    halves.first();
+    let mut stage = Stage::with_users(2);
+    let other_host = HostNs::new();
+    let mut elsewhere = Daemon::start(&other_host);
+    stage.daemon.replace_by_release();
+    elsewhere.replace_by_release();
+    let stage = stage;
     let before = stage.daemon.footprint();
     let once = || {
         let began = Instant::now();
-        let seen = stage.users[1].run(&[], &["cat", "/proc/net/if_inet6"]);
+        // By its status: in a crowd podman loses, now and then, what a container writes.
+        let seen = stage.users[1].run(&[], &["grep", "-q", "eth0", "/proc/net/if_inet6"]);
         let took = began.elapsed();
-        assert!(seen.ok().contains("eth0"), "no address: {seen}");
+        assert!(seen.status.success(), "no address: {seen}");
         (took, another_tenant_is_served(&stage, "the flood"))
     };
     let for_a_while = |time: Duration| {
@@ -335,7 +342,9 @@ fn attack_26_a_tenant_who_floods_all_he_can_stops_nobody() {
         std::iter::from_fn(|| (Instant::now() < end).then(&once)).collect::<Vec<_>>()
     };
     let flooding = |daemon: &Daemon, time| {
+        halves.second();
         let _flood = Attacker::start(&stage.users[0], daemon, &["flood"]);
+        halves.first();
         for_a_while(time)
     };
     let requests = || stage.daemon.log().lines().filter(|line| line.contains("request=")).count();
