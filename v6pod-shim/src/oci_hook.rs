@@ -92,8 +92,9 @@ pub(crate) fn run() -> ExitCode {
 /// What a container asks for.
 struct Asked {
     pid: Option<u32>,
+    /// Those that are not its image's, as far as that is known.
     annotations: BTreeMap<String, String>,
-    /// By other means; and which of the annotations are its image's.
+    /// By other means.
     found: Findings,
 }
 
@@ -101,17 +102,18 @@ impl Asked {
     /// By its state and, if they are worth looking at, podman's files.
     fn of(state: State, look: bool) -> Self {
         let found = if look { asking::about(state.bundle.as_ref()) } else { Findings::default() };
-        Self { pid: state.pid, annotations: state.annotations, found }
+        let mut annotations = state.annotations;
+        // Now, and not by who reads both: what is found may not fit into the request.
+        for (name, _) in found.of(Source::ImageAnnotation) {
+            annotations.remove(name);
+        }
+        Self { pid: state.pid, annotations, found }
     }
 
     /// What its user says in so many words, what counts most first.
     fn by_user(&self) -> impl Iterator<Item = (&str, &str)> {
         let annotations = self.annotations.iter().map(|(n, v)| (n.as_str(), v.as_str()));
-        let is_images = |name| self.found.of(Source::ImageAnnotation).any(|(n, _)| n == name);
-        annotations
-            .filter(move |(name, _)| !is_images(*name))
-            .chain(self.found.of(Source::PodLabel))
-            .chain(self.found.of(Source::Label))
+        annotations.chain(self.found.of(Source::PodLabel)).chain(self.found.of(Source::Label))
     }
 
     /// Whether its user asks for anything but a network and its ports.
@@ -128,8 +130,7 @@ impl Asked {
     /// Whether what its user says is understood. The daemon says the rest.
     fn check(&self) -> Result<(), WishError> {
         let annotations = self.annotations.iter().map(|(n, v)| (n.as_str(), v.as_str()));
-        let is_images = |name| self.found.of(Source::ImageAnnotation).any(|(n, _)| n == name);
-        Wishes::read(annotations.filter(|(name, _)| !is_images(*name)))?;
+        Wishes::read(annotations)?;
         let (_, wrong) = Wishes::read_each(Source::PodLabel, self.found.of(Source::PodLabel));
         wrong.into_iter().next().map_or(Ok(()), Err)
     }

@@ -90,7 +90,7 @@ impl Place {
         let container = Container::read(&self.configuration()?)?;
         let images = self.root.join(format!("{}-images", self.driver));
         let image = container.image().map(|id| Image::read(&images, id));
-        container.findings(image.as_ref()).within_bounds()
+        Some(container.findings(image.as_ref()).within_bounds())
     }
 
     /// The container's configuration. Both databases can be there, where podman has changed from one to
