@@ -81,22 +81,18 @@ impl Container {
         if let Some(openings) = self.openings() {
             findings.add_published(&openings);
         }
-        // Without an image everything is the user's.
-        let is_images = |name: &str, value: &str| match image {
-            Some(image) => image.bears(name, value),
-            None => Some(false),
-        };
         let users = if self.is_infra { Source::PodLabel } else { Source::Label };
         let labels = self.labels.unwrap_or_default().into_iter();
         for (name, value) in labels.filter(|(name, _)| is_wish(name)) {
-            // With an image that is not known nothing is.
-            let is_users = is_images(&name, &value) == Some(false);
+            // Without an image everything is the user's, with one that is not known nothing is.
+            let is_users = image.is_none_or(|image| image.labels(&name, &value) == Some(false));
             findings.add(if is_users { users } else { Source::ImageLabel }, &name, value);
         }
         let spec = self.spec.unwrap_or_default();
         // Podman 4 makes the image's annotations the container's, podman 5 does not.
         for (name, value) in spec.annotations.unwrap_or_default() {
-            if is_wish(&name) && is_images(&name, &value) == Some(true) {
+            let is_images = image.is_some_and(|image| image.annotates(&name, &value) == Some(true));
+            if is_wish(&name) && is_images {
                 findings.add(Source::ImageAnnotation, &name, value);
             }
         }

@@ -4,7 +4,7 @@
 //! own of them, where they look like what its user asked for. Whoever made the image wrote these files,
 //! and podman reads them as Go does: `"labels"` for `"Labels"`, what stands twice one over the other, any
 //! depth. So nothing is made of their structure here: all pairs of a wish's name and a text, wherever
-//! in the image's files, are what it bears.
+//! in the one file or the other, are what it bears.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -27,37 +27,56 @@ const CONFIGURATION: &str = "=c2hh";
 
 /// What an image bears; of which nothing is known if it cannot be read.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Image(Option<BTreeSet<(String, String)>>);
+pub(super) struct Image(Option<Borne>);
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Borne {
+    labels: Pairs,
+    annotations: Pairs,
+}
+
+type Pairs = BTreeSet<(String, String)>;
 
 impl Image {
     /// The image of this id in the folder of images.
     pub(super) fn read(images: &Path, id: &str) -> Self {
         let is_id = id.len() == 64 && id.bytes().all(|b| b.is_ascii_hexdigit());
-        Self(is_id.then(|| borne(&images.join(id))).flatten())
+        Self(is_id.then(|| Borne::read(&images.join(id))).flatten())
     }
 
-    /// Whether it bears this label or annotation, if that is known.
-    pub(super) fn bears(&self, name: &str, value: &str) -> Option<bool> {
+    /// Whether it bears this label, if that is known.
+    pub(super) fn labels(&self, name: &str, value: &str) -> Option<bool> {
         let pair = (name.to_owned(), value.to_owned());
-        self.0.as_ref().map(|borne| borne.contains(&pair))
+        self.0.as_ref().map(|borne| borne.labels.contains(&pair))
+    }
+
+    /// Whether it bears this annotation, if that is known.
+    pub(super) fn annotates(&self, name: &str, value: &str) -> Option<bool> {
+        let pair = (name.to_owned(), value.to_owned());
+        self.0.as_ref().map(|borne| borne.annotations.contains(&pair))
     }
 }
 
-fn borne(folder: &Path) -> Option<BTreeSet<(String, String)>> {
-    let (mut all, mut manifest, mut configuration) = (BTreeSet::new(), false, false);
-    for (nth, entry) in fs::read_dir(folder).ok()?.enumerate() {
-        let name = entry.ok().filter(|_| nth < FILES)?.file_name();
-        let text = files::whole(&folder.join(&name), LIMIT)?;
-        all.append(&mut pairs(&text));
-        let name = name.to_string_lossy();
-        manifest |= name == MANIFEST;
-        configuration |= name.starts_with(CONFIGURATION);
+impl Borne {
+    fn read(folder: &Path) -> Option<Self> {
+        let (mut all, mut manifest, mut configuration) = (Self::default(), false, false);
+        for (nth, entry) in fs::read_dir(folder).ok()?.enumerate() {
+            let name = entry.ok().filter(|_| nth < FILES)?.file_name();
+            let mut pairs = pairs(&files::whole(&folder.join(&name), LIMIT)?);
+            if name.as_encoded_bytes().starts_with(CONFIGURATION.as_bytes()) {
+                configuration = true;
+                all.labels.append(&mut pairs);
+            } else {
+                manifest |= name == MANIFEST;
+                all.annotations.append(&mut pairs);
+            }
+        }
+        (manifest && configuration).then_some(all)
     }
-    (manifest && configuration).then_some(all)
 }
 
 /// All wishes with their texts in a document of JSON. Go writes `null` for a text that is empty.
-fn pairs(json: &[u8]) -> BTreeSet<(String, String)> {
+fn pairs(json: &[u8]) -> Pairs {
     let (mut all, mut at) = (BTreeSet::new(), 0);
     // The text before this place, and the wish whose value is to come.
     let (mut text, mut wish) = (None, None);
@@ -115,20 +134,22 @@ mod tests {
         let images = tempfile::tempdir().unwrap();
         let folder = images.path().join(ID);
         fs::create_dir(&folder).unwrap();
-        let bears = |name, value| Image::read(images.path(), ID).bears(name, value);
-        assert_eq!(bears("v6pod.name", "a"), None);
+        let read = || Image::read(images.path(), ID);
+        assert_eq!(read().labels("v6pod.name", "a"), None);
         fs::write(folder.join("manifest"), r#"{"annotations":{"v6pod.name":"a"}}"#).unwrap();
-        assert_eq!(bears("v6pod.name", "a"), None, "half of it is nothing");
+        assert_eq!(read().annotates("v6pod.name", "a"), None, "half of it is nothing");
         let file = folder.join(FILE);
         fs::write(&file, r#"{"config":{"Labels":{"v6pod.ingress":"tcp/22"}}}"#).unwrap();
-        assert_eq!(bears("v6pod.ingress", "tcp/22"), Some(true));
-        assert_eq!(bears("v6pod.name", "a"), Some(true));
-        assert_eq!(bears("v6pod.name", "b"), Some(false));
+        assert_eq!(read().labels("v6pod.ingress", "tcp/22"), Some(true));
+        assert_eq!(read().annotates("v6pod.ingress", "tcp/22"), Some(false));
+        assert_eq!(read().annotates("v6pod.name", "a"), Some(true));
+        assert_eq!(read().labels("v6pod.name", "a"), Some(false));
+        assert_eq!(read().annotates("v6pod.name", "b"), Some(false));
         fs::write(&file, r#"{"config":{"Labels":null}}"#).unwrap();
-        assert_eq!(bears("v6pod.ingress", "tcp/22"), Some(false));
+        assert_eq!(read().labels("v6pod.ingress", "tcp/22"), Some(false));
         assert_eq!(Image::read(images.path(), "../x"), Image(None));
         fs::write(&file, vec![b' '; LIMIT + 1]).unwrap();
-        assert_eq!(bears("v6pod.name", "a"), None);
+        assert_eq!(read(), Image(None));
     }
 
     /// Each seen to give the container the label, with podman 4.3.1.
