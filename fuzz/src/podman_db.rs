@@ -17,7 +17,7 @@ pub(crate) enum Lookup {
 pub(crate) type Read<'a> = &'a mut dyn FnMut(u64, usize) -> Option<Vec<u8>>;
 
 /// As much is read of one file in all; here it bounds the work as well.
-const ALL: usize = 16 << 20;
+const ALL: usize = 8 << 20;
 
 const CONTAINER: &str = "abababababababababababababababababababababababababababababababab";
 

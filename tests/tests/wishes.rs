@@ -501,3 +501,43 @@ fn pod(host: &WholeHost, user: &Login<'_>) {
     finds(&found, &[(Source::PodLabel, "v6pod.name", "pods"), published]);
     user.podman(&["pod", "rm", "--force", "--time=0", "p"]).ok();
 }
+
+/// An image that says much in its environment, and whose labels are written as Go takes them too.
+const ODD: &str = r#"set -e
+long=$(head -c 9000 /dev/zero | tr '\0' x)
+printf 'FROM localhost/v6test\nENV SERVICE_80_TAGS=%s\nLABEL v6pod=true v6pod.name=images\n' $long |
+    podman build --quiet --format oci --annotation v6pod.egress=allow --annotation v6pod=true \
+        --tag localhost/even -f - .
+podman save --quiet --format oci-dir --output odd localhost/even
+cd odd/blobs/sha256
+again() { new=$(sha256sum <$1 | cut -d' ' -f1); mv $1 $new; sed -i s/$1/$new/g $2; }
+config=$(grep -l '"Labels"' *)
+manifest=$(grep -l "\"digest\":\"sha256:$config\"" *)
+sed -i 's/"Labels"/"labels"/' $config
+again $config $manifest
+again $manifest ../../index.json
+podman tag $(podman pull --quiet oci:$HOME/odd) localhost/odd
+"#;
+
+#[test]
+fn an_image_does_not_pass_for_its_user_by_saying_much_or_writing_oddly() {
+    let _machine = require!(Podman);
+    let scene = Scene::new();
+    let user = scene.user();
+    run(user.command("sh").args(["-c", ODD])).ok();
+    let start = |options: &[&str]| {
+        let words = [&["run", "--detach", "--name=c"], options, &["localhost/odd", "sleep", "99"]];
+        user.podman(&words.concat()).ok();
+    };
+    start(&["--network=none"]);
+    assert_eq!(scene.stage.daemon.attachments(), [], "its user wants none");
+    user.podman(&["rm", "-f", "-t", "0", "c"]).ok();
+    start(&["--label=v6pod.tags=users"]);
+    let labels = user.podman(&["inspect", "--format={{.Config.Labels}}", "c"]);
+    assert!(labels.ok().contains("v6pod.name:images"), "podman takes them: {labels}");
+    let attachment = scene.stage.daemon.the_attachment();
+    assert!(attachment.wishes.is_empty(), "{:?}", attachment.wishes);
+    finds(&attachment.found, &[(Source::Label, "v6pod.tags", "users")]);
+    user.podman(&["rm", "-f", "-t", "0", "c"]).ok();
+    scene.is_clean();
+}

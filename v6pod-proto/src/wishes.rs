@@ -35,6 +35,9 @@ const NAME: &str = "v6pod.name";
 const TAGS: &str = "v6pod.tags";
 const CHECK: &str = "v6pod.check";
 
+/// Of all that there are.
+const NAMES: [&str; 8] = [ATTACH, INGRESS, EGRESS, ADDRESS, SUBNET, NAME, TAGS, CHECK];
+
 /// What [`WishError`] says of an annotation that nobody knows.
 const ALL: &str =
     "there are v6pod and v6pod. with ingress, egress, address, subnet, name, tags or check";

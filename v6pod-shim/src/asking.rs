@@ -6,7 +6,7 @@
 use std::env;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::event::PollFlags;
@@ -15,16 +15,28 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use v6pod_proto::wishes::Findings;
 
 use crate::daemon::{self, Deadline};
+use crate::wishes::TOO_MUCH;
 
 /// The longest that it may take. Where podman's files can be read at all it is a few milliseconds.
 const LIMIT: Duration = Duration::from_millis(200);
 /// Of an answer, this much is read at most; none is as long.
 const ANSWER_LIMIT: usize = 64 << 10;
 
-/// What is found of the container with this bundle: nothing, if anything is in the way.
-pub(crate) fn about(bundle: &Path) -> Findings {
+/// What is found of the container with this bundle: nothing, if anything is in the way. None if podman
+/// keeps so much of it that an image can have meant it to be in the way.
+pub(crate) fn about(bundle: &Path) -> Option<Findings> {
     let end = Deadline::within(LIMIT);
-    program().and_then(|program| ask(&program, bundle, end)).unwrap_or_default()
+    match program().and_then(|program| ask(&program, bundle, end)) {
+        Some(Answer::Found(findings)) => Some(findings),
+        Some(Answer::TooMuch) => None,
+        None => Some(Findings::default()),
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Answer {
+    Found(Findings),
+    TooMuch,
 }
 
 /// It is installed beside this one.
@@ -32,7 +44,7 @@ fn program() -> Option<PathBuf> {
     Some(env::current_exe().ok()?.with_file_name("v6pod-wishes"))
 }
 
-fn ask(program: &Path, bundle: &Path, end: Deadline) -> Option<Findings> {
+fn ask(program: &Path, bundle: &Path, end: Deadline) -> Option<Answer> {
     let mut command = Command::new(program);
     // The runtime waits for the end of the hook's own stdout and stderr, whoever holds them.
     command.arg(bundle).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -40,8 +52,11 @@ fn ask(program: &Path, bundle: &Path, end: Deadline) -> Option<Findings> {
     command.current_dir("/");
     let mut child = command.spawn().ok()?;
     let answer = read(&mut child, end);
-    end_of(&mut child, end);
-    serde_json::from_slice(&answer?).ok()
+    let status = end_of(&mut child, end).and_then(|status| status.code());
+    if status == Some(TOO_MUCH.into()) {
+        return Some(Answer::TooMuch);
+    }
+    serde_json::from_slice(&answer?).ok().map(Answer::Found)
 }
 
 fn read(child: &mut Child, end: Deadline) -> Option<Vec<u8>> {
@@ -60,7 +75,7 @@ fn read(child: &mut Child, end: Deadline) -> Option<Vec<u8>> {
 
 /// Sees it off. One that cannot even be killed, because a file system holds it, is left behind: its end
 /// is awaited by whoever adopts it.
-fn end_of(child: &mut Child, end: Deadline) {
+fn end_of(child: &mut Child, end: Deadline) -> Option<ExitStatus> {
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     let pidfd = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
     let ended = pidfd.is_some_and(|pidfd| daemon::wait(pidfd.as_fd(), PollFlags::IN, end).is_ok());
@@ -68,7 +83,7 @@ fn end_of(child: &mut Child, end: Deadline) {
         // It may have ended by itself.
         let _ = child.kill();
     }
-    let _ = child.try_wait();
+    child.try_wait().ok().flatten()
 }
 
 #[cfg(test)]
@@ -81,7 +96,7 @@ mod tests {
 
     use super::*;
 
-    fn asked(script: &str) -> (Option<Findings>, Duration) {
+    fn asked(script: &str) -> (Option<Answer>, Duration) {
         let folder = tempfile::tempdir().unwrap();
         let program = folder.path().join("program");
         fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
@@ -94,9 +109,10 @@ mod tests {
     #[test]
     fn an_answer_is_whole_or_none() {
         let (findings, _) = asked(r#"echo '{"labels:v6pod.name":"web"}'"#);
-        let findings = findings.unwrap();
+        let Some(Answer::Found(findings)) = findings else { panic!("{findings:?}") };
         let labels: Vec<_> = findings.of(Source::Label).collect();
         assert_eq!(labels, [("v6pod.name", "web")]);
+        assert_eq!(asked("exit 3").0, Some(Answer::TooMuch));
         for wrong in ["", "exit 1", "echo '{'", "echo '{\"more\":{}}'", "kill -9 $$"] {
             assert_eq!(asked(wrong).0, None, "{wrong}");
         }
@@ -114,7 +130,7 @@ mod tests {
             assert!(took < generous, "{script}: {took:?}");
         }
         let (findings, took) = asked("echo '{}'; exec >&-; exec sleep 60");
-        assert_eq!(findings, Some(Findings::default()));
+        assert_eq!(findings, Some(Answer::Found(Findings::default())));
         assert!(took < generous, "{took:?}");
     }
 }

@@ -34,6 +34,10 @@ const STATE_LIMIT: usize = 4 << 20;
 /// 16 KiB that v6podd takes.
 const ANNOTATIONS_LIMIT: usize = 6 << 10;
 
+/// Why a container does not start whose image may have been made for this.
+const TOO_MUCH: &str =
+    "podman keeps so much of it that nobody can tell its annotations v6pod from its image's";
+
 /// Reads the state of a container from stdin and does what is due at that point of its life.
 pub(crate) fn run() -> ExitCode {
     let end = Deadline::start();
@@ -59,8 +63,12 @@ pub(crate) fn run() -> ExitCode {
     let netns = namespace(state.pid);
     // The host's, by --network=host: there is nothing to attach to, whatever is found.
     let on_host = netns.as_ref().is_ok_and(is_own);
-    let asked = Asked::of(state, netns.is_ok() && !on_host);
-    let (whose, asks) = (id.short().to_owned(), asked.is_particular());
+    let whose = id.short().to_owned();
+    let Some(asked) = Asked::of(state, netns.is_ok() && !on_host) else {
+        say::through_runtime(&format!("{whose} does not start: {TOO_MUCH}"));
+        return ExitCode::FAILURE;
+    };
+    let asks = asked.is_particular();
     // A daemon that is there would say the same; but whether a wish is one is not to depend on it.
     if let Err(wrong) = asked.check() {
         say::through_runtime(&format!("{whose} does not start: {wrong}"));
@@ -92,26 +100,33 @@ pub(crate) fn run() -> ExitCode {
 /// What a container asks for.
 struct Asked {
     pid: Option<u32>,
+    /// Those that are not its image's, as far as that is known.
     annotations: BTreeMap<String, String>,
-    /// By other means; and which of the annotations are its image's.
+    /// By other means.
     found: Findings,
 }
 
 impl Asked {
-    /// By its state and, if they are worth looking at, podman's files.
-    fn of(state: State, look: bool) -> Self {
-        let found = if look { asking::about(state.bundle.as_ref()) } else { Findings::default() };
-        Self { pid: state.pid, annotations: state.annotations, found }
+    /// By its state and, if they are worth looking at, podman's files. None if it has annotations, and
+    /// whose they are cannot be known.
+    fn of(state: State, look: bool) -> Option<Self> {
+        let found = look.then(|| asking::about(state.bundle.as_ref()));
+        let found = match found.unwrap_or_else(|| Some(Findings::default())) {
+            None if !state.annotations.is_empty() => return None,
+            found => found.unwrap_or_default(),
+        };
+        let mut annotations = state.annotations;
+        // Now, and not by who reads both: what is found may not fit into the request.
+        for (name, _) in found.of(Source::ImageAnnotation) {
+            annotations.remove(name);
+        }
+        Some(Self { pid: state.pid, annotations, found })
     }
 
     /// What its user says in so many words, what counts most first.
     fn by_user(&self) -> impl Iterator<Item = (&str, &str)> {
         let annotations = self.annotations.iter().map(|(n, v)| (n.as_str(), v.as_str()));
-        let is_images = |name| self.found.of(Source::ImageAnnotation).any(|(n, _)| n == name);
-        annotations
-            .filter(move |(name, _)| !is_images(*name))
-            .chain(self.found.of(Source::PodLabel))
-            .chain(self.found.of(Source::Label))
+        annotations.chain(self.found.of(Source::PodLabel)).chain(self.found.of(Source::Label))
     }
 
     /// Whether its user asks for anything but a network and its ports.
@@ -128,8 +143,7 @@ impl Asked {
     /// Whether what its user says is understood. The daemon says the rest.
     fn check(&self) -> Result<(), WishError> {
         let annotations = self.annotations.iter().map(|(n, v)| (n.as_str(), v.as_str()));
-        let is_images = |name| self.found.of(Source::ImageAnnotation).any(|(n, _)| n == name);
-        Wishes::read(annotations.filter(|(name, _)| !is_images(*name)))?;
+        Wishes::read(annotations)?;
         let (_, wrong) = Wishes::read_each(Source::PodLabel, self.found.of(Source::PodLabel));
         wrong.into_iter().next().map_or(Ok(()), Err)
     }

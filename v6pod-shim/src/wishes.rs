@@ -9,7 +9,8 @@
 //! format, half written, on a file system that does not answer. Whoever runs it gives it 200 ms and then
 //! kills it. Guarantees: nothing is locked, written or waited for; nothing but regular files of the
 //! user's own is read, and of them no more than so much; whatever cannot be read is nothing that anybody
-//! asked for, and no error. If it is not known what the image bears, everything may be the image's.
+//! asked for, and no error; but what is too long to be read is told, for an image can make it so. If it
+//! is not known what the image bears, everything may be the image's.
 
 pub(crate) mod bolt;
 mod container;
@@ -46,16 +47,27 @@ pub(crate) enum Lookup {
     Nothing,
     /// It was being written: what was read may be of two times.
     Moved,
+    /// More than is read.
+    TooMuch,
 }
 
 /// Gives so many bytes from this place, if they are there.
 pub(crate) type Read<'a> = &'a mut dyn FnMut(u64, usize) -> Option<Vec<u8>>;
 
+/// The status if podman keeps more of the container than is read: it is not known what its image brought.
+pub(crate) const TOO_MUCH: u8 = 3;
+
 /// Writes what was found of the container with the bundle that the first argument names, as JSON;
 /// nothing if nothing was.
 pub(crate) fn run() -> ExitCode {
     let bundle = env::args_os().nth(1).map(PathBuf::from);
-    let findings = bundle.as_deref().and_then(Place::of_bundle).and_then(|place| place.findings());
+    let place = bundle.as_deref().and_then(Place::of_bundle);
+    let configuration = match place.as_ref().map_or(Lookup::Nothing, Place::configuration) {
+        Lookup::Found(configuration) => Some(configuration),
+        Lookup::TooMuch => return TOO_MUCH.into(),
+        Lookup::Nothing | Lookup::Moved => None,
+    };
+    let findings = place.zip(configuration).and_then(|(place, text)| place.findings(&text));
     if let Some(text) = findings.and_then(|findings| serde_json::to_vec(&findings).ok()) {
         // Nobody is left to be told that it failed.
         let _ = io::stdout().write_all(&text);
@@ -86,28 +98,28 @@ impl Place {
         Some(Self { root, driver, id })
     }
 
-    fn findings(&self) -> Option<Findings> {
-        let container = Container::read(&self.configuration()?)?;
+    fn findings(&self, configuration: &[u8]) -> Option<Findings> {
+        let container = Container::read(configuration)?;
         let images = self.root.join(format!("{}-images", self.driver));
         let image = container.image().map(|id| Image::read(&images, id));
-        container.findings(image.as_ref()).within_bounds()
+        Some(container.findings(image.as_ref()).within_bounds())
     }
 
     /// The container's configuration. Both databases can be there, where podman has changed from one to
     /// the other: the newer kind first.
-    fn configuration(&self) -> Option<Vec<u8>> {
+    fn configuration(&self) -> Lookup {
         let end = Instant::now() + PATIENCE;
         loop {
             let mut moved = false;
             for lookup in [Self::in_sqlite, Self::in_bolt] {
                 match lookup(self) {
-                    Lookup::Found(configuration) => return Some(configuration),
                     Lookup::Nothing => {}
                     Lookup::Moved => moved = true,
+                    found => return found,
                 }
             }
             if !moved || Instant::now() >= end {
-                return None;
+                return Lookup::Nothing;
             }
             thread::sleep(PAUSE);
         }
@@ -129,7 +141,7 @@ impl Place {
             Lookup::Found(_) if files::has_content(&self.root.join("db.sql-wal")) => {
                 Lookup::Nothing
             }
-            found => found,
+            found => enough(&source, found),
         }
     }
 
@@ -138,6 +150,41 @@ impl Place {
         let path = self.root.join("libpod/bolt_state.db");
         let Some(mut source) = Source::open(&path) else { return Lookup::Nothing };
         let key = [&b"ctr"[..], self.id.as_str().as_bytes(), b"config"];
-        bolt::find(&mut |at, length| source.read(at, length), &key)
+        let found = bolt::find(&mut |at, length| source.read(at, length), &key);
+        enough(&source, found)
+    }
+}
+
+/// What was looked up, if it is not for want of reading on that nothing was.
+fn enough(source: &Source, found: Lookup) -> Lookup {
+    match found {
+        Lookup::Nothing if source.is_exhausted() => Lookup::TooMuch,
+        found => found,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn what_is_too_long_to_be_read_is_not_taken_for_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        let bundle = root.path().join("vfs-containers").join("ab".repeat(32)).join("userdata");
+        let place = Place::of_bundle(&bundle).unwrap();
+        assert_eq!(place.configuration(), Lookup::Nothing);
+        let database = include_bytes!("../../fuzz/corpus/podman_bolt/one-page");
+        let file = root.path().join("libpod/bolt_state.db");
+        fs::create_dir(root.path().join("libpod")).unwrap();
+        fs::write(&file, database).unwrap();
+        assert!(matches!(place.configuration(), Lookup::Found(_)));
+        // The page with the container goes on for 16 MiB: podman 4.3.1 keeps 4 MiB of an image's `<`
+        // as six times as much.
+        let mut long = database.to_vec();
+        long[2 * 4096 + 12..2 * 4096 + 16].copy_from_slice(&4095_u32.to_ne_bytes());
+        fs::write(&file, long).unwrap();
+        assert_eq!(place.configuration(), Lookup::TooMuch);
     }
 }

@@ -50,17 +50,26 @@ impl Findings {
     }
 
     /// The same if it has room in a request; else without what comes from elsewhere than the user;
-    /// else nothing. What an image says must not cost its user's own wishes.
-    pub fn within_bounds(mut self) -> Option<Self> {
+    /// else nothing. What an image says must not cost its user's own wishes. Of its annotations the names
+    /// stay in any case, without their values: podman has made them the container's, and who did not
+    /// know them would take them for the user's.
+    pub fn within_bounds(mut self) -> Self {
         let fits =
             |findings: &Self| serde_json::to_vec(findings).is_ok_and(|bytes| bytes.len() <= BOUND);
-        if !fits(&self) {
-            let others = Source::ALL.into_iter().filter(|source| !source.is_users());
-            let others: Vec<_> = others.map(Source::as_str).collect();
-            let is_others = |key: &str| key.split(':').next().is_some_and(|s| others.contains(&s));
-            self.0.retain(|key, _| !is_others(key));
+        if fits(&self) {
+            return self;
         }
-        fits(&self).then_some(self)
+        let mut least = Self::default();
+        for (name, _) in self.of(Source::ImageAnnotation) {
+            if super::NAMES.contains(&name) {
+                least.add(Source::ImageAnnotation, name, String::new());
+            }
+        }
+        let users: Vec<_> = Source::ALL.into_iter().filter(|source| source.is_users()).collect();
+        let is_users = |key: &str| users.iter().any(|s| key.split(':').next() == Some(s.as_str()));
+        self.0.retain(|key, _| is_users(key));
+        self.0.extend(least.0.clone());
+        if fits(&self) { self } else { least }
     }
 }
 
@@ -286,8 +295,27 @@ mod tests {
         let long = "x".repeat(BOUND);
         let user = (Source::Label, "v6pod.name", "web");
         let both = findings(&[user, (Source::ImageLabel, "v6pod.tags", &long)]);
-        assert_eq!(both.within_bounds(), Some(findings(&[user])));
-        assert_eq!(findings(&[(Source::Label, "v6pod.tags", &long)]).within_bounds(), None);
+        assert_eq!(both.within_bounds(), findings(&[user]));
+        let nothing = findings(&[(Source::Label, "v6pod.tags", &long)]).within_bounds();
+        assert_eq!(nothing, Findings::default());
+    }
+
+    #[test]
+    fn an_image_does_not_pass_its_annotations_off_as_its_users_by_their_length() {
+        let long = "x".repeat(BOUND);
+        let images = (Source::ImageAnnotation, "v6pod.ingress", "tcp/22");
+        let name = (Source::ImageAnnotation, "v6pod.ingress", "");
+        let user = (Source::Label, "v6pod.name", "web");
+        for length in [
+            (Source::Environment, "SERVICE_NAME", &long[..]),
+            (Source::ImageAnnotation, "v6pod.more", &long),
+            (Source::ImageLabel, "v6pod.tags", &long),
+        ] {
+            let all = findings(&[user, images, length]);
+            assert_eq!(all.within_bounds(), findings(&[user, name]));
+        }
+        let all = findings(&[user, images, (Source::Label, "v6pod.tags", &long)]);
+        assert_eq!(all.within_bounds(), findings(&[name]));
     }
 
     #[test]

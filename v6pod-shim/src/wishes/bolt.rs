@@ -31,8 +31,8 @@ const LEAF: u16 = 0x02;
 const IS_BUCKET: u32 = 0x01;
 /// More levels than a database that fits a disk has.
 const DEPTH: usize = 16;
-/// No page of podman's is as long: a container's configuration has some ten kilobytes.
-const LONGEST: usize = 4 << 20;
+/// No page is longer than `read` gives.
+const LONGEST: usize = 1 << 30;
 
 /// The value at the end of a path of keys, all but the last of which are buckets.
 pub(crate) fn find(read: Read<'_>, path: &[&[u8]]) -> Lookup {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use v6pod_proto::wishes::{Findings, Openings, Published, Services, Source, is_wish};
 
-use super::image::{Borne, Image};
+use super::image::Image;
 
 #[derive(Debug, Deserialize)]
 pub(super) struct Container {
@@ -81,20 +81,18 @@ impl Container {
         if let Some(openings) = self.openings() {
             findings.add_published(&openings);
         }
-        let none = Borne::default();
-        // Without an image everything is the user's, with one that is not known nothing is.
-        let borne = image.map_or(Some(&none), Image::borne);
         let users = if self.is_infra { Source::PodLabel } else { Source::Label };
         let labels = self.labels.unwrap_or_default().into_iter();
         for (name, value) in labels.filter(|(name, _)| is_wish(name)) {
-            let is_users = borne.is_some_and(|borne| borne.labels.get(&name) != Some(&value));
+            // Without an image everything is the user's, with one that is not known nothing is.
+            let is_users = image.is_none_or(|image| image.labels(&name, &value) == Some(false));
             findings.add(if is_users { users } else { Source::ImageLabel }, &name, value);
         }
         let spec = self.spec.unwrap_or_default();
         // Podman 4 makes the image's annotations the container's, podman 5 does not.
         for (name, value) in spec.annotations.unwrap_or_default() {
-            let image = borne.and_then(|borne| borne.annotations.get(&name));
-            if is_wish(&name) && image == Some(&value) {
+            let is_images = image.is_some_and(|image| image.annotates(&name, &value) == Some(true));
+            if is_wish(&name) && is_images {
                 findings.add(Source::ImageAnnotation, &name, value);
             }
         }
@@ -196,11 +194,10 @@ mod tests {
         let all = [ingress(Source::ImageLabel), name(Source::ImageLabel)];
         assert_eq!(found(&json(false), Some(&image)), all);
 
-        let manifest =
-            r#"{"config":{"digest":"x"},"annotations":{"v6pod.tags":"a","v6pod.egress":"allow"}}"#;
+        let manifest = r#"{"config":{"digest":"sha"},"annotations":{"v6pod.tags":"a","v6pod.egress":"allow"}}"#;
         fs::write(folder.join("manifest"), manifest).unwrap();
-        // `=` and base64 of "x".
-        fs::write(folder.join("=eA=="), r#"{"config":{"Labels":{"v6pod.ingress":"tcp/22"}}}"#)
+        // `=` and base64 of "sha".
+        fs::write(folder.join("=c2hh"), r#"{"config":{"Labels":{"v6pod.ingress":"tcp/22"}}}"#)
             .unwrap();
         let image = Image::read(images.path(), ID);
         for (infra, users) in [(false, Source::Label), (true, Source::PodLabel)] {

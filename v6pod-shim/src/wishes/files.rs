@@ -13,13 +13,14 @@ use rustix::fs::OFlags;
 use rustix::process::geteuid;
 
 /// As much as is read of one file in all. What is looked for is a few kilobytes.
-const ALL: usize = 16 << 20;
+const ALL: usize = 8 << 20;
 
 /// An open file, and how much more of it may be read.
 #[derive(Debug)]
 pub(super) struct Source {
     file: File,
     left: usize,
+    exhausted: bool,
 }
 
 impl Source {
@@ -29,17 +30,26 @@ impl Source {
         let file = File::options().read(true).custom_flags(flags).open(path).ok()?;
         let metadata = file.metadata().ok()?;
         let own = metadata.is_file() && metadata.uid() == geteuid().as_raw();
-        own.then_some(Self { file, left: ALL })
+        own.then_some(Self { file, left: ALL, exhausted: false })
     }
 
     /// So many bytes from this place, if they are there.
     pub(super) fn read(&mut self, at: u64, length: usize) -> Option<Vec<u8>> {
-        self.left = self.left.checked_sub(length)?;
+        let Some(left) = self.left.checked_sub(length) else {
+            self.exhausted = true;
+            return None;
+        };
+        self.left = left;
         // A length that only a lie can have is not made room for.
         (at.checked_add(length as u64)? <= self.file.metadata().ok()?.len()).then_some(())?;
         let mut bytes = vec![0; length];
         self.file.read_exact_at(&mut bytes, at).ok()?;
         Some(bytes)
+    }
+
+    /// Whether more was asked for than is read.
+    pub(super) fn is_exhausted(&self) -> bool {
+        self.exhausted
     }
 
     /// When it was last written to, and how long it is.

@@ -1,135 +1,190 @@
 //! What an image bears by itself, from containers/storage.
 //!
 //! Labels stand in the image's configuration, annotations in its manifest; podman makes the container's
-//! own of them, where they look like what its user asked for.
+//! own of them, where they look like what its user asked for. Whoever made the image wrote these files,
+//! and podman reads them as Go does: `"labels"` for `"Labels"`, what stands twice one over the other, any
+//! depth. So nothing is made of their structure here: all pairs of a wish's name and a text, wherever
+//! in the one file or the other, are what it bears.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::fs;
 use std::path::Path;
 
-use serde::Deserialize;
+use v6pod_proto::wishes::is_wish;
 
 use super::files;
 
-/// More than registries take for a manifest, and an image's configuration.
+/// Registries and podman take no longer manifest or configuration.
 const LIMIT: usize = 4 << 20;
+/// More files than podman keeps of one image.
+const FILES: usize = 64;
+/// The manifest's file.
+const MANIFEST: &str = "manifest";
+/// How the file of a configuration begins: containers/storage calls that of a key that could not be a
+/// file's name as it is `=` and its base64 (`makeBigDataBaseName`), and this one's is a digest, `sha…`.
+const CONFIGURATION: &str = "=c2hh";
 
-/// An image's labels and annotations; of none of which it is known if it cannot be read.
+/// What an image bears; of which nothing is known if it cannot be read.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Image(Option<Borne>);
 
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Borne {
-    pub(super) labels: BTreeMap<String, String>,
-    pub(super) annotations: BTreeMap<String, String>,
+struct Borne {
+    labels: Pairs,
+    annotations: Pairs,
 }
 
-#[derive(Deserialize)]
-struct Manifest {
-    config: Descriptor,
-    #[serde(default)]
-    annotations: Option<BTreeMap<String, String>>,
-}
-
-#[derive(Deserialize)]
-struct Descriptor {
-    digest: String,
-}
-
-#[derive(Deserialize)]
-struct Document {
-    #[serde(default)]
-    config: Option<Configuration>,
-}
-
-#[derive(Deserialize)]
-struct Configuration {
-    #[serde(default, rename = "Labels")]
-    labels: Option<BTreeMap<String, String>>,
-}
+type Pairs = BTreeSet<(String, String)>;
 
 impl Image {
     /// The image of this id in the folder of images.
     pub(super) fn read(images: &Path, id: &str) -> Self {
-        Self(Borne::read(images, id))
+        let is_id = id.len() == 64 && id.bytes().all(|b| b.is_ascii_hexdigit());
+        Self(is_id.then(|| Borne::read(&images.join(id))).flatten())
     }
 
-    /// What it bears, if that is known.
-    pub(super) fn borne(&self) -> Option<&Borne> {
-        self.0.as_ref()
+    /// Whether it bears this label, if that is known.
+    pub(super) fn labels(&self, name: &str, value: &str) -> Option<bool> {
+        let pair = (name.to_owned(), value.to_owned());
+        self.0.as_ref().map(|borne| borne.labels.contains(&pair))
+    }
+
+    /// Whether it bears this annotation, if that is known.
+    pub(super) fn annotates(&self, name: &str, value: &str) -> Option<bool> {
+        let pair = (name.to_owned(), value.to_owned());
+        self.0.as_ref().map(|borne| borne.annotations.contains(&pair))
     }
 }
 
 impl Borne {
-    fn read(images: &Path, id: &str) -> Option<Self> {
-        let is_id = id.len() == 64 && id.bytes().all(|b| b.is_ascii_hexdigit());
-        let folder = images.join(id);
-        let manifest = is_id.then(|| files::whole(&folder.join("manifest"), LIMIT))??;
-        let Manifest { config, annotations } = serde_json::from_slice(&manifest).ok()?;
-        let file = folder.join(file_name(&config.digest));
-        let Document { config } = serde_json::from_slice(&files::whole(&file, LIMIT)?).ok()?;
-        let labels = config.and_then(|config| config.labels);
-        Some(Self {
-            labels: labels.unwrap_or_default(),
-            annotations: annotations.unwrap_or_default(),
-        })
+    fn read(folder: &Path) -> Option<Self> {
+        let (mut all, mut manifest, mut configuration) = (Self::default(), false, false);
+        for (nth, entry) in fs::read_dir(folder).ok()?.enumerate() {
+            let name = entry.ok().filter(|_| nth < FILES)?.file_name();
+            let mut pairs = pairs(&files::whole(&folder.join(&name), LIMIT)?);
+            if name.as_encoded_bytes().starts_with(CONFIGURATION.as_bytes()) {
+                configuration = true;
+                all.labels.append(&mut pairs);
+            } else {
+                manifest |= name == MANIFEST;
+                all.annotations.append(&mut pairs);
+            }
+        }
+        (manifest && configuration).then_some(all)
     }
 }
 
-/// How containers/storage calls the file of a key that could not be a file's name as it is: `=` and
-/// base64, here of a digest, whose colon makes it one (`makeBigDataBaseName`).
-fn file_name(digest: &str) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut name = String::from("=");
-    for bytes in digest.as_bytes().chunks(3) {
-        let three = [0, 1, 2].map(|n| u32::from(bytes.get(n).copied().unwrap_or(0)));
-        let bits = three[0] << 16 | three[1] << 8 | three[2];
-        for nth in 0..4 {
-            let digit = DIGITS[(bits >> (18 - 6 * nth)) as usize & 63];
-            name.push(if nth > bytes.len() { '=' } else { char::from(digit) });
+/// All wishes with their texts in a document of JSON. Go writes `null` for a text that is empty.
+fn pairs(json: &[u8]) -> Pairs {
+    let (mut all, mut at) = (BTreeSet::new(), 0);
+    // The text before this place, and the wish whose value is to come.
+    let (mut text, mut wish) = (None, None);
+    while let Some(&byte) = json.get(at) {
+        let start = at;
+        at += 1;
+        match byte {
+            b' ' | b'\t' | b'\r' | b'\n' => {}
+            b'"' => {
+                let Some(end) = end_of_text(json, at) else { break };
+                at = end;
+                text = json.get(start..end);
+                if let Some(value) = wish.take().and_then(|name| Some((name, content(text?)?))) {
+                    all.insert(value);
+                }
+            }
+            b':' => wish = text.take().and_then(content).filter(|name| is_wish(name)),
+            b'n' => all.extend(wish.take().map(|name| (name, String::new()))),
+            _ => (text, wish) = (None, None),
         }
     }
-    // A digest has no character that would make one.
-    name.replace('/', "_")
+    all
+}
+
+/// Behind the quote that ends a text.
+fn end_of_text(json: &[u8], mut at: usize) -> Option<usize> {
+    loop {
+        match json.get(at)? {
+            b'"' => return Some(at + 1),
+            b'\\' => at += 2,
+            _ => at += 1,
+        }
+    }
+}
+
+/// What stands between quotes. What is not Unicode is no wish, as a name or as a value.
+fn content(quoted: &[u8]) -> Option<String> {
+    match String::from_utf8_lossy(quoted) {
+        Cow::Borrowed(text) => serde_json::from_str(text).ok(),
+        Cow::Owned(_) => None,
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
 
     const ID: &str = "b64383199278b5bb0e51d8d713542efb25dcb6d8747da3cb1a50b155fd82a996";
-
-    #[test]
-    fn a_files_name_is_made_as_podman_makes_it() {
-        // Of podman 4.3.1.
-        let seen = "=c2hhMjU2OmI2NDM4MzE5OTI3OGI1YmIwZTUxZDhkNzEzNTQyZWZiMjVkY2I2ZDg3NDdkYTNjYjFhNTBi\
-                    MTU1ZmQ4MmE5OTY=";
-        assert_eq!(file_name(&format!("sha256:{ID}")), seen);
-        assert_eq!(file_name("a"), "=YQ==");
-        assert!(!file_name("???>>>").contains('/'));
-    }
+    /// Of podman 4.3.1.
+    const FILE: &str = "=c2hhMjU2OmI2NDM4MzE5OTI3OGI1YmIwZTUxZDhkNzEzNTQyZWZiMjVkY2I2ZDg3NDdkYTNj\
+                        YjFhNTBiMTU1ZmQ4MmE5OTY=";
 
     #[test]
     fn labels_are_the_configurations_and_annotations_the_manifests() {
         let images = tempfile::tempdir().unwrap();
         let folder = images.path().join(ID);
         fs::create_dir(&folder).unwrap();
-        assert_eq!(Image::read(images.path(), ID).borne(), None);
-        let manifest = format!(
-            r#"{{"schemaVersion":2,"config":{{"digest":"sha256:{ID}","size":5}},
-                "annotations":{{"v6pod.name":"a"}}}}"#
-        );
-        fs::write(folder.join("manifest"), manifest).unwrap();
-        assert_eq!(Image::read(images.path(), ID).borne(), None, "half of it is nothing");
-        let file = folder.join(file_name(&format!("sha256:{ID}")));
+        let read = || Image::read(images.path(), ID);
+        assert_eq!(read().labels("v6pod.name", "a"), None);
+        fs::write(folder.join("manifest"), r#"{"annotations":{"v6pod.name":"a"}}"#).unwrap();
+        assert_eq!(read().annotates("v6pod.name", "a"), None, "half of it is nothing");
+        let file = folder.join(FILE);
         fs::write(&file, r#"{"config":{"Labels":{"v6pod.ingress":"tcp/22"}}}"#).unwrap();
-        let image = Image::read(images.path(), ID);
-        let borne = image.borne().unwrap();
-        assert_eq!(borne.labels["v6pod.ingress"], "tcp/22");
-        assert_eq!(borne.annotations["v6pod.name"], "a");
+        assert_eq!(read().labels("v6pod.ingress", "tcp/22"), Some(true));
+        assert_eq!(read().annotates("v6pod.ingress", "tcp/22"), Some(false));
+        assert_eq!(read().annotates("v6pod.name", "a"), Some(true));
+        assert_eq!(read().labels("v6pod.name", "a"), Some(false));
+        assert_eq!(read().annotates("v6pod.name", "b"), Some(false));
         fs::write(&file, r#"{"config":{"Labels":null}}"#).unwrap();
-        assert!(Image::read(images.path(), ID).borne().unwrap().labels.is_empty());
-        assert_eq!(Image::read(images.path(), "../x").borne(), None);
+        assert_eq!(read().labels("v6pod.ingress", "tcp/22"), Some(false));
+        assert_eq!(Image::read(images.path(), "../x"), Image(None));
+        fs::write(&file, vec![b' '; LIMIT + 1]).unwrap();
+        assert_eq!(read(), Image(None));
+    }
+
+    /// Each seen to give the container the label, with podman 4.3.1.
+    #[test]
+    fn a_label_is_the_images_however_go_lets_it_be_written() {
+        let deep = format!(
+            r#"{{"z":{}{},"config":{{"Labels":{{"v6pod.name":"a"}}}}}}"#,
+            "[".repeat(300),
+            "]".repeat(300)
+        );
+        for json in [
+            r#"{"config":{"labels":{"v6pod.name":"a"}}}"#,
+            r#"{"config":{"Labels":{}},"CONFIG":{"Labels":{"v6pod.name":"a"}}}"#,
+            r#"{"config":{"Labels":{"v6pod.name":"a"},"Labels":{"v6pod.tags":"b"}}}"#,
+            r#"{"config":{"Labels":{"x":null,"v6pod.name" : "\u0061"}}}"#,
+            r#"{"config":{"Labels":{"\"":"\\","v\u0036pod.name":"a"}}}"#,
+            &deep,
+        ] {
+            let all = pairs(json.as_bytes());
+            assert!(all.contains(&("v6pod.name".to_owned(), "a".to_owned())), "{json}");
+        }
+        let null = pairs(br#"{"Labels":{"v6pod.name":null}}"#);
+        assert!(null.contains(&("v6pod.name".to_owned(), String::new())));
+    }
+
+    #[test]
+    fn what_is_no_pair_is_not_borne() {
+        for json in [
+            r#"["v6pod.name","a"]"#,
+            r#"{"v6pod.name":["a"]}"#,
+            r#"{"x":"\"v6pod.name\":\"a\""}"#,
+            r#"{"v6pod.name":"a"#,
+            r#"{"v6pod.name":"a\"#,
+        ] {
+            assert_eq!(pairs(json.as_bytes()), BTreeSet::new(), "{json}");
+        }
     }
 }

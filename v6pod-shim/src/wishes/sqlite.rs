@@ -23,8 +23,8 @@ const MAGIC: &[u8] = b"SQLite format 3\0";
 const DEPTH: usize = 16;
 /// More tables and indices than podman has, by far.
 const SCHEMA_ROWS: usize = 256;
-/// No row is as long: a container's configuration has some ten kilobytes.
-const LONGEST: u64 = 4 << 20;
+/// No row is longer than `read` gives in all.
+const LONGEST: u64 = 16 << 20;
 
 /// The container's configuration, as podman wrote it.
 pub(crate) fn find(read: Read<'_>, id: &str) -> Lookup {
