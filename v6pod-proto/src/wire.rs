@@ -184,6 +184,33 @@ pub struct Attachment {
     /// The engine's network that it was made for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkName>,
+    /// What has passed it. Told of one attachment that is asked for by itself, unless the kernel has not
+    /// said; for many there are the metrics.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic: Option<Traffic>,
+}
+
+/// What an attachment has carried since it was made, as the container sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Traffic {
+    /// Towards the container: what the firewall let through.
+    pub received: Passed,
+    /// From the container: what it sent, before the firewall decided.
+    pub sent: Passed,
+}
+
+/// One direction of [`Traffic`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Passed {
+    /// Packets. What the kernel hands over whole and cuts later, or never, is one.
+    pub packets: u64,
+    /// Their bytes, Ethernet headers of 14 included.
+    pub bytes: u64,
+    /// Packets that were lost between container and host: a queue was full, or the end that was to take
+    /// them is down. What the firewall drops is not counted here.
+    pub dropped: u64,
 }
 
 /// What became of a name.

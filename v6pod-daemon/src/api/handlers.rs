@@ -172,7 +172,8 @@ pub(crate) async fn show(
 ) -> Result<Json<Attachment>, Failure> {
     // What is no UTF-8 refers to nothing.
     let Path(reference) = reference.map_err(|_| Failure::not_found())?;
-    Ok(Json(attachments.find(connection.viewer(), &reference)?))
+    let caller = connection.caller.counted_as();
+    Ok(Json(attachments.show(connection.viewer(), caller, &reference).await?))
 }
 
 /// `GET /api/status`
@@ -203,10 +204,14 @@ pub(crate) async fn healthz() -> &'static str {
 }
 
 /// `GET /metrics`
-#[cfg_attr(test, utoipa::path(get, path = "/metrics", responses((status = 200, description = "OpenMetrics", body = String, content_type = "application/openmetrics-text"))))]
-pub(crate) async fn metrics(State(attachments): State<Attachments>) -> Response {
+#[cfg_attr(test, utoipa::path(get, path = "/metrics", responses((status = 200, description = "OpenMetrics: totals, and the counters of the attachments that the caller may see", body = String, content_type = "application/openmetrics-text"))))]
+pub(crate) async fn metrics(
+    State(attachments): State<Attachments>,
+    Extension(connection): Extension<Connection>,
+) -> Response {
     let kind = HeaderValue::from_static(metrics::CONTENT_TYPE);
-    ([(header::CONTENT_TYPE, kind)], metrics::text(&attachments)).into_response()
+    let text = metrics::text(&attachments, connection.viewer()).await;
+    ([(header::CONTENT_TYPE, kind)], text).into_response()
 }
 
 /// `GET /api/openapi.json`

@@ -23,6 +23,7 @@ mod restoring;
 mod rules;
 pub(crate) mod spoken;
 mod sweeping;
+mod traffic;
 mod view;
 
 use std::collections::HashMap;
@@ -52,6 +53,7 @@ use crate::registry::Registrar;
 pub use metrics::Metrics;
 pub use restoring::{StartError, start};
 pub(crate) use restoring::{prepare_folders, registrar};
+pub use traffic::Measured;
 pub use view::Viewer;
 
 use holding::Holds;
@@ -60,6 +62,7 @@ use resting::Resting;
 use rules::Rules;
 use spoken::Spoken;
 use sweeping::Waiting;
+use traffic::Readings;
 
 /// How many requests for one caller may wait for the kernel or be at work there. Those whose caller
 /// has gone count until their turn comes, which is then over at once.
@@ -103,6 +106,7 @@ struct Shared {
     /// For work that a worker's thread leaves to the runtime.
     runtime: Handle,
     metrics: Metrics,
+    readings: Readings,
     users: Mutex<HashMap<Uid, String>>,
     /// Held as long as the daemon is: there is one of its instance.
     _lock: File,

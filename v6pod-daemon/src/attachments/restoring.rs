@@ -24,6 +24,7 @@ use super::resting::Resting;
 use super::rules::{self, Rules, RulesError};
 use super::spoken::Spoken;
 use super::sweeping::Waiting;
+use super::traffic::Readings;
 use super::{Attachments, Ended, Ledger, Metrics, Shared, ending, lock, making, mending};
 use crate::access::Access;
 use crate::closer::Closer;
@@ -151,6 +152,7 @@ pub async fn start(config: Config, closer: Closer) -> Result<Attachments, StartE
         closer,
         runtime: Handle::current(),
         metrics: Metrics::default(),
+        readings: Readings::default(),
         host: Mutex::new(host),
         topology,
         config,

@@ -24,7 +24,7 @@ pub enum Viewer {
 }
 
 impl Viewer {
-    fn sees(self, attachment: &Attachment) -> bool {
+    pub(super) fn sees(self, attachment: &Attachment) -> bool {
         match self {
             Self::All => true,
             Self::Owner(uid) => attachment.owner == uid,
@@ -43,43 +43,23 @@ impl Attachments {
         list
     }
 
-    /// The one attachment that this id, prefix of an id, name or address means.
-    pub fn find(&self, viewer: Viewer, reference: &str) -> Result<proto::Attachment, Refused> {
-        let ledger = self.0.ledger();
-        let visible: Vec<&Attachment> = ledger.book.shown().filter(|a| viewer.sees(a)).collect();
-        let address: Option<Ipv6Addr> = reference.parse().ok();
-        let borne = |a: &Attachment| {
-            ledger
-                .names
-                .borne_by(&a.id)
-                .iter()
-                .any(|claim| claim.label().is_some_and(|label| label.as_str() == reference))
+    /// The one attachment that this id, prefix of an id, name or address means, with its counters, which
+    /// the kernel is asked for in the caller's turn.
+    pub async fn show(
+        &self,
+        viewer: Viewer,
+        caller: Uid,
+        reference: &str,
+    ) -> Result<proto::Attachment, Refused> {
+        let (mut view, port) = {
+            let ledger = self.0.ledger();
+            let a = find(&ledger, viewer, reference)?;
+            (self.0.view(&ledger, a).ok_or(Refused::Unknown)?, a.ifindex)
         };
-        // From the most to the least exact meaning; the first that anything answers to counts.
-        let meanings: [&dyn Fn(&Attachment) -> bool; 4] = [
-            &|a| {
-                Some(a.port.address) == address
-                    || a.id.as_str() == reference
-                    || a.container.as_str() == reference
-            },
-            &borne,
-            &|a| a.name.as_deref() == Some(reference),
-            &|a| {
-                !reference.is_empty()
-                    && (a.id.as_str().starts_with(reference)
-                        || a.container.as_str().starts_with(reference))
-            },
-        ];
-        for means in meanings {
-            let mut found = visible.iter().filter(|a| means(a));
-            let Some(first) = found.next() else { continue };
-            let more = found.count();
-            if more > 0 {
-                return Err(Refused::Ambiguous(more + 1));
-            }
-            return self.0.view(&ledger, first).ok_or(Refused::Unknown);
+        if let Some(port) = port {
+            view.traffic = self.0.traffic_of(caller, port).await;
         }
-        Err(Refused::Unknown)
+        Ok(view)
     }
 
     /// The daemon's own state.
@@ -161,6 +141,42 @@ impl Attachments {
     }
 }
 
+/// The one attachment that this reference means to this viewer.
+fn find<'a>(
+    ledger: &'a Ledger,
+    viewer: Viewer,
+    reference: &str,
+) -> Result<&'a Attachment, Refused> {
+    let visible: Vec<&Attachment> = ledger.book.shown().filter(|a| viewer.sees(a)).collect();
+    let address: Option<Ipv6Addr> = reference.parse().ok();
+    let borne = |a: &Attachment| {
+        let mut claims = ledger.names.borne_by(&a.id).into_iter();
+        claims.any(|claim| claim.label().is_some_and(|label| label.as_str() == reference))
+    };
+    // From the most to the least exact meaning; the first that anything answers to counts.
+    let meanings: [&dyn Fn(&Attachment) -> bool; 4] = [
+        &|a| {
+            Some(a.port.address) == address
+                || a.id.as_str() == reference
+                || a.container.as_str() == reference
+        },
+        &borne,
+        &|a| a.name.as_deref() == Some(reference),
+        &|a| {
+            !reference.is_empty()
+                && (a.id.as_str().starts_with(reference)
+                    || a.container.as_str().starts_with(reference))
+        },
+    ];
+    for means in meanings {
+        let mut found = visible.iter().copied().filter(|a| means(a));
+        let Some(first) = found.next() else { continue };
+        let more = found.count();
+        return if more > 0 { Err(Refused::Ambiguous(more + 1)) } else { Ok(first) };
+    }
+    Err(Refused::Unknown)
+}
+
 impl Shared {
     /// The attachment as a caller sees it; `None` once it is on its way out.
     pub(super) fn view(&self, ledger: &Ledger, a: &Attachment) -> Option<proto::Attachment> {
@@ -183,6 +199,7 @@ impl Shared {
             lease: a.lease,
             since: a.since,
             network: a.network.clone(),
+            traffic: None,
         })
     }
 

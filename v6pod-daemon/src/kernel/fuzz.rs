@@ -10,7 +10,7 @@ use nix::libc;
 use super::error::Cause;
 use super::netlink::{next_message, verdict};
 use super::sock_diag::is_it;
-use super::view::{Address, Attributes, Link, Neighbour, Route, u32_at};
+use super::view::{Address, Attributes, Link, Neighbour, Route, Stats, u32_at};
 
 /// The length of `struct nlmsghdr`.
 const HEADER: usize = 16;
@@ -54,6 +54,9 @@ fn views(payload: &[u8]) {
     }
     if let Some(address) = Address::parse(payload) {
         assert_eq!(u32_at(payload, 4), Some(address.interface));
+    }
+    if let Some(stats) = Stats::parse(payload) {
+        assert_eq!(u32_at(payload, 4), Some(stats.link));
     }
     if let Some(neighbour) = Neighbour::parse(payload) {
         assert_eq!(u32_at(payload, 4), Some(neighbour.interface));

@@ -30,6 +30,7 @@ pub mod sock_diag;
 pub mod sweep;
 mod sys;
 pub mod sysctl;
+pub mod traffic;
 mod view;
 pub mod wire;
 pub mod workers;

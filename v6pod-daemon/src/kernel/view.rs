@@ -8,6 +8,8 @@ use std::net::Ipv6Addr;
 
 use nix::libc;
 
+use super::traffic::Counters;
+
 /// The attributes of a message: (type without flags, value).
 #[derive(Debug, Clone)]
 pub(super) struct Attributes<'a>(pub(super) &'a [u8]);
@@ -30,6 +32,10 @@ pub(super) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
 
 pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+pub(super) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_ne_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
 }
 
 fn text(value: &[u8]) -> &str {
@@ -199,6 +205,32 @@ impl<'a> Neighbour<'a> {
     }
 }
 
+/// `struct if_stats_msg` and the one attribute that is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stats {
+    pub(super) link: u32,
+    pub(super) counters: Counters,
+}
+
+impl Stats {
+    pub(super) fn parse(payload: &[u8]) -> Option<Self> {
+        const LINK_64: u16 = 1; // IFLA_STATS_LINK_64
+
+        let link = u32_at(payload, 4)?;
+        let (_, value) = Attributes(payload.get(12..)?).find(|(kind, _)| *kind == LINK_64)?;
+        // struct rtnl_link_stats64, which later kernels make longer.
+        let counters = Counters {
+            rx_packets: u64_at(value, 0)?,
+            tx_packets: u64_at(value, 8)?,
+            rx_bytes: u64_at(value, 16)?,
+            tx_bytes: u64_at(value, 24)?,
+            rx_dropped: u64_at(value, 48)?,
+            tx_dropped: u64_at(value, 56)?,
+        };
+        Some(Self { link, counters })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -220,6 +252,28 @@ mod tests {
             let cut = &whole[..end];
             let _ =
                 (Link::parse(cut), Route::parse(cut), Address::parse(cut), Neighbour::parse(cut));
+            let _ = Stats::parse(cut);
+        }
+    }
+
+    #[test]
+    fn counters_cut_short_are_none() {
+        let numbers = (1..=25_u64).flat_map(u64::to_ne_bytes);
+        let header = [0, 0, 0, 0, 7, 0, 0, 0, 1, 0, 0, 0];
+        // The kernel puts an empty attribute before, so that the numbers lie on multiples of eight.
+        let attributes = [4, 0, 0, 0, 204, 0, 1, 0];
+        let whole: Vec<u8> = header.into_iter().chain(attributes).chain(numbers).collect();
+        let counters = Counters {
+            rx_packets: 1,
+            tx_packets: 2,
+            rx_bytes: 3,
+            tx_bytes: 4,
+            rx_dropped: 7,
+            tx_dropped: 8,
+        };
+        assert_eq!(Stats::parse(&whole), Some(Stats { link: 7, counters }));
+        for end in 0..whole.len() {
+            assert_eq!(Stats::parse(&whole[..end]), None, "{end}");
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use v6pod_proto::{Attachment, Capacity, NameState, NameStatus, State, Status};
+use v6pod_proto::{Attachment, Capacity, NameState, NameStatus, Passed, State, Status};
 
 /// Seconds since the epoch.
 pub(crate) fn now() -> u64 {
@@ -50,6 +50,9 @@ pub(crate) fn one(a: &Attachment, now: u64) -> String {
         ["port".to_owned(), a.port.to_string()],
     ]);
     rows.extend(a.network.iter().map(|name| ["network".to_owned(), format!("{name} (CNI)")]));
+    rows.extend(a.traffic.iter().flat_map(|t| {
+        [["received".to_owned(), passed(&t.received)], ["sent".to_owned(), passed(&t.sent)]]
+    }));
     rows.extend([
         ["state".to_owned(), state(a.state).to_owned()],
         ["lease".to_owned(), if a.lease { "held" } else { "none" }.to_owned()],
@@ -128,6 +131,28 @@ const fn state(state: State) -> &'static str {
     }
 }
 
+fn passed(p: &Passed) -> String {
+    let s = if p.packets == 1 { "" } else { "s" };
+    let dropped = if p.dropped == 0 { String::new() } else { format!(", {} dropped", p.dropped) };
+    format!("{} in {} packet{s}{dropped}", bytes(p.bytes), p.packets)
+}
+
+/// Four digits at most, and never more than there are: what is cut off is not rounded up.
+fn bytes(count: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if count < 1024 {
+        return format!("{count} B");
+    }
+    let power = count.ilog2() / 10;
+    let tenths = (u128::from(count) * 10) >> (10 * power);
+    let unit = UNITS.get(power as usize - 1).copied().unwrap_or_default();
+    if tenths < 1000 {
+        format!("{}.{} {unit}", tenths / 10, tenths % 10)
+    } else {
+        format!("{} {unit}", tenths / 10)
+    }
+}
+
 fn age(since: u64, now: u64) -> String {
     duration(now.saturating_sub(since))
 }
@@ -176,5 +201,25 @@ mod tests {
     #[test]
     fn a_name_cannot_speak_to_the_terminal() {
         assert_eq!(printable("a\u{1b}[31mb"), "a?[31mb");
+    }
+
+    #[test]
+    fn bytes_are_short_and_exact_where_they_can_be() {
+        let shown = [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (102_399, "99.9 KiB"),
+            (102_400, "100 KiB"),
+            (1_048_575, "1023 KiB"),
+            (1_048_576, "1.0 MiB"),
+            (u64::MAX, "15.9 EiB"),
+        ];
+        assert_eq!(shown.map(|(count, _)| bytes(count)), shown.map(|(_, text)| text.to_owned()));
+        let traffic = |packets, dropped| passed(&Passed { packets, bytes: 86, dropped });
+        assert_eq!(
+            [traffic(1, 0), traffic(2, 3)],
+            ["86 B in 1 packet", "86 B in 2 packets, 3 dropped"]
+        );
     }
 }
