@@ -361,7 +361,10 @@ fn status_and_gc_are_answered_as_by_the_bridge_plugin_of_debian_14() {
     let host = HostNs::new();
     let daemon = Daemon::start(&host);
     let mut bridge = Plugin::bridge(&host);
-    bridge.program = Suite::Forky.root().join("usr/lib/cni/bridge");
+    // With the host-local of its own: STATUS asks that one too.
+    let folder = Suite::Forky.root().join("usr/lib/cni");
+    bridge.program = folder.join("bridge");
+    let path = [("CNI_PATH", folder.to_str().expect("UTF-8"))];
     for plugin in [bridge, Plugin::ours(&host, &daemon)] {
         let which = plugin.program.display();
         let told = plugin.call("VERSION", &[], r#"{"cniVersion":"1.1.0"}"#).ok();
@@ -371,12 +374,8 @@ fn status_and_gc_are_answered_as_by_the_bridge_plugin_of_debian_14() {
             let mut config = plugin.with("cniVersion", version);
             config["cni.dev/valid-attachments"] = json!([]);
             for command in ["STATUS", "GC", "GC"] {
-                let answer = plugin.call(command, &[], &config.to_string());
-                assert_eq!(
-                    (answer.code, answer.answer.is_null()),
-                    (code, code.is_none()),
-                    "{which}"
-                );
+                let seen = plugin.call(command, &path, &config.to_string());
+                assert_eq!(seen.code, code, "{which}, {version}, {command}: {}", seen.answer);
             }
         }
     }
