@@ -80,7 +80,7 @@ test-matrix: deps
 	@for suite in bullseye forky experimental; do tests/setup/root.sh $$suite || exit; done
 	@$(MAKE) --no-print-directory deb-portable
 	V6POD_TEST_REQUIRE=all V6POD_TEST_ARGS="--include-ignored --nocapture" \
-		tests/run.sh --test matrix --test netavark --test podman_3
+		tests/run.sh --test matrix --test netavark --test podman_3 --test cni
 	V6POD_TEST_SUITE=bullseye V6POD_TEST_REQUIRE=all V6POD_TEST_ARGS=--include-ignored \
 		tests/run.sh --test whole_host
 

@@ -29,6 +29,9 @@ packages=(
 # What bridges' rules are written with; podman's own way out, where it is not slirp4netns any more.
 case $suite in bullseye | bookworm) packages+=(iptables) ;; *) packages+=(passt) ;; esac
 
+# The first with plugins of CNI 1.1: what ours is measured by, and run here, outside of any host.
+case $suite in forky) packages+=(containernetworking-plugins) ;; esac
+
 say() { echo "root.sh: $*"; }
 fail() { echo "root.sh: $*" >&2; exit 1; }
 

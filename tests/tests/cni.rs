@@ -14,12 +14,14 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use serde_json::{Value, json};
-use v6pod_tests::{Config, Daemon, HostNs, OwnedNs, PATIENCE, built, eventually, require, run};
+use v6pod_tests::{
+    Config, Daemon, HostNs, OwnedNs, PATIENCE, Suite, built, eventually, require, run,
+};
 
 const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 const OTHER: &str = "fedcba9876543210fedcba9876543210fedcba9876543210fedcba9876543210";
 
-/// Debian's containernetworking-plugins.
+/// Debian's containernetworking-plugins. Up to Debian 13 they speak no version with STATUS and GC.
 const PLUGINS: &str = "/usr/lib/cni";
 
 /// A plugin with its configuration.
@@ -349,6 +351,34 @@ fn status_tells_whether_an_add_could_succeed() {
     assert_eq!(ours.call("STATUS", &[], &ours.config.to_string()).code, Some(1), "not in 1.0.0");
     daemon.kill9();
     assert_eq!(ours.call("STATUS", &[], &config).code, Some(50));
+}
+
+/// The project's own has STATUS and, with nothing to do in it, GC.
+#[test]
+#[ignore = "make test-matrix"]
+fn status_and_gc_are_answered_as_by_the_bridge_plugin_of_debian_14() {
+    let _machine = require!(Root);
+    let host = HostNs::new();
+    let daemon = Daemon::start(&host);
+    let mut bridge = Plugin::bridge(&host);
+    // With the host-local of its own: STATUS asks that one too.
+    let folder = Suite::Forky.root().join("usr/lib/cni");
+    bridge.program = folder.join("bridge");
+    let path = [("CNI_PATH", folder.to_str().expect("UTF-8"))];
+    for plugin in [bridge, Plugin::ours(&host, &daemon)] {
+        let which = plugin.program.display();
+        let told = plugin.call("VERSION", &[], r#"{"cniVersion":"1.1.0"}"#).ok();
+        let versions = told["supportedVersions"].as_array().expect("a list");
+        assert!(versions.contains(&"1.1.0".into()), "{which}: {told}");
+        for (version, code) in [("1.1.0", None), ("1.0.0", Some(1))] {
+            let mut config = plugin.with("cniVersion", version);
+            config["cni.dev/valid-attachments"] = json!([]);
+            for command in ["STATUS", "GC", "GC"] {
+                let seen = plugin.call(command, &path, &config.to_string());
+                assert_eq!(seen.code, code, "{which}, {version}, {command}: {}", seen.answer);
+            }
+        }
+    }
 }
 
 /// As nerdctl without root runs it: as root of a user namespace of its own.

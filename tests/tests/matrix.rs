@@ -41,6 +41,8 @@ enum Then {
 enum Outcome {
     /// One address, at which it is reached.
     Address,
+    /// That, and `v6podctl show` has its label and its published port.
+    Told,
     /// None, for this reason.
     None(&'static str),
     /// This podman does not start it, for this reason.
@@ -48,6 +50,10 @@ enum Outcome {
 }
 
 const ASKED: &str = "--annotation=v6pod=true";
+/// What only podman's database tells of, and what `v6podctl show` is to say of it.
+const SAID: &[&str] = &["--label=v6pod.name=web", "--publish=18080:80"];
+const ROOTS_SAID: &[&str] = &[ASKED, SAID[0], SAID[1]];
+const TOLD: [&str; 2] = ["v6pod.name=web (label)", "v6pod.ingress=tcp/80 (published port)"];
 const UNASKED: Outcome = Outcome::None("not asked for");
 const NO_SUCH: Outcome = Outcome::Refused("no such network");
 /// Podman 3.0 starts it again in its namespace, from which slirp4netns has gone for good.
@@ -86,6 +92,7 @@ fn rows(suite: Suite) -> Vec<Row> {
         row("pod", &["--pod=new:p"], Outcome::Address),
         row("keep-id", &["--userns=keep-id"], Outcome::Address),
         row("v6pod=false", &["--annotation=v6pod=false"], Outcome::None("declined")),
+        row("label, port", SAID, Outcome::Told),
         Row { then: Then::Restarts, ..row("restarted", &[], Outcome::Address) },
         Row { then: Then::Dies, ..row("--restart", &["--restart=on-failure:3"], died) },
         Row {
@@ -98,6 +105,7 @@ fn rows(suite: Suite) -> Vec<Row> {
         },
         root("root's bridge", &[], UNASKED),
         root("root's bridge, asked", &[ASKED], Outcome::Address),
+        root("root's, label, port", ROOTS_SAID, Outcome::Told),
         root("root's none", &["--network=none"], UNASKED),
         root("root's none, asked", &["--network=none", ASKED], Outcome::Address),
         root("root's host", &["--network=host", ASKED], Outcome::None("the host's network")),
@@ -154,7 +162,7 @@ fn dies(host: &WholeHost, user: &Login<'_>) {
 /// What the running container has.
 #[track_caller]
 fn outcome_of(host: &WholeHost, user: &Login<'_>, row: &Row) -> Outcome {
-    let count = usize::from(row.outcome == Outcome::Address);
+    let count = usize::from(matches!(row.outcome, Outcome::Address | Outcome::Told));
     let all = if row.then == Then::Dies {
         // That of the run before has its moment of grace.
         eventually(PATIENCE, "as many as there should be", || {
@@ -177,12 +185,18 @@ fn outcome_of(host: &WholeHost, user: &Login<'_>, row: &Row) -> Outcome {
     assert!(inside.ok().contains(&format!(" {address}/128 ")), "{}: {inside}", row.name);
     let ping = run(host.net().outside("ping").args(["-n", "-c", "1", "-W", "10", &address]));
     assert!(ping.status.success(), "{}: {ping}", row.name);
-    Outcome::Address
+    if row.outcome == Outcome::Told {
+        let shown = run(host.command("v6podctl").args(["show", &address]));
+        let missing = TOLD.iter().find(|line| !shown.ok().contains(*line));
+        assert_eq!(missing, None, "{}: {shown}", row.name);
+    }
+    row.outcome
 }
 
 fn shown(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::Address => "one address, reached",
+        Outcome::Told => "one address, reached; label and port told",
         Outcome::None(reason) | Outcome::Refused(reason) => reason,
     }
 }

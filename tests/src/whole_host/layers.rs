@@ -32,7 +32,7 @@ pub enum Suite {
 
 impl Suite {
     /// The root that `tests/setup/root.sh` makes.
-    pub(crate) fn root(self) -> PathBuf {
+    pub fn root(self) -> PathBuf {
         let name = match self {
             Self::Bullseye => "bullseye",
             Self::Bookworm => "bookworm",
