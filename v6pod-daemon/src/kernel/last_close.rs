@@ -106,37 +106,31 @@ mod tests {
         (client.into(), other)
     }
 
-    fn threads(name: &str) -> usize {
+    fn one_is_ending() -> bool {
         let all = fs::read_dir("/proc/self/task").unwrap().flatten();
-        let names = all.filter_map(|task| fs::read_to_string(task.path().join("comm")).ok());
-        names.filter(|comm| comm.trim() == name).count()
-    }
-
-    fn end(name: &str, within: Duration) -> bool {
-        let began = Instant::now();
-        while threads(name) > 0 {
-            if began.elapsed() > within {
-                return false;
-            }
-            thread::sleep(Duration::from_millis(5));
-        }
-        true
+        let mut names = all.filter_map(|task| fs::read_to_string(task.path().join("comm")).ok());
+        names.any(|name| name.trim() == sys::ENDING)
     }
 
     #[test]
     fn attack_33_an_ending_thread_waits_for_no_socket_that_lingers() {
         // The case bites: any other thread waits.
         let (file, other) = lingering();
-        let naive = thread::Builder::new().name("naive-close".into()).spawn(move || drop(file));
-        assert!(!end("naive-close", Duration::from_millis(300)));
+        let naive = thread::spawn(move || drop(file));
+        thread::sleep(Duration::from_millis(300));
+        assert!(!naive.is_finished());
         drop(other);
-        naive.unwrap().join().unwrap();
+        naive.join().unwrap();
 
         let mut last = LastClose::reserve().unwrap();
         for count in [1, BATCH] {
             let (files, others): (Vec<_>, Vec<_>) = (0..count).map(|_| lingering()).unzip();
             last.close(files).unwrap();
-            assert!(end(sys::ENDING, Duration::from_secs(20)), "{count}");
+            let began = Instant::now();
+            while one_is_ending() {
+                assert!(began.elapsed() < Duration::from_secs(20), "{count}");
+                thread::sleep(Duration::from_millis(5));
+            }
             drop(others);
         }
     }
