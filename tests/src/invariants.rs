@@ -179,7 +179,7 @@ impl<'a> Invariants<'a> {
         let objects = ruleset["nftables"].as_array().cloned().unwrap_or_default();
         let sets: Vec<_> = objects.iter().filter_map(|object| object.get("set")).collect();
         let expected: [(&str, Text); 3] = [
-            ("bridge port", |r| format!("{} {} {}", r.port, r.mac, r.address)),
+            ("bridge sender", |r| format!("{} {} {}", r.port, r.mac, r.address)),
             ("inet known", |r| format!("{} {}", r.mac, r.address)),
             ("inet owner", |r| format!("{} {}", r.address, r.owner)),
         ];
