@@ -14,6 +14,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd, RawFd};
 use std::sync::mpsc::sync_channel;
+use std::time::Duration;
 
 use rustix::io::{DupFlags, dup3, fcntl_dupfd_cloexec};
 
@@ -21,6 +22,13 @@ use super::sys;
 
 /// How many files one thread takes along.
 pub(crate) const BATCH: usize = 64;
+
+/// Linux copies tables of descriptors by words of this many, and closes what the last of them has too
+/// many: that would be anybody's files, and a last close of another kind.
+const WORD: RawFd = 64;
+
+/// How long a thread may take to have its table. It has nothing else to do.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Numbers of descriptors that are kept for files on their way.
 #[derive(Debug)]
@@ -37,9 +45,12 @@ impl LastClose {
     /// tables too, for an instant: to be called before anything is opened that some time is closed.
     pub(crate) fn reserve() -> io::Result<Self> {
         let null = File::open("/dev/null")?;
-        let slot = |_| fcntl_dupfd_cloexec(&null, 0);
-        let slots = (0..BATCH).map(slot).collect::<Result<Vec<_>, _>>()?;
-        let above = slots.iter().map(|slot| slot.as_raw_fd() + 1).max().unwrap_or(0);
+        let (mut slots, mut above) = (Vec::new(), 0);
+        while slots.len() < BATCH || above % WORD != 0 {
+            let slot = fcntl_dupfd_cloexec(&null, 0)?;
+            above = above.max(slot.as_raw_fd() + 1);
+            slots.push(slot);
+        }
         Ok(Self { slots, null, above })
     }
 
@@ -59,7 +70,9 @@ impl LastClose {
         let outcome = self
             .place(&files)
             .and_then(|()| sys::spawn_with_table_below(self.above, work))
-            .and_then(|()| is_taken.recv().unwrap_or(Err(io::ErrorKind::Other.into())));
+            .and_then(|()| {
+                is_taken.recv_timeout(PATIENCE).unwrap_or(Err(io::ErrorKind::TimedOut.into()))
+            });
         for slot in &mut self.slots[..files.len()] {
             // As long as `files` are there it is not their last close. It cannot fail: both are open.
             let _ = dup3(&self.null, slot, DupFlags::CLOEXEC);
@@ -89,7 +102,7 @@ mod tests {
     use std::net::{Ipv4Addr, TcpListener, TcpStream};
     use std::os::unix::net::UnixStream;
     use std::thread;
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     use rustix::net::sockopt::set_socket_linger;
 
@@ -132,6 +145,18 @@ mod tests {
                 thread::sleep(Duration::from_millis(5));
             }
             drop(others);
+        }
+    }
+
+    #[test]
+    fn attack_33_no_file_of_anybody_elses_is_in_the_ending_threads_table() {
+        // FUSE files above the slots, in the same word of the table, were closed by the thread, and held it.
+        for _ in 0..3 {
+            let last = LastClose::reserve().unwrap();
+            assert!(last.above % WORD == 0 && last.slots.len() >= BATCH, "{}", last.above);
+            let top = last.slots.iter().map(|slot| slot.as_raw_fd()).max().unwrap();
+            assert_eq!(top + 1, last.above);
+            let _one_more = File::open("/dev/null").unwrap();
         }
     }
 
