@@ -36,8 +36,10 @@ fn address_and_name_are_where_a_person_looks_first() {
         let shown = stage.daemon.ctl(&["show", reference]);
         assert!(shown.ok().contains(&address), "show {reference}: {shown}");
         let json = stage.daemon.ctl(&["--json", "show", reference]);
-        let shown: v6pod_proto::Attachment =
+        let mut shown: v6pod_proto::Attachment =
             serde_json::from_str(json.ok()).unwrap_or_else(|e| panic!("{e}: {json}"));
+        // Counted for who looks at one, and not in a list.
+        assert!(shown.traffic.take().is_some(), "{json}");
         assert_eq!(shown, attachment);
     }
     let nothing = stage.daemon.ctl(&["show", "nothing"]);
