@@ -278,8 +278,8 @@ def storm(words):
             time.sleep(0.01)  # The daemon is away.
 
 
-def flood(_):
-    """All at once, each in a process of its own, until killed. In a session of their own, as a login
+def flood(names):
+    """All at once, or those that are named, each in a process of its own, until killed. In a session of their own, as a login
     has one. What makes the daemon refuse all that the tenant sends is done now and then, or the
     rest would not get through."""
     os.setsid()
@@ -351,8 +351,16 @@ def flood(_):
         while kept:
             time.sleep(60)
 
+    def files():
+        late(fuse, 600)
+
+    def sockets():
+        late(linger, 400)
+
     works = [one_namespace, one_namespace, and_gone, dead_ones, quiet, crowd, descriptors, large]
-    works += [lambda: late(fuse, 600), lambda: late(linger, 400)]
+    works += [files, sockets]
+    if names:
+        works = [work for work in works if work.__name__ in names.split(",")]
     children = []
     for work in works:
         child = os.fork()

@@ -1,4 +1,5 @@
-//! Attack 28: the daemon dies at any instant of a storm, and comes back to a world that adds up.
+//! Attack 28: the daemon dies at any instant of a storm, and comes back to a world that adds up. (What a
+//! peer leaves that is killed half way is shown in `cni`.)
 //!
 //! ```text
 //!   host ── v6podd (SIGKILL, again and again) ── v6t0
@@ -33,7 +34,6 @@ fn attack_28_killed_at_any_instant_it_leaves_nothing_half_done() {
         // Spread over the storm, and not in step with it.
         thread::sleep(Duration::from_millis(20 + (kill * 37) % 170));
         stage.daemon.kill9();
-        // The case bites: what a daemon without records would leave.
         stage.daemon.restart();
         let all = stage.daemon.attachments();
         assert!(all.iter().any(|a| a.id == attachment.id), "the steady one is gone");
