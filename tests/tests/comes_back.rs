@@ -47,6 +47,11 @@ spec:
       command: [sleep, '1000']
 ";
 
+/// Shows what a container sees of its network, without what differs from one time to the next.
+const LOOK: &str = "{ ip -o addr; ip route; ip -6 route; } | tr -s ' ' | \
+                    sed 's/valid_lft.*//; s/expires.*//; s/tentative //; \
+                         s/::[0-9a-f:]*ff:fe[0-9a-f:]*/::EUI-64/'";
+
 /// How many containers run while the package comes and goes.
 const MANY: usize = 10;
 
@@ -116,29 +121,30 @@ fn a_package_that_comes_and_goes_cuts_none_of_ten_off() {
     let host = WholeHost::boot(Suite::Trixie);
     let user = host.log_in("anna");
     let names = |prefix: &str| (0..MANY).map(|n| format!("{prefix}{n}")).collect::<Vec<_>>();
-    let run_on = |names: &[String]| {
-        for name in names {
-            let inside = ["exec", name, "sh", "-c", "ip route get 192.0.2.1 && ip -6 route"];
-            user.podman(&inside).ok();
-        }
+    // What makes an interface of a container's goes with the program that it is in.
+    let networks = |names: &[String]| {
+        let seen = |name: &String| user.podman(&["exec", name, "sh", "-c", LOOK]).ok().to_owned();
+        names.iter().map(seen).collect::<Vec<_>>()
     };
     let (before, after) = (names("before"), names("after"));
     before.iter().for_each(|name| drop(user.sleeper(name, &[])));
-    run_on(&before);
+    let theirs = networks(&before);
+    assert!(theirs.iter().all(|seen| seen.contains("default via")), "{theirs:?}");
 
     host.install("0.1.0").ok();
     host.write("/etc/v6pod/v6pod.toml", &format!("prefix = \"{PREFIX}\"\n"));
     host.systemctl("enable --now v6podd.socket v6podd.service").ok();
-    run_on(&before);
+    assert_eq!(networks(&before), theirs, "with the package");
     after.iter().for_each(|name| drop(user.sleeper(name, &[])));
     let addresses: Vec<_> = host.attachments().iter().map(|a| a.address).collect();
     assert_eq!(addresses.len(), MANY, "those of before have what they had");
     addresses.iter().for_each(|address| is_reached(&host, *address));
+    let ours = networks(&after);
 
     host.sh("apt-get remove --yes v6pod 2>&1").ok();
     addresses.iter().for_each(|address| is_reached(&host, *address));
-    run_on(&before);
-    run_on(&after);
+    assert_eq!(networks(&before), theirs, "without it again");
+    assert_eq!(networks(&after), ours, "without it");
     // They end as any container does, with nobody to be told.
     let all: Vec<_> = before.iter().chain(&after).map(String::as_str).collect();
     user.remove(&all);
@@ -189,15 +195,11 @@ fn no_container_fails_to_start_while_the_package_goes() {
     user.podman(&["run", "--rm", IMAGE, "true"]).ok();
 }
 
-/// What a container sees of its network, on each of podman's own; without what differs from one run
-/// to the next.
+/// What a container sees of its network, on each of podman's own.
 #[track_caller]
 fn seen_inside(user: &Login<'_>) -> Vec<String> {
-    let look = "{ ip -o addr; ip route; ip -6 route; } | tr -s ' ' | \
-                sed 's/valid_lft.*//; s/expires.*//; s/tentative //; \
-                     s/::[0-9a-f:]*ff:fe[0-9a-f:]*/::EUI-64/'";
     let seen = |network: &&str| {
-        let words = ["run", "--rm", network, IMAGE, "sh", "-c", look];
+        let words = ["run", "--rm", network, IMAGE, "sh", "-c", LOOK];
         user.podman(&words).ok().to_owned()
     };
     ["--network=pasta", "--network=slirp4netns"].iter().map(seen).collect()
