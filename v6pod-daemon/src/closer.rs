@@ -14,6 +14,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
+use std::time::Duration;
 use std::{io, iter, thread};
 
 use v6pod_proto::Uid;
@@ -29,6 +30,10 @@ const PER_CALLER: usize = 2;
 
 /// With how many descriptors unclosed a caller is behind. One message can bring 253.
 const MOST: usize = 512;
+
+/// For how long connections that nobody has read are gathered before a thread is made to close them.
+/// One for each would be most of what a refusal costs, and nobody waits: the answer is out.
+const GATHER: Duration = Duration::from_millis(5);
 
 /// Takes descriptors and closes them in the background.
 #[derive(Debug, Clone)]
@@ -93,8 +98,13 @@ fn close_unread(
     others: &FairQueue<Uid, OwnedFd>,
 ) {
     while let Ok(first) = waiting.recv() {
-        let batch = iter::once(first).chain(waiting.try_iter()).take(BATCH);
-        let (senders, files): (Vec<_>, Vec<_>) = batch.unzip();
+        let mut batch: Vec<_> = iter::once(first).chain(waiting.try_iter()).take(BATCH).collect();
+        if batch.len() < BATCH {
+            thread::sleep(GATHER);
+            let room = BATCH - batch.len();
+            batch.extend(waiting.try_iter().take(room));
+        }
+        let (senders, files): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
         if let Err((error, files)) = last_close.close(files) {
             tracing::debug!(%error, "cannot close without waiting");
             senders.into_iter().zip(files).for_each(|(sender, file)| others.push(sender, file));
@@ -173,7 +183,6 @@ mod tests {
     use std::io::{Read as _, Write as _};
     use std::net::{Ipv4Addr, TcpListener, TcpStream};
     use std::os::unix::net::UnixStream;
-    use std::time::Duration;
 
     use rustix::net::sockopt::set_socket_linger;
 
