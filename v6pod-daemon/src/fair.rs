@@ -129,6 +129,11 @@ impl<T> Default for Owner<T> {
 }
 
 impl<K: Eq + Hash + Copy, T> Turn<'_, K, T> {
+    /// Whose job it is.
+    pub fn owner(&self) -> K {
+        self.owner
+    }
+
     /// The job itself, at the first call.
     pub fn take(&mut self) -> Option<T> {
         self.job.take()

@@ -9,6 +9,7 @@
 //! - [`client`]: the API from the other end, for v6podctl.
 //! - [`closer`]: closes what callers sent, where that harms nobody.
 //! - [`fair`]: a queue in which owners take turns.
+//! - [`pace`]: how fast one caller may have the daemon work.
 //! - [`access`]: who may attach and who operates.
 //! - [`failpoint`]: where tests make the daemon die; nothing in ordinary builds.
 //! - [`purge`]: takes all away.
@@ -32,6 +33,7 @@ pub mod fair;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod kernel;
+pub mod pace;
 pub mod purge;
 pub mod registry;
 pub mod report;

@@ -48,6 +48,7 @@ use crate::core::book::{Book, Released};
 use crate::core::description::Descriptions;
 use crate::core::name::Names;
 use crate::kernel::{self, NetNs, Process, Worker, Workers};
+use crate::pace::Paces;
 use crate::registry::Registrar;
 
 pub use metrics::Metrics;
@@ -387,6 +388,11 @@ impl Attachments {
     /// Closes what callers sent.
     pub fn closer(&self) -> Closer {
         self.0.closer.clone()
+    }
+
+    /// What of the daemon's time callers have had.
+    pub fn paces(&self) -> &Paces {
+        self.0.workers.paces()
     }
 
     /// The counters.

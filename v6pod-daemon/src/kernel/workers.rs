@@ -3,16 +3,18 @@
 //! Guarantees: no other thread of the daemon blocks on netlink or enters a namespace; a job that
 //! panics harms nobody but its caller; a thread that could not come home from a container's namespace
 //! runs no further job. It ends, and another takes its place. Those for whom jobs are done take
-//! turns, and nobody has more than [`AT_ONCE`] at work: one tenant's crowd does not stop another.
+//! turns, and nobody has more than [`AT_ONCE`] at work: one tenant's crowd does not stop another. What
+//! a job takes of a processor's time is [charged](Paces::charge) to whom it is done for.
 
 use std::any::Any;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns};
+use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::oneshot;
 use v6pod_proto::Uid;
 
@@ -22,6 +24,7 @@ use super::message::find_by_name;
 use super::namespace::{self, Home, Identity, NetNs};
 use super::netlink::RouteSocket;
 use crate::fair::FairQueue;
+use crate::pace::Paces;
 
 type Job = Box<dyn FnOnce(&mut Worker) + Send>;
 
@@ -41,7 +44,8 @@ impl Workers {
     /// Starts that many threads in the calling thread's namespace.
     pub fn start(threads: usize) -> Result<Self, Error> {
         let home = Arc::new(Home::here()?);
-        let pool = Arc::new(Pool { jobs: FairQueue::new(AT_ONCE), home: Arc::clone(&home) });
+        let (jobs, paces) = (FairQueue::new(AT_ONCE), Paces::default());
+        let pool = Arc::new(Pool { jobs, paces, home: Arc::clone(&home) });
         for _ in 0..threads {
             let worker = Worker::open(Arc::clone(&home))?;
             let pool = Arc::clone(&pool);
@@ -54,6 +58,11 @@ impl Workers {
     /// The namespaces that the daemon runs in.
     pub fn home(&self) -> &Home {
         &self.0.home
+    }
+
+    /// What each user's jobs have taken.
+    pub fn paces(&self) -> &Paces {
+        &self.0.paces
     }
 
     /// How many jobs for this user wait or are at work.
@@ -173,8 +182,15 @@ impl Inside {
     }
 }
 
+/// What the calling thread has had of processors' time.
+fn processor_time() -> Duration {
+    // Never negative, and never fails: it is this thread's own clock.
+    clock_gettime(ClockId::ThreadCPUTime).try_into().unwrap_or_default()
+}
+
 struct Pool {
     jobs: FairQueue<Uid, Job>,
+    paces: Paces,
     home: Arc<Home>,
 }
 
@@ -190,10 +206,13 @@ impl Pool {
     fn serve_one(&self, worker: &mut Worker) -> bool {
         let Some(mut turn) = self.jobs.next() else { return false };
         let Some(job) = turn.take() else { return true };
+        let began = processor_time();
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| job(worker))) {
             tracing::error!(panic = panic_text(panic.as_ref()), "a job panicked");
             worker.lost = true;
         }
+        let took = processor_time().saturating_sub(began);
+        self.paces.charge(turn.owner(), took, Instant::now());
         !worker.lost
     }
 

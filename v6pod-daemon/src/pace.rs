@@ -1,0 +1,99 @@
+//! How fast one caller may have the daemon work for him.
+//!
+//! Guarantee: over time, what the daemon does for one caller is at most a [`SHARE`]th of one processor's
+//! time. Less than a [`BURST`] of it is done at once. Who has had more waits until time has made up for
+//! it, and nobody else does. Root is not held up.
+//!
+//! Without this a tenant in a loop has the daemon take as much of the machine as the daemon can use,
+//! and has it in the daemon's name: whatever limits the tenant's own processes have is no limit to it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use v6pod_proto::Uid;
+
+/// Which part of one processor's time is one caller's.
+const SHARE: u32 = 10;
+
+/// How much of it he may have at once: some 250 attachments, each of which took 3.8 ms to make under a
+/// flood of 113 a second.
+const BURST: Duration = Duration::from_secs(1);
+
+/// With how many callers those who owe nothing any more are forgotten.
+const MANY: usize = 256;
+
+/// What every caller has had. Cheap to clone; all clones are one.
+#[derive(Debug, Clone, Default)]
+pub struct Paces(Arc<Mutex<HashMap<Uid, Instant>>>);
+
+impl Paces {
+    /// This much of a processor's time has gone into this caller's work.
+    pub fn charge(&self, caller: Uid, time: Duration, now: Instant) {
+        if caller == Uid::ROOT {
+            return;
+        }
+        let mut even = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if even.len() >= MANY {
+            even.retain(|_, at| *at > now);
+        }
+        // When his share, from now on, will have made up for all that he has had.
+        let at = even.entry(caller).or_insert(now);
+        *at = (*at).max(now) + time * SHARE;
+    }
+
+    /// How long this caller has to wait before anything more is done for him.
+    pub fn wait(&self, caller: Uid, now: Instant) -> Option<Duration> {
+        let even = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let owed = even.get(&caller)?.saturating_duration_since(now);
+        owed.checked_sub(BURST * SHARE).filter(|wait| !wait.is_zero())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONE: Uid = Uid::new(1).unwrap();
+    const TWO: Uid = Uid::new(2).unwrap();
+
+    #[test]
+    fn attack_26_over_time_nobody_has_more_than_his_share() {
+        let (paces, began) = (Paces::default(), Instant::now());
+        let (work, mut now, mut had) = (Duration::from_millis(2), began, Duration::ZERO);
+        for _ in 0..10_000 {
+            now += paces.wait(ONE, now).unwrap_or_default();
+            paces.charge(ONE, work, now);
+            had += work;
+        }
+        let share = (now - began) / SHARE;
+        assert!(had <= BURST + share + work, "{had:?} in {:?}", now - began);
+        assert!(had >= share, "he has what is his: {had:?}");
+        assert_eq!(paces.wait(TWO, now), None);
+    }
+
+    #[test]
+    fn a_burst_is_done_at_once_and_forgotten_with_time() {
+        let (paces, now) = (Paces::default(), Instant::now());
+        paces.charge(ONE, BURST, now);
+        assert_eq!(paces.wait(ONE, now), None);
+        paces.charge(ONE, Duration::from_millis(1), now);
+        assert_eq!(paces.wait(ONE, now), Some(Duration::from_millis(1) * SHARE));
+        assert_eq!(paces.wait(ONE, now + Duration::from_millis(1) * SHARE), None);
+        // Who was idle for long has no more than a burst in hand.
+        let later = now + Duration::from_secs(3600);
+        paces.charge(ONE, BURST * 2, later);
+        assert_eq!(paces.wait(ONE, later), Some(BURST * SHARE));
+    }
+
+    #[test]
+    fn root_is_not_held_up_and_nobody_is_remembered_for_long() {
+        let (paces, now) = (Paces::default(), Instant::now());
+        paces.charge(Uid::ROOT, BURST * 100, now);
+        assert_eq!(paces.wait(Uid::ROOT, now), None);
+        for uid in 1..10_000 {
+            paces.charge(Uid::new(uid).unwrap(), Duration::from_micros(1), now + BURST * uid);
+        }
+        assert!(paces.0.lock().unwrap().len() <= MANY);
+    }
+}
