@@ -2,8 +2,8 @@
 //! daemon but its files, its API and what `ip`, `bridge` and `nft` print.
 //!
 //! Each record is exactly one attachment of the API, one port (up, isolated, on the bridge), one
-//! forwarding entry, one neighbour, one route, and one element of each of the firewall's sets; and there is
-//! nothing else. The bridge has the gateway's address and no other, what no container has is
+//! forwarding entry, one neighbour, one route, one answer on the uplink where it is to give any, and one
+//! element of each of the firewall's sets; and there is nothing else. The bridge has the gateway's address and no other, what no container has is
 //! unreachable, and no name is borne twice.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -151,6 +151,20 @@ impl<'a> Invariants<'a> {
         let routes = self.list("ip", &routes);
         let entries = routes.iter().map(|e| text(e, "dst"));
         self.same_list("routes", records.iter().map(|r| r.address.clone()).collect(), entries);
+        self.check_proxies(records);
+    }
+
+    /// The uplink answers for all and for the gateway, or for nobody.
+    fn check_proxies(&mut self, records: &[Record]) {
+        let status = self.daemon.status();
+        let answers = status.off.iter().all(|off| off.feature != "ndp-proxy");
+        let gateway = status.gateway.to_string();
+        let all = records.iter().map(|r| &r.address).chain([&gateway]).filter(|_| answers);
+        let uplink = status.uplink.map(|uplink| uplink.to_string()).unwrap_or_default();
+        let expected = all.map(|address| format!("{address} {uplink}")).collect();
+        let proxies = self.list("ip", &["-6", "neigh", "show", "proxy"]);
+        let ours = proxies.iter().filter(|entry| text(entry, "protocol") == PROTOCOL);
+        self.same_list("answers", expected, ours.map(|e| join(e, "dst", "dev")));
     }
 
     fn check_host(&mut self) {

@@ -83,7 +83,8 @@ struct Scene {
 impl Scene {
     fn new() -> Self {
         let host = HostNs::new();
-        let daemon = Daemon::configured(&host, &Config::default());
+        let keys = "ndp_proxy = true\n".to_owned();
+        let daemon = Daemon::configured(&host, &Config { keys, ..Config::default() });
         let before = daemon.footprint();
         let mut bystander = Subject::new();
         let named = Activate { name: Some("bystander".into()), ..bystander.request() };
@@ -214,6 +215,7 @@ fn restoring(point: &str) {
         (links.ok().matches(": v6p").count() == 1).then_some(())
     });
     scene.host.ip("-6 route add 2001:db8:1:2:3::dead dev v6t0 proto 118").ok();
+    scene.host.ip("-6 neigh add proxy 2001:db8:1:2:3::dead dev up0 protocol 118").ok();
     assert!(!scene.daemon.restart_to_die_at(point), "{point} was not reached");
     scene.recovers(vec![], true);
 }

@@ -17,6 +17,7 @@ mod making;
 mod mending;
 mod metrics;
 mod naming;
+mod proxying;
 pub mod records;
 mod resting;
 mod restoring;

@@ -25,7 +25,7 @@ use super::rules::{self, Rules, RulesError};
 use super::spoken::Spoken;
 use super::sweeping::Waiting;
 use super::traffic::Readings;
-use super::{Attachments, Ended, Ledger, Metrics, Shared, ending, lock, making, mending};
+use super::{Attachments, Ended, Ledger, Metrics, Shared, ending, lock, making, mending, proxying};
 use crate::access::Access;
 use crate::closer::Closer;
 use crate::config::{self, Config, PrefixSource};
@@ -108,6 +108,7 @@ pub async fn start(config: Config, closer: Closer) -> Result<Attachments, StartE
         mtu: config.mtu,
         uplink: config.uplink.clone(),
         forwarding: Forwarding::probe()?,
+        proxy: config.ndp_proxy,
     };
     let policy = Policy { links: links.clone(), prefix, ingress: config.ingress };
     let workers = Workers::start(WORKERS)?;
@@ -379,6 +380,8 @@ async fn adopt(shared: &Arc<Shared>, adopted: Vec<Adopted>) {
         tracing::info!(count = named.len(), "took up the attachments of an earlier daemon");
     }
     failpoint::reach("restoring:adopted");
+    proxying::settle(shared).await;
+    failpoint::reach("restoring:proxied");
     shared.name_again(named).await;
     failpoint::reach("restoring:named");
 }
@@ -422,6 +425,7 @@ async fn look_again(shared: &Arc<Shared>) {
         }
         Err(error) => tracing::warn!(%error, "cannot look at the kernel"),
     }
+    proxying::settle(shared).await;
     let state = Arc::clone(shared);
     let look = move |worker: &mut Worker| state.look_after_rules(worker);
     if let Err(error) = shared.workers.run(look).await {
@@ -445,6 +449,7 @@ async fn follow_uplink(shared: &Arc<Shared>) {
         }
         Err(error) => tracing::warn!(%error, "cannot follow the uplink"),
     }
+    proxying::settle(shared).await;
 }
 
 /// Somebody deleted the bridge. Its ports are still there, and on no bridge.

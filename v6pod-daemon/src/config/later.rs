@@ -48,15 +48,13 @@ fn never<T>(_: &T) -> bool {
 }
 
 #[rustfmt::skip]
-fn addressing(file: &File) -> [Option<Later>; 8] {
+fn addressing(file: &File) -> [Option<Later>; 7] {
     let File { addresses, renumber, .. } = file;
     [
         later("prefix", &file.prefix, |p| p.0 != PrefixText::File, "prefix from a file",
             "write the prefix itself, or \"auto\""),
         later("mode", &file.mode, |m| *m == Mode::Bridge, "routed mode", "write \"bridge\""),
         later("nat66", &file.nat66, |n| *n == Nat66::Never, "NAT66", "write \"never\""),
-        later("ndp_proxy", &file.ndp_proxy, |on| !on, "NDP proxy",
-            "write false, and have the prefix routed to this host"),
         later("addresses.per_owner", &addresses.per_owner, |s| s.0 == Slice::None,
             "slices of owners", "write \"none\""),
         later("addresses.wished", &addresses.wished, Vec::is_empty, "wishes", "write []"),
@@ -108,7 +106,7 @@ fn names(file: &File) -> [Option<Later>; 11] {
 }
 
 /// What is off in every configuration, and what that means.
-const OFF: [(&str, &str); 9] = [
+const OFF: [(&str, &str); 8] = [
     (
         "openings",
         "Annotations, labels and published ports are read and shown; they open nothing: a container is reached by its owner's \
@@ -123,11 +121,6 @@ const OFF: [(&str, &str); 9] = [
         "nat66",
         "A unique local address (RFC 4193) reaches no further than its prefix is routed: nothing \
          translates it.",
-    ),
-    (
-        "ndp-proxy",
-        "Nobody answers for the containers on the uplink: their prefix has to be routed to this \
-         host.",
     ),
     ("routed-mode", "When the bridge has 1023 ports, no further container gets an address."),
     ("renumbering", "The prefix is read at the start and stays while the daemon runs."),
@@ -147,9 +140,15 @@ pub(super) fn switched_off(config: &Config) -> Vec<SwitchedOff> {
         "firewall.ingress",
         "Every port of every container is open to whoever can route to it, as the configuration asks.",
     );
+    let routed = (
+        "ndp-proxy",
+        "Nobody answers for the containers on the uplink: their prefix has to be routed to this \
+         host. Where it is part of the uplink's own subnet instead, write ndp_proxy = true.",
+    );
+    let proxy = (!config.ndp_proxy).then_some(routed);
     let registry = (config.registry == Registry::None).then_some(nameless);
     let ingress = (config.ingress == Ingress::Allow).then_some(open);
-    let all = OFF.into_iter().chain(registry).chain(ingress);
+    let all = OFF.into_iter().chain(proxy).chain(registry).chain(ingress);
     all.map(|(feature, meaning)| SwitchedOff { feature: feature.into(), meaning: meaning.into() })
         .collect()
 }

@@ -46,6 +46,9 @@ pub struct Config {
     pub mtu: Option<u32>,
     /// The interface towards the rest of the world; none: that of the IPv6 default route.
     pub uplink: Option<LinkName>,
+    /// Whether the uplink answers for the containers: where the prefix is part of its own subnet and
+    /// nobody routes it here.
+    pub ndp_proxy: bool,
     /// How long a released address rests before it may be drawn again.
     pub quarantine: Duration,
     /// How many attachments one owner may have.
@@ -122,6 +125,7 @@ impl Config {
             instance: file.instance.map_or(default.instance, |v| v.into_inner().0),
             mtu: file.mtu.and_then(|v| v.into_inner().0),
             uplink: file.uplink.and_then(|v| v.into_inner().0.0),
+            ndp_proxy: file.ndp_proxy.is_some_and(Spanned::into_inner),
             quarantine: file
                 .addresses
                 .quarantine
@@ -180,6 +184,7 @@ impl Default for Config {
             prefix: PrefixSource::Auto,
             mtu: None,
             uplink: None,
+            ndp_proxy: false,
             quarantine: Duration::from_secs(300),
             per_owner: 256,
             ingress: Ingress::Deny,

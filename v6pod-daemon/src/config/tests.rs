@@ -212,7 +212,6 @@ fn a_token_is_a_file_or_a_credential() {
 #[test]
 fn the_full_design_is_too_early_where_it_is_written() {
     for text in [
-        "ndp_proxy = true",
         "addresses.wished = [\"alice\", \"@staff\"]",
         "firewall.egress = \"deny\"",
         "firewall.openings = []",
@@ -250,6 +249,9 @@ fn only_the_default_file_may_be_missing() {
 #[test]
 fn what_is_off_is_said_once_each() {
     let off = Config::default().switched_off();
+    let answering = Config { ndp_proxy: true, ..Config::default() }.switched_off();
+    let left: Vec<_> = off.iter().filter(|entry| !answering.contains(entry)).collect();
+    assert!(matches!(left[..], [entry] if entry.feature == "ndp-proxy"), "{left:?}");
     assert!(off.iter().any(|entry| entry.feature == "openings"));
     assert!(off.iter().all(|entry| entry.feature != "firewall.ingress"));
     for (at, entry) in off.iter().enumerate() {

@@ -21,6 +21,7 @@ struct FakeKernel {
     neighbours: BTreeMap<Ipv6Addr, Mac>,
     routes: BTreeSet<Ipv6Addr>,
     elements: BTreeSet<Elements>,
+    proxies: BTreeSet<Ipv6Addr>,
     last_ifindex: u32,
 }
 
@@ -47,6 +48,7 @@ impl FakeKernel {
             (Step::Forwarding, Some(link)) => link.forwarding = Some(port.mac),
             (Step::Neighbour, _) => drop(self.neighbours.insert(port.address, port.mac)),
             (Step::Route, _) => assert!(self.routes.insert(port.address), "somebody else's route"),
+            (Step::Proxy, _) => drop(self.proxies.insert(port.address)),
             (Step::Up, Some(link)) => {
                 assert!(link.isolated, "up before it is isolated");
                 assert!(self.elements.contains(&Elements::of(port)), "up without rules");
@@ -66,6 +68,7 @@ impl FakeKernel {
             }
             Step::Neighbour => drop(self.neighbours.remove(&port.address)),
             Step::Route => drop(self.routes.remove(&port.address)),
+            Step::Proxy => drop(self.proxies.remove(&port.address)),
             _ => {}
         }
     }
@@ -188,6 +191,21 @@ impl World {
         }
         // Adopted: answered for, whether or not the answer ever arrived.
         self.answered = plan.adopt.into_iter().map(|(a, _)| (a.id.clone(), a)).collect();
+        self.settle_proxies(fuse)
+    }
+
+    /// As `attachments/proxying.rs` does.
+    fn settle_proxies(&mut self, fuse: &mut Fuse) -> Result<(), Died> {
+        let kept: BTreeSet<_> = self.answered.values().map(|a| a.port.address).collect();
+        let seen = self.kernel.proxies.clone();
+        for stray in seen.difference(&kept) {
+            fuse.burn()?;
+            self.kernel.proxies.remove(stray);
+        }
+        for missing in kept.difference(&seen) {
+            fuse.burn()?;
+            self.kernel.proxies.insert(*missing);
+        }
         Ok(())
     }
 
@@ -199,6 +217,7 @@ impl World {
         assert_eq!(ports, kernel.ports.keys().collect(), "records and ports");
         let addresses: BTreeSet<_> = self.disk.values().map(|(a, _)| a.port.address).collect();
         assert_eq!(addresses, kernel.routes, "records and routes");
+        assert_eq!(addresses, kernel.proxies, "records and answers on the uplink");
         let neighbours: BTreeMap<_, _> =
             self.disk.values().map(|(a, _)| (a.port.address, a.port.mac)).collect();
         assert_eq!(neighbours, kernel.neighbours, "records and neighbours");
@@ -309,8 +328,9 @@ proptest! {
                             dead.insert(id, ());
                         }
                     }
-                    Action::Flush(0..=85) => world.kernel.routes.clear(),
-                    Action::Flush(86..=170) => world.kernel.neighbours.clear(),
+                    Action::Flush(0..=60) => world.kernel.routes.clear(),
+                    Action::Flush(61..=120) => world.kernel.proxies.clear(),
+                    Action::Flush(121..=180) => world.kernel.neighbours.clear(),
                     Action::Flush(_) => {
                         world.kernel.ports.values_mut().for_each(|port| port.forwarding = None);
                     }

@@ -52,6 +52,8 @@ pub enum Step {
     Neighbour,
     /// The /128 route by the bridge.
     Route,
+    /// Where the host answers for containers on its uplink: the proxy neighbour entry there.
+    Proxy,
     /// The container's end: sysctls, loopback and interface up, address, default route. Goes with
     /// the pair.
     Inside,
@@ -60,7 +62,7 @@ pub enum Step {
 }
 
 /// All steps that attach a container to the bridge, in their order.
-pub const fn attach() -> [Step; 8] {
+pub const fn attach() -> [Step; 9] {
     [
         Step::Rules,
         Step::Pair,
@@ -68,6 +70,7 @@ pub const fn attach() -> [Step; 8] {
         Step::Forwarding,
         Step::Neighbour,
         Step::Route,
+        Step::Proxy,
         Step::Inside,
         Step::Up,
     ]

@@ -12,6 +12,7 @@ pub const NAMES: &[&str] = &[
     "making:forwarding",
     "making:neighbour",
     "making:route",
+    "making:proxy",
     "making:inside",
     "making:up",
     "making:wired",
@@ -28,6 +29,7 @@ pub const NAMES: &[&str] = &[
     "ending:withdrawn",
     "undo:up",
     "undo:inside",
+    "undo:proxy",
     "undo:route",
     "undo:neighbour",
     "undo:forwarding",
@@ -48,5 +50,6 @@ pub const NAMES: &[&str] = &[
     "restoring:stray",
     "restoring:cleaned",
     "restoring:adopted",
+    "restoring:proxied",
     "restoring:named",
 ];

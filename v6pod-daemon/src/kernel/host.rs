@@ -8,6 +8,7 @@
 //! - It takes no router advertisement, redirect or address from a container, not even between its
 //!   making and its start.
 //! - Nothing of the host's that was on is switched off, and it loses none of its own routers.
+//! - The uplink answers for containers (`proxy`) only where that is asked for.
 
 use std::net::Ipv6Addr;
 
@@ -27,6 +28,7 @@ use super::error::{Cause, Error, gone_is_fine};
 use super::message::{self, FoundLink, find_ours};
 use super::netlink::RouteSocket;
 use super::overlap::{Overlaps, overlaps};
+use super::proxy;
 use super::sysctl::Conf;
 use super::view::Route;
 use crate::core::links::Links;
@@ -52,6 +54,8 @@ pub struct Topology {
     pub uplink: Option<LinkName>,
     /// How forwarding is switched on.
     pub forwarding: Forwarding,
+    /// Whether the uplink answers neighbour solicitations for the containers.
+    pub proxy: bool,
 }
 
 /// How packets are allowed from one interface to another.
@@ -84,6 +88,8 @@ pub struct Host {
     pub mtu: u32,
     /// The interface towards the rest of the world, if there is one now.
     pub uplink: Option<LinkName>,
+    /// The number of the link on which containers are answered for, if they are.
+    pub answers: Option<u32>,
 }
 
 /// Why the host could not be prepared.
@@ -110,8 +116,8 @@ pub fn prepare(socket: &mut RouteSocket, topology: &Topology) -> Result<Host, Pr
     };
     let bridge = found.index;
     assert_bridge(socket, links, &found)?;
-    let (uplink, uplink_mtu) = uplink(socket, topology)?;
-    let mtu = settle_mtu(socket, topology, &found, uplink_mtu)?;
+    let uplink = uplink(socket, topology)?;
+    let mtu = settle_mtu(socket, topology, &found, uplink.mtu)?;
 
     // Before anything can be forwarded: what no container has is unreachable. Otherwise it would go
     // back to the upstream, which sends it here again (threat 14), or cost a neighbour entry each.
@@ -122,7 +128,8 @@ pub fn prepare(socket: &mut RouteSocket, topology: &Topology) -> Result<Host, Pr
     exists_is_fine(socket.ack("give the bridge its address", &address, flags))?;
     let link = message::set_up(message::link(bridge), true);
     socket.ack(format!("switch {} on", links.bridge), &Message::SetLink(link), 0)?;
-    let host = Host { bridge, links: links.clone(), mtu, uplink };
+    let answers = uplink.index.filter(|_| topology.proxy);
+    let host = Host { bridge, links: links.clone(), mtu, uplink: uplink.name, answers };
     forget_old_prefixes(socket, topology, &host)?;
     forward(socket, topology, &host)?;
     Ok(host)
@@ -135,17 +142,19 @@ pub fn follow_uplink(
     topology: &Topology,
     host: &Host,
 ) -> Result<Host, Error> {
-    let (uplink, uplink_mtu) = uplink(socket, topology)?;
-    let mut host = Host { uplink, ..host.clone() };
+    let uplink = uplink(socket, topology)?;
+    let answers = uplink.index.filter(|_| topology.proxy);
+    let mut host = Host { uplink: uplink.name, answers, ..host.clone() };
     if let Some(found) = find_bridge(socket, &topology.links)? {
-        host.mtu = settle_mtu(socket, topology, &found, uplink_mtu)?;
+        host.mtu = settle_mtu(socket, topology, &found, uplink.mtu)?;
     }
     forward(socket, topology, &host)?;
     Ok(host)
 }
 
-/// Takes away all of this instance: ports, bridge, routes. Forwarding stays as it is, since somebody
-/// else may count on it by now. Goes on after an error; what failed is the answer.
+/// Takes away all of this instance: ports, bridge, routes, answers on the uplink. Forwarding, and what
+/// the uplink needs to answer, stays as it is, since somebody else may count on it by now. Goes on after
+/// an error; what failed is the answer.
 pub fn purge(socket: &mut RouteSocket, links: &Links) -> Vec<Error> {
     let mut errors = Vec::new();
     let mut note = |result: Result<(), Error>| errors.extend(result.err());
@@ -160,7 +169,10 @@ pub fn purge(socket: &mut RouteSocket, links: &Links) -> Vec<Error> {
         Err(error) => note(Err(error)),
     }
     match our_unreachables(socket, links) {
-        Ok(nets) => nets.into_iter().for_each(|net| note(reach_again(socket, links, net))),
+        Ok(nets) => {
+            proxy::forget(socket, &nets).into_iter().for_each(|error| note(Err(error)));
+            nets.into_iter().for_each(|net| note(reach_again(socket, links, net)));
+        }
         Err(error) => note(Err(error)),
     }
     errors
@@ -199,17 +211,25 @@ impl Topology {
     }
 }
 
-/// The uplink and its MTU.
-fn uplink(
-    socket: &mut RouteSocket,
-    topology: &Topology,
-) -> Result<(Option<LinkName>, Option<u32>), Error> {
+/// The way to the rest of the world, if there is one.
+#[derive(Default)]
+struct FoundUplink {
+    index: Option<u32>,
+    name: Option<LinkName>,
+    mtu: Option<u32>,
+}
+
+fn uplink(socket: &mut RouteSocket, topology: &Topology) -> Result<FoundUplink, Error> {
     let links = dump::links(socket, |link| Some((link.index, link.name.to_owned(), link.mtu)))?;
     let routes = dump::routes(socket)?;
     let names: Vec<_> = links.iter().map(|(index, name, _)| (*index, name.clone())).collect();
     let index = topology.uplink_among(&names, &routes);
     let found = links.into_iter().find(|(i, _, _)| Some(*i) == index);
-    Ok(found.map_or((None, None), |(_, name, mtu)| (name.parse().ok(), Some(mtu))))
+    Ok(found.map_or_else(FoundUplink::default, |(index, name, mtu)| FoundUplink {
+        index: Some(index),
+        name: name.parse().ok(),
+        mtu: Some(mtu),
+    }))
 }
 
 /// Makes the bridge, down. Its Ethernet address is given, and so never changes with its ports.
@@ -298,7 +318,10 @@ fn reach_again(socket: &mut RouteSocket, links: &Links, net: Ipv6Net) -> Result<
     gone_is_fine(socket.ack(format!("remove the unreachable route of {net}"), &route, 0))
 }
 
-fn our_unreachables(socket: &mut RouteSocket, links: &Links) -> Result<Vec<Ipv6Net>, Error> {
+pub(super) fn our_unreachables(
+    socket: &mut RouteSocket,
+    links: &Links,
+) -> Result<Vec<Ipv6Net>, Error> {
     let mut routes = dump::routes(socket)?;
     routes.retain(|route| {
         let kind = route.kind == libc::RTN_UNREACHABLE;
@@ -319,6 +342,7 @@ fn forget_old_prefixes(
     let mut gateways = vec![topology.prefix.gateway()];
     for net in our_unreachables(socket, &host.links)? {
         if net != topology.prefix.net() && !in_use(net) {
+            proxy::forget(socket, &[net]).into_iter().try_for_each(Err)?;
             reach_again(socket, &host.links, net)?;
         } else {
             gateways.push(Ipv6Addr::from_bits(net.network().to_bits() | 1));
@@ -354,12 +378,18 @@ fn forward(socket: &mut RouteSocket, topology: &Topology, host: &Host) -> Result
             bridge.ensure("forwarding", 1)?;
         }
     }
-    Ok(())
+    match &host.uplink {
+        // It may have gone since, or have no IPv6.
+        Some(uplink) if topology.proxy => {
+            gone_is_fine(proxy::switch_on(socket, &host.links, uplink))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Has every interface that takes router advertisements as a host go on as a router: those that are
 /// here, and those that come later, or a laptop would lose the network that it has not joined yet.
-fn keep_advertisements(socket: &mut RouteSocket, links: &Links) -> Result<(), Error> {
+pub(super) fn keep_advertisements(socket: &mut RouteSocket, links: &Links) -> Result<(), Error> {
     let names = dump::links(socket, |link| {
         let ours = [links.ports, links.bridges].contains(&link.group);
         if ours { None } else { link.name.parse::<LinkName>().ok() }

@@ -26,6 +26,7 @@ pub mod observe;
 pub mod overlap;
 pub mod privileges;
 pub mod process;
+pub mod proxy;
 pub mod sock_diag;
 pub mod sweep;
 mod sys;

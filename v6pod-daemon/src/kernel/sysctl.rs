@@ -1,4 +1,4 @@
-//! `/proc/sys/net/ipv6/conf`, as the calling thread's network namespace has it.
+//! `/proc/sys/net/ipv6/conf` and `neigh`, as the calling thread's network namespace has it.
 //!
 //! The files are those of our own mount namespace's procfs, whichever network namespace the thread
 //! is in: nobody can put something else in their place. An interface's name is one path component
@@ -20,16 +20,19 @@ pub enum Conf<'a> {
     Default,
     /// One interface's.
     Link(&'a LinkName),
+    /// One interface's of neighbour discovery (`neigh`).
+    Neighbours(&'a LinkName),
 }
 
 impl Conf<'_> {
     fn path(self, key: &str) -> String {
-        let name = match self {
-            Self::All => "all",
-            Self::Default => "default",
-            Self::Link(name) => name.as_str(),
+        let (kind, name) = match self {
+            Self::All => ("conf", "all"),
+            Self::Default => ("conf", "default"),
+            Self::Link(name) => ("conf", name.as_str()),
+            Self::Neighbours(name) => ("neigh", name.as_str()),
         };
-        format!("/proc/sys/net/ipv6/conf/{name}/{key}")
+        format!("/proc/sys/net/ipv6/{kind}/{name}/{key}")
     }
 
     /// The value; none if this kernel or this namespace has no such file.

@@ -189,6 +189,7 @@ pub(crate) fn topology() -> Topology {
         mtu: None,
         uplink: None,
         forwarding: Forwarding::probe().unwrap(),
+        proxy: false,
     }
 }
 

@@ -186,22 +186,30 @@ impl Address {
 pub(super) struct Neighbour<'a> {
     pub(super) interface: u32,
     pub(super) state: u16,
+    /// `NTF_*`.
+    pub(super) flags: u8,
+    /// Whose it is (`NDA_PROTOCOL`), a number as of routes; zero if nobody said so.
+    pub(super) protocol: u8,
     pub(super) address: Option<Ipv6Addr>,
     pub(super) mac: &'a [u8],
 }
 
 impl<'a> Neighbour<'a> {
     pub(super) fn parse(payload: &'a [u8]) -> Option<Self> {
+        const PROTOCOL: u16 = 12; // NDA_PROTOCOL
+
         let (interface, state) = (u32_at(payload, 4)?, u16_at(payload, 8)?);
+        let (flags, mut protocol) = (*payload.get(10)?, 0);
         let (mut address, mut mac) = (None, &payload[..0]);
         for (kind, value) in Attributes(payload.get(12..)?) {
             match kind {
                 libc::NDA_DST => address = ipv6(value),
                 libc::NDA_LLADDR => mac = value,
+                PROTOCOL => protocol = *value.first()?,
                 _ => {}
             }
         }
-        Some(Self { interface, state, address, mac })
+        Some(Self { interface, state, flags, protocol, address, mac })
     }
 }
 

@@ -30,6 +30,7 @@ use super::host::Host;
 use super::message::{self, find_by_index, find_link, find_ours, is_local};
 use super::namespace::NetNs;
 use super::netlink::RouteSocket;
+use super::proxy;
 use super::sysctl::Conf;
 use super::workers::{Inside, Worker};
 use crate::core::ruleset::Elements;
@@ -94,6 +95,10 @@ impl<'a> Wire<'a> {
             Step::Forwarding => self.forwarding(),
             Step::Neighbour => add_neighbour(&mut self.worker.socket, self.host, self.port),
             Step::Route => add_route(&mut self.worker.socket, self.host, self.port),
+            Step::Proxy => match self.host.answers {
+                Some(link) => proxy::add(&mut self.worker.socket, (self.port.address, link)),
+                None => Ok(()),
+            },
             Step::Inside => {
                 let (port, peer) = (self.port, self.ends()?.peer);
                 let socket = self.worker.inside(self.namespace, |mut inside| {
@@ -319,6 +324,11 @@ pub fn undo(worker: &mut Worker, host: &Host, port: &Port, step: &Step) -> Resul
         }
         Step::Neighbour => remove_neighbour(socket, host.bridge, port.address),
         Step::Route => remove_route(socket, host.bridge, port.address),
+        // On an uplink of before, the next look at all entries removes it.
+        Step::Proxy => match host.answers {
+            Some(link) => proxy::remove(socket, (port.address, link)),
+            None => Ok(()),
+        },
         Step::Guard | Step::Forwarding | Step::Inside => Ok(()),
     }
 }

@@ -167,6 +167,47 @@ fn forwarding_switched_on_first_loses_the_router() {
     });
 }
 
+/// `forwarding` of the uplink alone has Linux forget the routers of all interfaces.
+#[test]
+fn the_host_keeps_its_routers_where_its_uplink_answers_for_containers() {
+    in_netns(|| {
+        let router = Router::new();
+        router.teach();
+        let (mut worker, topology) = ready(Forwarding::probe().unwrap());
+        // Whoever else is taught: here the uplink is another interface.
+        sh("ip link add up1 type veth peer name isp1 && ip link set up1 up");
+        let topology = Topology { proxy: true, uplink: Some("up1".parse().unwrap()), ..topology };
+        for _ in 0..2 {
+            prepare(&mut worker.socket, &topology).unwrap();
+            assert!(has_default());
+        }
+        assert_eq!(sysctl("up1/forwarding"), "1");
+        assert_eq!(sysctl("up1/proxy_ndp"), "1");
+        assert_eq!(sysctl("../neigh/up1/proxy_delay"), "0");
+        let topology = Topology { uplink: Some("up0".parse().unwrap()), ..topology };
+        prepare(&mut worker.socket, &topology).unwrap();
+        assert!(has_default());
+        assert_eq!(sysctl("up0/forwarding"), "1");
+        eventually("the router takes its route back", || {
+            router.advertise(0);
+            !has_default()
+        });
+        router.teach();
+    });
+}
+
+/// That the test above can fail.
+#[test]
+fn an_interface_that_forwards_first_loses_the_routers_of_others() {
+    in_netns(|| {
+        let router = Router::new();
+        router.teach();
+        sh("ip link add up1 type veth peer name isp1 && ip link set up1 up");
+        sh("echo 1 >/proc/sys/net/ipv6/conf/up1/forwarding");
+        assert!(!has_default());
+    });
+}
+
 #[test]
 fn what_an_administrator_forbade_stays_forbidden() {
     in_netns(|| {

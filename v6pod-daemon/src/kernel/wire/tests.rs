@@ -86,7 +86,7 @@ fn attack_06_07_32_a_port_is_isolated_quiet_and_without_address_before_it_is_up(
         let container = Container::new();
         let (port, ns) = (port(1), container.verified(bench.worker.home()));
         let mut wire = Wire::new(&mut bench.worker, &bench.host, &port, &ns);
-        for step in &attach()[..7] {
+        for step in attach().iter().filter(|step| **step != Step::Up) {
             assert!(!sh("ip -o link show v6k-1 2>/dev/null || :").contains(",UP"));
             wire.run(step).unwrap();
         }
