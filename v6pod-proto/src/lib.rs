@@ -16,8 +16,8 @@ pub use ids::{AttachmentId, ContainerId, LinkName, Mac, NetworkName, ParseIdErro
 pub use problem::{Code, Problem};
 pub use wire::{
     Activate, Attachment, AttachmentList, CapLimit, Capacity, Counts, Deactivate, Deactivated,
-    Mode, NameState, NameStatus, Passed, PrefixView, RegistryView, State, Status, SwitchedOff,
-    Traffic,
+    Mode, NameState, NameStatus, Obstacle, Passed, PrefixView, RegistryView, State, Status,
+    SwitchedOff, Traffic,
 };
 pub use wishes::Wishes;
 

@@ -278,6 +278,9 @@ pub struct Status {
     pub last_repair: Option<u64>,
     /// What this daemon does not do, and why.
     pub off: Vec<SwitchedOff>,
+    /// Other firewalls of this host that stop containers' packets.
+    #[serde(default)]
+    pub obstacles: Vec<Obstacle>,
 }
 
 /// `GET /api/prefix`, and a part of [`Status`].
@@ -331,6 +334,24 @@ pub struct SwitchedOff {
     pub feature: String,
     /// What that means, in one sentence.
     pub meaning: String,
+}
+
+/// A chain of another firewall that stops containers' packets, whatever v6pod's own rules say.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Obstacle {
+    /// Whose it is: `ufw`, `firewalld`, `docker`, `ip6tables`, `ip6tables-legacy` or `nft`.
+    pub program: String,
+    /// The table, its family first.
+    pub table: String,
+    /// The chain.
+    pub chain: String,
+    /// Where it is asked: `forward`, `input`, `output`, `prerouting` or `postrouting`.
+    pub hook: String,
+    /// What that means, in one sentence.
+    pub meaning: String,
+    /// The commands that mend it, to be run as root in this order.
+    pub advice: Vec<String>,
 }
 
 /// `GET /api/capacity`.

@@ -17,6 +17,7 @@ mod making;
 mod mending;
 mod metrics;
 mod naming;
+mod obstacles;
 mod proxying;
 pub mod records;
 mod resting;
@@ -59,6 +60,7 @@ pub use traffic::Measured;
 pub use view::Viewer;
 
 use holding::Holds;
+use obstacles::Obstacles;
 use records::Records;
 use resting::Resting;
 use rules::Rules;
@@ -84,6 +86,7 @@ struct Shared {
     /// As the kernel last had it: the uplink moves, the bridge may have to be made again.
     host: Mutex<kernel::Host>,
     rules: Rules,
+    obstacles: Obstacles,
     prefix_source: &'static str,
     started: Instant,
     ledger: Mutex<Ledger>,

@@ -19,6 +19,7 @@ use tokio::sync::{Notify, mpsc};
 use v6pod_proto::Mac;
 
 use super::holding::Holds;
+use super::obstacles::{self, Obstacles};
 use super::records::{Records, Rejected};
 use super::resting::Resting;
 use super::rules::{self, Rules, RulesError};
@@ -133,6 +134,7 @@ pub async fn start(config: Config, closer: Closer) -> Result<Attachments, StartE
     let shared = Arc::new(Shared {
         links,
         rules: Rules::new(policy),
+        obstacles: Obstacles::default(),
         prefix_source,
         started: Instant::now(),
         ledger: Mutex::new(ledger(&config, prefix, host.mtu, &rests, descriptions)),
@@ -163,6 +165,7 @@ pub async fn start(config: Config, closer: Closer) -> Result<Attachments, StartE
     tokio::spawn(ending::heed(Arc::clone(&shared), news));
     tokio::spawn(watch(Arc::clone(&shared), events));
     tokio::spawn(rules::watch(Arc::clone(&shared), losses));
+    tokio::spawn(obstacles::watch(Arc::clone(&shared)));
     Ok(Attachments(shared))
 }
 

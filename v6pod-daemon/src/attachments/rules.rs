@@ -15,7 +15,7 @@ use super::Shared;
 use crate::core::attachment::Phase;
 use crate::core::ruleset::{Elements, Policy, Ruleset};
 use crate::kernel::firewall::nft::{self, NftError};
-use crate::kernel::firewall::{Losses, ObservedElements, ObservedRules};
+use crate::kernel::firewall::{Losses, News, ObservedElements, ObservedRules};
 use crate::kernel::{self, Worker};
 
 /// How long nobody looks again after a look. Who takes rules away in a loop does not keep the daemon
@@ -127,14 +127,19 @@ impl Shared {
 /// Looks after the rules whenever the kernel tells of a loss, for as long as the daemon runs.
 pub(super) async fn watch(shared: Arc<Shared>, mut losses: Losses) {
     loop {
-        if let Err(error) = losses.next().await {
+        let news = losses.next().await.unwrap_or_else(|error| {
             tracing::error!(%error, "cannot hear the kernel; looking instead");
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            News { lost: true, others: true }
+        });
+        if news.others {
+            shared.obstacles.look_again();
         }
-        let state = Arc::clone(&shared);
-        let look = move |worker: &mut Worker| state.look_after_rules(worker);
-        if let Err(error) = shared.workers.run(look).await {
-            tracing::error!(%error, "cannot look after the firewall's rules");
+        if news.lost {
+            let state = Arc::clone(&shared);
+            let look = move |worker: &mut Worker| state.look_after_rules(worker);
+            if let Err(error) = shared.workers.run(look).await {
+                tracing::error!(%error, "cannot look after the firewall's rules");
+            }
         }
         tokio::time::sleep(PAUSE).await;
     }

@@ -95,6 +95,7 @@ impl Attachments {
             registry: self.registry(),
             last_repair: shared.rules.last_repair(),
             off: shared.config.switched_off(),
+            obstacles: shared.obstacles.found(),
         }
     }
 

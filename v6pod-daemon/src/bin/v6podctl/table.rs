@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use v6pod_proto::{Attachment, Capacity, NameState, NameStatus, Passed, State, Status};
+use v6pod_proto::{Attachment, Capacity, NameState, NameStatus, Obstacle, Passed, State, Status};
 
 /// Seconds since the epoch.
 pub(crate) fn now() -> u64 {
@@ -90,6 +90,15 @@ pub(crate) fn status(s: &Status) -> String {
     let mut text = columns(&rows);
     for off in &s.off {
         let _ = writeln!(text, "off: {}: {}", off.feature, off.meaning);
+    }
+    for obstacle in &s.obstacles {
+        let Obstacle { program, table, chain, hook, meaning, advice } = obstacle;
+        let line = format!("in the way: {program}: {table} {chain} (hook {hook}): {meaning}");
+        text += &format!("{}\n", printable(&line));
+        if !advice.is_empty() {
+            text += "  to have both, run as root:\n";
+        }
+        advice.iter().for_each(|command| text += &format!("    {}\n", printable(command)));
     }
     text
 }

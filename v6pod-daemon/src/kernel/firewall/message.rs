@@ -20,6 +20,7 @@ const NEW_ELEMENT: u16 = NFTABLES | 12;
 const GET_ELEMENT: u16 = NFTABLES | 13;
 const DEL_ELEMENT: u16 = NFTABLES | 14;
 const DEL_TABLE: u16 = NFTABLES | 2;
+const NEW_CHAIN: u16 = NFTABLES | 3;
 const DEL_CHAIN: u16 = NFTABLES | 5;
 const NEW_RULE: u16 = NFTABLES | 6;
 const GET_RULE: u16 = NFTABLES | 7;
@@ -119,7 +120,7 @@ impl Message {
         message
     }
 
-    fn new(kind: u16, family: u8, resource: u16) -> Self {
+    pub(super) fn new(kind: u16, family: u8, resource: u16) -> Self {
         // Family, version 0 (NFNETLINK_V0), resource in the network's byte order.
         let [high, low] = resource.to_be_bytes();
         Self { kind, body: vec![family, 0, high, low] }
@@ -144,7 +145,7 @@ impl Message {
         message
     }
 
-    fn text(&mut self, kind: u16, text: &str) {
+    pub(super) fn text(&mut self, kind: u16, text: &str) {
         self.nest_as(kind, |value| {
             value.body.extend_from_slice(text.as_bytes());
             value.body.push(0);
@@ -218,6 +219,15 @@ pub(super) fn is_loss(kind: u16, payload: &[u8], table: &str) -> bool {
             .is_some_and(|name| is_text(name, table))
 }
 
+/// Whether a message says that chains or rules of other tables than this have come, gone or changed.
+pub(super) fn is_others_change(kind: u16, payload: &[u8], table: &str) -> bool {
+    matches!(kind, DEL_TABLE | NEW_CHAIN | DEL_CHAIN | NEW_RULE | DEL_RULE)
+        && payload
+            .get(GENERIC..)
+            .and_then(|attributes| value(attributes, TABLE_NAME))
+            .is_some_and(|name| !is_text(name, table))
+}
+
 /// Whether an attribute is this text, which ends with a zero byte.
 fn is_text(value: &[u8], text: &str) -> bool {
     value.strip_suffix(b"\0").unwrap_or(value) == text.as_bytes()
@@ -246,6 +256,6 @@ pub(super) fn flow_name(kind: u16, payload: &[u8], address: Ipv6Addr) -> Option<
     Some(name.body)
 }
 
-fn value(attributes: &[u8], wanted: u16) -> Option<&[u8]> {
+pub(super) fn value(attributes: &[u8], wanted: u16) -> Option<&[u8]> {
     Attributes(attributes).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
 }

@@ -4,7 +4,7 @@
 //! Guarantees:
 //! - All elements of an attachment come in one transaction. Adding what is there and removing what is
 //!   not are successes.
-//! - No other table is read or written.
+//! - No other table is written; others are read to tell where they stop containers ([`foreign`]).
 //! - An element that cannot be added because the table is gone is an error that says so: an attachment
 //!   is never made without its rules.
 //!
@@ -13,6 +13,7 @@
 //! understand one attribute.
 
 mod conntrack;
+pub mod foreign;
 mod message;
 pub mod nft;
 mod watch;
@@ -29,7 +30,7 @@ use super::netlink::Socket;
 use crate::core::links::Links;
 use crate::core::ruleset::{Elements, KNOWN_SET, OWNER_SET, PORT_SET};
 
-pub use watch::Losses;
+pub use watch::{Losses, News};
 
 /// The rules of both of an instance's tables, sorted: family, and the number that the kernel gave.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
