@@ -10,11 +10,14 @@ use hyper::{Method, Request, header};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use v6pod_proto::Problem;
 
 /// How long a whole call may take.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// When to try again to connect to a daemon whose queue is full.
+const AGAIN: Duration = Duration::from_millis(2);
 
 /// The largest answer that is read, in bytes: several times what 65536 attachments are.
 const LARGEST: usize = 64 << 20;
@@ -57,9 +60,10 @@ impl Client {
 
     /// Asks for a resource.
     pub async fn get<T: DeserializeOwned>(&self, resource: &str) -> Result<T, ClientError> {
-        let connected = UnixStream::connect(&self.path).await;
-        let stream =
-            connected.map_err(|source| ClientError::Away { path: self.path.clone(), source })?;
+        let connected = timeout(PATIENCE, connect(&self.path)).await.map_err(io::Error::from);
+        let stream = connected
+            .flatten()
+            .map_err(|source| ClientError::Away { path: self.path.clone(), source })?;
         match timeout(PATIENCE, exchange(stream, resource)).await {
             Ok(Ok((true, body))) => self.parse(&body),
             Ok(Ok((false, body))) => Err(ClientError::Refused(self.parse(&body)?)),
@@ -74,6 +78,16 @@ impl Client {
 
     fn broken(&self, why: &dyn std::fmt::Display) -> ClientError {
         ClientError::Broken { path: self.path.clone(), why: why.to_string() }
+    }
+}
+
+/// Connects. A queue that is full, in a crowd, is one that does not block says (unix(7)).
+async fn connect(path: &Path) -> io::Result<UnixStream> {
+    loop {
+        match UnixStream::connect(path).await {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(AGAIN).await,
+            result => return result,
+        }
     }
 }
 

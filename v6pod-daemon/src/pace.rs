@@ -1,8 +1,9 @@
-//! How fast one caller may have the daemon work for him.
+//! How fast the daemon works for one caller, and how fast it refuses.
 //!
-//! Guarantee: over time, what the daemon does for one caller is at most a [`SHARE`]th of one processor's
-//! time. Less than a [`BURST`] of it is done at once. Who has had more waits until time has made up for
-//! it, and nobody else does. Root is not held up.
+//! Guarantees: over time, what the daemon does for one caller is at most a [`SHARE`]th of one
+//! processor's time. Less than a [`BURST`] of it is done at once. Who has had more waits until time has
+//! made up for it, and nobody else does. Root is not held up. All that is refused on one listener takes
+//! together no more than such a share, too.
 //!
 //! Without this a tenant in a loop has the daemon take as much of the machine as the daemon can use,
 //! and has it in the daemon's name: whatever limits the tenant's own processes have is no limit to it.
@@ -16,16 +17,35 @@ use v6pod_proto::Uid;
 /// Which part of one processor's time is one caller's.
 const SHARE: u32 = 10;
 
-/// How much of it he may have at once: some 250 attachments, each of which took 3.8 ms to make under a
-/// flood of 113 a second.
-const BURST: Duration = Duration::from_secs(1);
+/// How much of it he may have at once: to make and end some 60 attachments, at the 3.8 ms that each
+/// took under a flood of 113 a second.
+const BURST: Duration = Duration::from_millis(250);
+
+/// How much refusing is done at once. Whoever stands behind those who are refused waits for as long as it
+/// takes to make up for this.
+const REFUSED_AT_ONCE: Duration = Duration::from_micros(500);
 
 /// With how many callers those who owe nothing any more are forgotten.
 const MANY: usize = 256;
 
+/// When a share of one processor, from now on, will have made up for all that was taken of it.
+#[derive(Debug, Clone, Copy)]
+struct Pace(Instant);
+
+impl Pace {
+    fn charge(&mut self, time: Duration, now: Instant) {
+        self.0 = self.0.max(now) + time * SHARE;
+    }
+
+    /// How long until all is made up for.
+    fn owed(self, now: Instant) -> Duration {
+        self.0.saturating_duration_since(now)
+    }
+}
+
 /// What every caller has had. Cheap to clone; all clones are one.
 #[derive(Debug, Clone, Default)]
-pub struct Paces(Arc<Mutex<HashMap<Uid, Instant>>>);
+pub struct Paces(Arc<Mutex<HashMap<Uid, Pace>>>);
 
 impl Paces {
     /// This much of a processor's time has gone into this caller's work.
@@ -33,20 +53,36 @@ impl Paces {
         if caller == Uid::ROOT {
             return;
         }
-        let mut even = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if even.len() >= MANY {
-            even.retain(|_, at| *at > now);
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() >= MANY {
+            all.retain(|_, pace| !pace.owed(now).is_zero());
         }
-        // When his share, from now on, will have made up for all that he has had.
-        let at = even.entry(caller).or_insert(now);
-        *at = (*at).max(now) + time * SHARE;
+        all.entry(caller).or_insert(Pace(now)).charge(time, now);
     }
 
     /// How long this caller has to wait before anything more is done for him.
     pub fn wait(&self, caller: Uid, now: Instant) -> Option<Duration> {
-        let even = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let owed = even.get(&caller)?.saturating_duration_since(now);
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let owed = all.get(&caller)?.owed(now);
         owed.checked_sub(BURST * SHARE).filter(|wait| !wait.is_zero())
+    }
+}
+
+/// What refusing has taken on one listener. Cheap to clone; all clones are one.
+#[derive(Debug, Clone, Default)]
+pub struct Refusals(Arc<Mutex<Option<Pace>>>);
+
+impl Refusals {
+    /// This much of a processor's time has gone into refusing.
+    pub fn charge(&self, time: Duration, now: Instant) {
+        let mut pace = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        pace.get_or_insert(Pace(now)).charge(time, now);
+    }
+
+    /// How long to rest before anything more is accepted, if it was enough for a rest.
+    pub fn rest(&self, now: Instant) -> Option<Duration> {
+        let owed = self.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?.owed(now);
+        Some(owed).filter(|owed| *owed >= REFUSED_AT_ONCE * SHARE)
     }
 }
 
@@ -84,6 +120,26 @@ mod tests {
         let later = now + Duration::from_secs(3600);
         paces.charge(ONE, BURST * 2, later);
         assert_eq!(paces.wait(ONE, later), Some(BURST * SHARE));
+    }
+
+    #[test]
+    fn attack_26_all_refusing_together_takes_no_more_than_a_share() {
+        let (refusals, began) = (Refusals::default(), Instant::now());
+        let (each, mut now, mut took) = (Duration::from_micros(10), began, Duration::ZERO);
+        assert_eq!(refusals.rest(now), None);
+        for _ in 0..100_000 {
+            now += refusals.rest(now).unwrap_or_default();
+            refusals.charge(each, now);
+            (now, took) = (now + each, took + each);
+        }
+        assert!(took <= (now - began) / SHARE + REFUSED_AT_ONCE, "{took:?} in {:?}", now - began);
+        // One now and then holds nothing up.
+        for _ in 0..1000 {
+            now += each * (SHARE + 1);
+            refusals.charge(each, now);
+            assert!(refusals.rest(now).is_none_or(|rest| rest <= REFUSED_AT_ONCE * SHARE));
+        }
+        assert_eq!(refusals.rest(now), None);
     }
 
     #[test]

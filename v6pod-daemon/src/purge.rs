@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::core::Links;
 use crate::core::reconcile::Recorded;
 use crate::kernel::{self, Worker, Workers};
+use crate::pace::Paces;
 use crate::registry::Registrar;
 
 /// How long the registry has to give up the names. A healthy one takes milliseconds.
@@ -101,7 +102,7 @@ pub async fn purge(config: &Config) -> Result<Purged, PurgeError> {
         }
         Ok((observed.ports.len(), observed.bridge.is_some()))
     };
-    let (ports, bridge) = Workers::start(1)?.run(work).await?;
+    let (ports, bridge) = Workers::start(1, Paces::default())?.run(work).await?;
     let names = recorded_names(config);
     let registry = withdraw(&attachments::registrar(config), PATIENCE).await;
     let registry = registry.err().map(|left| Left { names, ..left });

@@ -1,6 +1,9 @@
 //! Who is calling, as the kernel says.
 
-use tokio::net::UnixStream;
+use std::os::fd::AsFd;
+
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
 use v6pod_proto::Uid;
 
 use crate::access::Standing;
@@ -56,10 +59,10 @@ impl Caller {
 
 /// Uid and process of whoever connected to the unix socket, from SO_PEERCRED: the kernel noted both
 /// at the time of the connection.
-pub(crate) fn peer_of(stream: &UnixStream) -> Option<(Uid, Via)> {
-    let peer = stream.peer_cred().ok()?;
+pub(crate) fn peer_of(stream: impl AsFd) -> Option<(Uid, Via)> {
+    let peer = getsockopt(&stream, PeerCredentials).ok()?;
     // 0 for a process that this process namespace does not show.
-    let pid = peer.pid().and_then(|pid| pid.try_into().ok()).unwrap_or(0);
+    let pid = peer.pid().try_into().unwrap_or(0);
     Some((Uid::new(peer.uid())?, Via::Unix { pid }))
 }
 

@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -128,35 +128,34 @@ impl Stream {
 /// Keeps urgent bytes (`MSG_OOB`) in their place among the others. Linux would else throw one away
 /// whenever a read gets as far as it, and close the descriptors that it bears there and then, on this
 /// thread.
-pub(crate) fn keep_urgent_bytes(stream: &UnixStream) -> io::Result<()> {
+pub(crate) fn keep_urgent_bytes(stream: impl AsFd) -> io::Result<()> {
     Ok(rustix::net::sockopt::set_socket_oobinline(stream, true)?)
 }
 
 /// Closes a connection whose request nobody has read. What waits in it is thrown away here, unless
 /// there are descriptors among it: then closing could block, and is the closer's.
-pub(crate) fn dismiss(stream: UnixStream, peer: Uid, closer: &Closer) {
+pub(crate) fn dismiss(stream: impl Into<OwnedFd>, peer: Uid, closer: &Closer) {
+    let stream = stream.into();
     // From here on nothing more can come in. Neither can it fail on a connected socket.
     let _ = rustix::net::shutdown(&stream, Shutdown::Both);
-    if bears_descriptors(&stream)
-        && let Ok(stream) = stream.into_std()
-    {
-        closer.close_unread(peer, stream.into());
+    if bears_descriptors(&stream) {
+        closer.close_unread(peer, stream);
     }
 }
 
 /// Whether descriptors wait in a connection that is shut down. Drains it up to the first of them.
-fn bears_descriptors(stream: &UnixStream) -> bool {
+fn bears_descriptors(stream: impl AsFd) -> bool {
     let mut scratch = [0; CHUNK];
     loop {
         let mut parts = [IoSliceMut::new(&mut scratch)];
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
         // Without room for descriptors the kernel says that there were some, and gives none. They
         // stay in the queue.
-        match recvmsg(stream, &mut parts, &mut RecvAncillaryBuffer::default(), flags) {
+        match recvmsg(&stream, &mut parts, &mut RecvAncillaryBuffer::default(), flags) {
             Ok(seen) if seen.flags.contains(ReturnFlags::CTRUNC) => return true,
             Ok(seen) if seen.bytes > 0 => {
                 let room = &mut scratch[..seen.bytes];
-                if rustix::net::recv(stream, room, RecvFlags::DONTWAIT).is_err() {
+                if rustix::net::recv(&stream, room, RecvFlags::DONTWAIT).is_err() {
                     return true;
                 }
             }

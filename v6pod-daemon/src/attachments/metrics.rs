@@ -23,6 +23,7 @@ pub struct Metrics {
     released: Counter<u64, AtomicU64>,
     refused: Family<Label, Counter<u64, AtomicU64>>,
     repaired: Counter<u64, AtomicU64>,
+    turned_away: Counter<u64, AtomicU64>,
 }
 
 /// A part of an activation.
@@ -47,6 +48,7 @@ impl Default for Metrics {
             released: Counter::default(),
             refused: Family::default(),
             repaired: Counter::default(),
+            turned_away: Counter::default(),
         }
     }
 }
@@ -77,6 +79,11 @@ impl Metrics {
             "How often the firewall's rules were gone and put back",
             self.repaired.clone(),
         );
+        registry.register(
+            "connections_refused",
+            "Connections refused because their caller has too many, or has had his share of time",
+            self.turned_away.clone(),
+        );
     }
 
     pub(super) fn took(&self, part: Part, time: Duration) {
@@ -103,6 +110,10 @@ impl Metrics {
 
     pub(super) fn repaired(&self) {
         self.repaired.inc();
+    }
+
+    pub(crate) fn turned_away(&self) {
+        self.turned_away.inc();
     }
 
     pub(super) fn refused(&self, reason: &'static str) {

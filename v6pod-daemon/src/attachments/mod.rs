@@ -101,6 +101,7 @@ struct Shared {
     askers: Workers,
     /// Where ports are deleted: ~20 ms each, which no request is to wait for.
     sweeper: Workers,
+    paces: Paces,
     waiting: Waiting,
     containers: Containers,
     access: Access,
@@ -396,7 +397,7 @@ impl Attachments {
 
     /// What of the daemon's time callers have had.
     pub fn paces(&self) -> &Paces {
-        self.0.workers.paces()
+        &self.0.paces
     }
 
     /// The counters.

@@ -44,6 +44,7 @@ use crate::kernel::firewall::nft::NftError;
 use crate::kernel::host::{Forwarding, PrepareError};
 use crate::kernel::observe::Stray;
 use crate::kernel::{self, Event, Events, Observed, Process, Topology, Worker, Workers};
+use crate::pace::Paces;
 use crate::registry::{Consul, Embedded, Mark, Registrar, system_jitter};
 
 /// How many threads work on requests. Most of an activation is the kernel's, under one lock. One more
@@ -112,11 +113,12 @@ pub async fn start(config: Config, closer: Closer) -> Result<Attachments, StartE
         proxy: config.ndp_proxy,
     };
     let policy = Policy { links: links.clone(), prefix, ingress: config.ingress };
-    let workers = Workers::start(WORKERS)?;
+    let paces = Paces::default();
+    let workers = Workers::start(WORKERS, paces.clone())?;
     // Before anything of the host is touched: without rules there is no daemon.
     let wanted = policy.clone();
     workers.run(move |_: &mut Worker| Rules::check(&wanted).map_err(StartError::Rules)).await?;
-    let (sweeper, askers) = (Workers::start(1)?, Workers::start(1)?);
+    let (sweeper, askers) = (Workers::start(1, paces.clone())?, Workers::start(1, paces.clone())?);
     // Before the first look, or an end between look and listening would be missed.
     let (events, losses) = (Events::listen(&links)?, Losses::listen(&links)?);
     let host = workers.run({
@@ -145,6 +147,7 @@ pub async fn start(config: Config, closer: Closer) -> Result<Attachments, StartE
         workers,
         sweeper,
         askers,
+        paces,
         access: Access::new(config.users.clone(), config.operators.clone()),
         waiting: Waiting::default(),
         containers: Containers::new(Places::default(), Limits::default()),

@@ -5,6 +5,9 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use v6pod_proto::Uid;
 
 use super::Shared;
 use super::ending::{Undone, join, undo};
@@ -12,6 +15,7 @@ use crate::core::attachment::Attachment;
 use crate::core::step::Port;
 use crate::failpoint;
 use crate::kernel::sweep::sweep;
+use crate::kernel::workers::processor_time;
 use crate::kernel::{self, Worker};
 
 /// What waits for the sweeper's thread.
@@ -41,7 +45,16 @@ impl Shared {
         let shared = Arc::clone(self);
         // What an earlier job took leaves nothing for this one.
         let job = move |worker: &mut Worker| {
-            Ok::<_, kernel::Error>(take_away_all(&shared, worker, shared.waiting.take()))
+            let all = shared.waiting.take();
+            // One batch is many owners'; the thread's own job is nobody's.
+            let owners: Vec<Uid> = all.iter().map(|a| a.owner).collect();
+            let began = processor_time();
+            let left = take_away_all(&shared, worker, all);
+            let took = processor_time().saturating_sub(began);
+            for owner in &owners {
+                shared.paces.charge(*owner, took / owners.len() as u32, Instant::now());
+            }
+            Ok::<_, kernel::Error>(left)
         };
         match self.sweeper.run(job).await {
             Ok(left) => {

@@ -46,6 +46,7 @@ pub use namespace::{Home, Identity, NetNs, NotANetNs, Refused};
 pub use observe::{Observed, ObservedPort};
 pub use overlap::{Overlap, Overlaps};
 pub use process::Process;
+pub(crate) use sys::watch;
 pub use wire::Wire;
 pub use workers::{Inside, Worker, Workers};
 

@@ -56,7 +56,7 @@ pub(super) fn netns_cookie(socket: impl AsFd) -> io::Result<u64> {
 }
 
 /// Has tokio watch a descriptor for being readable.
-pub(super) fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+pub(crate) fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an OwnedFd is open as long as it lives, and always the same one.
     Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
 }

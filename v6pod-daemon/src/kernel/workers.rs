@@ -41,10 +41,10 @@ impl std::fmt::Debug for Workers {
 }
 
 impl Workers {
-    /// Starts that many threads in the calling thread's namespace.
-    pub fn start(threads: usize) -> Result<Self, Error> {
+    /// Starts that many threads in the calling thread's namespace. What they do is charged to these paces.
+    pub fn start(threads: usize, paces: Paces) -> Result<Self, Error> {
         let home = Arc::new(Home::here()?);
-        let (jobs, paces) = (FairQueue::new(AT_ONCE), Paces::default());
+        let jobs = FairQueue::new(AT_ONCE);
         let pool = Arc::new(Pool { jobs, paces, home: Arc::clone(&home) });
         for _ in 0..threads {
             let worker = Worker::open(Arc::clone(&home))?;
@@ -58,11 +58,6 @@ impl Workers {
     /// The namespaces that the daemon runs in.
     pub fn home(&self) -> &Home {
         &self.0.home
-    }
-
-    /// What each user's jobs have taken.
-    pub fn paces(&self) -> &Paces {
-        &self.0.paces
     }
 
     /// How many jobs for this user wait or are at work.
@@ -183,7 +178,7 @@ impl Inside {
 }
 
 /// What the calling thread has had of processors' time.
-fn processor_time() -> Duration {
+pub(crate) fn processor_time() -> Duration {
     // Never negative, and never fails: it is this thread's own clock.
     clock_gettime(ClockId::ThreadCPUTime).try_into().unwrap_or_default()
 }
@@ -276,7 +271,7 @@ mod tests {
     #[test]
     fn a_worker_is_inside_only_as_long_as_the_job_and_comes_home_by_a_panic_too() {
         in_netns(|| {
-            let workers = Workers::start(1).unwrap();
+            let workers = Workers::start(1, Paces::default()).unwrap();
             let (home, container) = (here(), Container::new());
             let there = container.enter(here);
             let fd = container.fd();
@@ -297,7 +292,7 @@ mod tests {
     #[test]
     fn a_job_that_panics_takes_no_other_with_it() {
         in_netns(|| {
-            let workers = Workers::start(1).unwrap();
+            let workers = Workers::start(1, Paces::default()).unwrap();
             let home = here();
             for _ in 0..3 {
                 let lost = block_on(workers.run(|_| -> Result<(), Error> { panic!("a test") }));
@@ -311,7 +306,7 @@ mod tests {
     #[test]
     fn attack_26_a_job_that_nobody_waits_for_any_more_is_not_begun() {
         in_netns(|| {
-            let workers = Workers::start(1).unwrap();
+            let workers = Workers::start(1, Paces::default()).unwrap();
             let (release, hold) = std::sync::mpsc::channel::<()>();
             let done = block_on(async {
                 let first = workers.run(move |_| hold.recv().map_err(|_| lost()));
@@ -335,7 +330,7 @@ mod tests {
     #[test]
     fn a_worker_that_is_lost_is_replaced_by_one_at_home() {
         in_netns(|| {
-            let workers = Workers::start(1).unwrap();
+            let workers = Workers::start(1, Paces::default()).unwrap();
             let (home, container) = (here(), Container::new());
             let fd = container.fd();
             block_on(workers.run(move |worker| {
