@@ -16,6 +16,7 @@ pub const NAMES: &[&str] = &[
     "making:up",
     "making:wired",
     "making:renamed",
+    "making:overflowed",
     "making:failed",
     "making:answering",
     "takeover:booked",

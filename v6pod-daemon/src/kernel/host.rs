@@ -84,6 +84,8 @@ pub struct Host {
     pub mtu: u32,
     /// The interface towards the rest of the world, if there is one now.
     pub uplink: Option<LinkName>,
+    /// How forwarding is switched on, on a routed port too.
+    pub forwarding: Forwarding,
 }
 
 /// Why the host could not be prepared.
@@ -122,7 +124,8 @@ pub fn prepare(socket: &mut RouteSocket, topology: &Topology) -> Result<Host, Pr
     exists_is_fine(socket.ack("give the bridge its address", &address, flags))?;
     let link = message::set_up(message::link(bridge), true);
     socket.ack(format!("switch {} on", links.bridge), &Message::SetLink(link), 0)?;
-    let host = Host { bridge, links: links.clone(), mtu, uplink };
+    let forwarding = topology.forwarding;
+    let host = Host { bridge, links: links.clone(), mtu, uplink, forwarding };
     forget_old_prefixes(socket, topology, &host)?;
     forward(socket, topology, &host)?;
     Ok(host)
@@ -258,7 +261,8 @@ fn assert_bridge(socket: &mut RouteSocket, links: &Links, found: &FoundLink) -> 
 }
 
 /// Sets the bridge's MTU, which otherwise follows the smallest port's. A bridge that has ports keeps
-/// its own: a port whose MTU is smaller than the bridge's loses packets without a word.
+/// its own: a port whose MTU is smaller than the bridge's loses packets without a word. That of a routed
+/// port is no other link's concern: Linux tells senders of it.
 fn settle_mtu(
     socket: &mut RouteSocket,
     topology: &Topology,
@@ -282,7 +286,9 @@ fn settle_mtu(
 }
 
 fn has_ports(socket: &mut RouteSocket, links: &Links) -> Result<bool, Error> {
-    let ports = dump::links(socket, |link| (link.group == links.ports).then_some(()))?;
+    let ports = dump::links(socket, |link| {
+        (link.group == links.ports && link.master.is_some()).then_some(())
+    })?;
     Ok(!ports.is_empty())
 }
 
@@ -314,7 +320,9 @@ fn forget_old_prefixes(
     topology: &Topology,
     host: &Host,
 ) -> Result<(), Error> {
-    let containers = dump::our_routes(socket, host.bridge)?;
+    let ports = dump::links(socket, |link| (link.group == host.links.ports).then_some(link.index))?;
+    let mut containers = dump::our_routes(socket)?;
+    containers.retain(|r| r.interface.is_some_and(|i| i == host.bridge || ports.contains(&i)));
     let in_use = |net: Ipv6Net| containers.iter().any(|route| net.contains(&route.destination));
     let mut gateways = vec![topology.prefix.gateway()];
     for net in our_unreachables(socket, &host.links)? {
@@ -337,10 +345,8 @@ fn forget_old_prefixes(
 }
 
 fn forward(socket: &mut RouteSocket, topology: &Topology, host: &Host) -> Result<(), Error> {
-    let bridge = Conf::Link(&host.links.bridge);
     match topology.forwarding {
         Forwarding::PerInterface => {
-            bridge.ensure("force_forwarding", 1)?;
             if let Some(uplink) = &host.uplink {
                 // It may have gone since, or have no IPv6.
                 gone_is_fine(Conf::Link(uplink).ensure("force_forwarding", 1).map(drop))?;
@@ -351,10 +357,18 @@ fn forward(socket: &mut RouteSocket, topology: &Topology, host: &Host) -> Result
                 keep_advertisements(socket, &host.links)?;
                 Conf::All.write("forwarding", 1)?;
             }
-            bridge.ensure("forwarding", 1)?;
         }
     }
-    Ok(())
+    forward_from(host, &host.links.bridge)
+}
+
+/// Has what comes in by this link of ours forwarded.
+pub(super) fn forward_from(host: &Host, link: &LinkName) -> Result<(), Error> {
+    let key = match host.forwarding {
+        Forwarding::PerInterface => "force_forwarding",
+        Forwarding::WholeHost => "forwarding",
+    };
+    Conf::Link(link).ensure(key, 1).map(drop)
 }
 
 /// Has every interface that takes router advertisements as a host go on as a router: those that are

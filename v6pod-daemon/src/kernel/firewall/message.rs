@@ -10,6 +10,8 @@ use crate::kernel::view::Attributes;
 
 /// NFPROTO_INET.
 pub(super) const INET: u8 = 1;
+/// NFPROTO_ARP.
+pub(super) const ARP: u8 = 3;
 /// NFPROTO_BRIDGE.
 pub(super) const BRIDGE: u8 = 7;
 
