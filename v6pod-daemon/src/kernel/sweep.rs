@@ -18,6 +18,7 @@ use super::netlink::RouteSocket;
 use super::wire::{find_port, undo};
 use super::workers::Worker;
 use crate::core::links::Links;
+use crate::core::ruleset::Elements;
 use crate::core::step::{Port, Step, detach};
 use crate::failpoint;
 
@@ -33,9 +34,12 @@ pub fn sweep(worker: &mut Worker, host: &Host, ports: &[&Port]) -> Vec<Vec<Error
         .collect();
     failpoint::reach("sweep:doomed");
     for (port, errors) in ports.iter().zip(&mut errors) {
-        let others = detach(port.mode).filter(|step| !matches!(step, Step::Up | Step::Pair));
+        let apart = |step: &&Step| matches!(step, Step::Up | Step::Pair | Step::Rules);
+        let others = detach(port.mode).filter(|step| !apart(step));
         errors.extend(others.filter_map(|s| undo(worker, host, port, s).err()));
+        errors.extend(worker.rules.remove(&host.links, &Elements::of(port)).err());
     }
+    forget_flows(worker, ports, &mut errors);
     failpoint::reach("sweep:cleared");
     if let Err(error) = remove_doomed(&mut worker.socket, &host.links) {
         tracing::warn!(%error, "cannot delete ports together; trying one by one");
@@ -45,6 +49,17 @@ pub fn sweep(worker: &mut Worker, host: &Host, ports: &[&Port]) -> Vec<Vec<Error
     }
     failpoint::reach("sweep:deleted");
     errors
+}
+
+/// The rest of [`Step::Rules`]. To look for the flows of one address takes milliseconds, for those of a
+/// thousand no longer.
+fn forget_flows(worker: &mut Worker, ports: &[&Port], errors: &mut [Vec<Error>]) {
+    let all = ports.iter().map(|port| port.address).collect();
+    let Err(error) = worker.rules.forget_flows(&all) else { return };
+    tracing::warn!(%error, "cannot forget flows together; trying one by one");
+    for (port, errors) in ports.iter().zip(errors) {
+        errors.extend(worker.rules.forget_flows(&[port.address].into()).err());
+    }
 }
 
 /// Deletes whatever is doomed.

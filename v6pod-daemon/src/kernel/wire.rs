@@ -335,7 +335,7 @@ pub fn undo(worker: &mut Worker, host: &Host, port: &Port, step: &Step) -> Resul
         // after the elements: a flow that still is one would outlive its permission by days.
         Step::Rules => {
             let removed = worker.rules.remove(&host.links, &Elements::of(port));
-            let forgotten = worker.rules.forget_flows(port.address);
+            let forgotten = worker.rules.forget_flows(&[port.address].into());
             removed.and(forgotten)
         }
         Step::Pair => {
@@ -479,7 +479,7 @@ fn configure(
     ];
     let default = message::route(RouteType::Unicast, None, by_gateway);
     socket.ack("add the default route", &Message::NewRoute(default), flags)?;
-    for (key, value) in [
+    Conf::Link(name).write_all(&[
         // Set inside as well as filtered outside (CVE-2020-10749 and its kin, threat 6). The owner can
         // change them, and then has himself to thank.
         ("accept_ra", 0),
@@ -487,10 +487,7 @@ fn configure(
         ("accept_redirects", 0),
         // Nobody answers them.
         ("router_solicitations", 0),
-    ] {
-        Conf::Link(name).write(key, value)?;
-    }
-    Ok(())
+    ])
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ mod message;
 pub mod nft;
 mod watch;
 
+use std::collections::HashSet;
 use std::net::Ipv6Addr;
 
 use netlink_packet_core::NLM_F_CREATE;
@@ -179,10 +180,10 @@ impl RulesSocket {
         Ok(ObservedRules(rules))
     }
 
-    /// Has conntrack forget every flow from or to this address. Asks the kernel to look at each flow
-    /// that it knows: milliseconds on a busy host, and not for a request's path.
-    pub fn forget_flows(&mut self, address: Ipv6Addr) -> Result<(), Error> {
-        conntrack::forget(&mut self.0, address)
+    /// Has conntrack forget every flow from or to these addresses. Asks the kernel to look at each flow
+    /// that it knows, once: milliseconds, and not for a request's path.
+    pub fn forget_flows(&mut self, addresses: &HashSet<Ipv6Addr>) -> Result<(), Error> {
+        conntrack::forget(&mut self.0, addresses)
     }
 
     /// Does all of it or nothing.

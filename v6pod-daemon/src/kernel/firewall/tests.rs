@@ -200,10 +200,10 @@ fn attack_12_the_flows_of_an_address_are_forgotten_and_no_others() {
         }
         sh(&format!("ping -6 -n -c 1 -W 10 {a}; ping -6 -n -c 1 -W 10 {b}"));
         let mut rules = RulesSocket::open().unwrap();
-        let mut count = |address| conntrack::flows(&mut rules.0, address).unwrap().len();
+        let mut count = |address| conntrack::flows(&mut rules.0, &[address].into()).unwrap().len();
         assert_eq!((count(a), count(b)), (2, 2));
         for _ in 0..2 {
-            bench.worker.rules.forget_flows(a).unwrap();
+            bench.worker.rules.forget_flows(&[a].into()).unwrap();
             assert_eq!((count(a), count(b)), (0, 2));
         }
     });
