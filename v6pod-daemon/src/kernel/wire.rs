@@ -102,7 +102,7 @@ impl<'a> Wire<'a> {
             }
             Step::Inside => {
                 let (port, peer) = (self.port, self.ends()?.peer);
-                let router = (port.mode == Mode::Routed).then_some(self.host.links.bridge_mac);
+                let router = self.host.links.bridge_mac;
                 let socket = self.worker.inside(self.namespace, |mut inside| {
                     configure(&mut inside, port, peer, router)?;
                     Ok::<_, Error>(inside.socket)
@@ -441,13 +441,10 @@ fn find_even_doomed(
 /// all is set, an address without duplicate detection is complete all the same, and routes are
 /// accepted on an interface that is switched on.
 ///
-/// On a routed port nobody answers for the gateway: its Ethernet address is given here, for good.
-fn configure(
-    inside: &mut Inside,
-    port: &Port,
-    peer: u32,
-    router: Option<Mac>,
-) -> Result<(), Error> {
+/// The gateway's Ethernet address is given here, for good. On a routed port nobody answers for it. On the
+/// bridge somebody does; but an entry that a container asked for would be one of the `gc_thresh3`, 1024,
+/// that Linux has room for, of all namespaces together.
+fn configure(inside: &mut Inside, port: &Port, peer: u32, router: Mac) -> Result<(), Error> {
     let name = &port.interface;
     let socket = &mut inside.socket;
     // The interface and its address first: the kernel finishes the address in a work queue meanwhile.
@@ -463,10 +460,8 @@ fn configure(
         if off { Error::new(doing, Cause::NoIpv6) } else { error }
     })?;
 
-    if let Some(mac) = router {
-        let entry = message::neighbour(peer, port.gateway, Some(mac));
-        socket.ack("add the gateway's neighbour entry", &Message::NewNeighbour(entry), flags)?;
-    }
+    let entry = message::neighbour(peer, port.gateway, Some(router));
+    socket.ack("add the gateway's neighbour entry", &Message::NewNeighbour(entry), flags)?;
     let lo = message::set_up(message::link(LOOPBACK), true);
     socket.ack("switch the loopback on", &Message::SetLink(lo), 0)?;
     let by_link = [RouteAttribute::Oif(peer)];

@@ -12,6 +12,8 @@ use nix::sys::socket::{
 };
 
 use super::*;
+use crate::kernel::mend::{is_whole, mend};
+use crate::kernel::observe::observe;
 use crate::kernel::testing::{
     Bench, Container, eventually, in_netns, load_rules, port, routed, sh, skipped, topology,
     try_sh, worker,
@@ -244,7 +246,7 @@ fn a_bridge_left_behind_is_put_right_with_its_ports() {
     in_netns(|| {
         let mut bench = Bench::new();
         let container = Container::new();
-        bench.attach(&container, &port(1));
+        let ifindex = bench.attach(&container, &port(1));
         let before = state();
         // Whatever somebody did to it: a link-local address (Linux could send redirects again), …
         sh("ip link set v6k0 addrgenmode eui64 && ip link set v6k0 address 02:00:00:00:00:77");
@@ -262,6 +264,10 @@ fn a_bridge_left_behind_is_put_right_with_its_ports() {
             assert!(after.contains(expected), "{expected}: {after}");
         }
         assert_eq!(sysctl("v6k0/accept_ra"), "0");
+        // With its Ethernet address the bridge has lost its neighbours, which a start puts back next.
+        let seen = observe(&mut bench.worker.socket, &host.links).unwrap();
+        assert!(!is_whole(&seen, &port(1), ifindex));
+        mend(&mut bench.worker, &host, &seen, &port(1), ifindex).unwrap();
         // With STP the port has begun to listen and to learn, which it finishes first.
         eventually("the container reaches its gateway again", || {
             container.enter(|| try_sh("ping -6 -n -c 1 -W 1 2001:db8:1:2:3::1").0)
