@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use tempfile::TempDir;
-use v6pod_proto::{Attachment, AttachmentList, Status};
+use v6pod_proto::{Attachment, AttachmentList, Mode, Status};
 
 use crate::command::Background;
 use crate::user::world_readable_dir;
@@ -101,6 +101,17 @@ impl Config {
     /// has not been let in.
     pub const OPEN: &str = "[firewall]\ningress = \"allow\"\n";
 
+    /// This one, with containers reached in that way.
+    #[must_use]
+    pub fn with_mode(mut self, mode: Mode) -> Self {
+        let mode = match mode {
+            Mode::Bridge => "bridge",
+            Mode::Routed => "routed",
+        };
+        self.keys += &format!("mode = \"{mode}\"\n");
+        self
+    }
+
     fn text(&self) -> String {
         let Self { prefix, consul, keys, tables } = self;
         let kind = if *consul { "consul" } else { "embedded" };
@@ -138,9 +149,15 @@ impl Daemon {
     /// Writes its files and does not start it.
     #[track_caller]
     pub fn prepared(host: &HostNs, config: &Config) -> Self {
-        let dir = world_readable_dir();
-        fs::write(dir.path().join("v6pod.toml"), config.text()).expect("writing a file");
-        Self { dir, netns: host.path(), process: None }
+        let daemon = Self { dir: world_readable_dir(), netns: host.path(), process: None };
+        daemon.reconfigure(config);
+        daemon
+    }
+
+    /// Writes another configuration, for its next start.
+    #[track_caller]
+    pub fn reconfigure(&self, config: &Config) {
+        fs::write(self.dir.path().join("v6pod.toml"), config.text()).expect("writing a file");
     }
 
     /// Starts it again, after [`Daemon::kill9`] or [`Daemon::stop`], on the same files.

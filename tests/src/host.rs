@@ -14,6 +14,11 @@ pub const OUTSIDE_V6: &str = "2001:db8:ffff::1";
 /// The outside's IPv4 address.
 pub const OUTSIDE_V4: &str = "198.51.100.1";
 
+/// How many ports a bridge takes (BR_MAX_PORTS of Linux, less port 0).
+const BRIDGE_PORTS: usize = 1023;
+/// The link group of what only fills it.
+const FILLING: u32 = 4242;
+
 /// How the names of all namespaces of these tests begin.
 const NAMES: &str = "v6t-";
 
@@ -86,6 +91,29 @@ impl HostNs {
     #[track_caller]
     pub fn ip(&self, words: &str) -> Finished {
         self.host.ip(words)
+    }
+
+    /// Puts so many ports on a bridge of the host that it takes no more. Those that it has are enough
+    /// for some of these to be too many.
+    #[track_caller]
+    pub fn fill_the_bridge(&self, bridge: &str) {
+        let add = |n| {
+            format!(
+                "link add v6tf{n} group {FILLING} master {bridge} type veth peer name v6tg{n}\n"
+            )
+        };
+        let lines: String = (0..BRIDGE_PORTS).map(add).collect();
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        fs::write(file.path(), lines).expect("writing a file");
+        run(self.command("ip").args(["-force", "-batch"]).arg(file.path()));
+        let links = self.ip(&format!("-o link show master {bridge}"));
+        assert_eq!(links.ok().lines().count(), BRIDGE_PORTS, "it is not full");
+    }
+
+    /// Undoes [`HostNs::fill_the_bridge`].
+    #[track_caller]
+    pub fn empty_the_bridge(&self) {
+        self.ip(&format!("link del group {FILLING}")).ok();
     }
 
     /// The file that is the host's network namespace.

@@ -1,10 +1,11 @@
 //! What must be true of a daemon at rest, whatever happened before: a checker that knows nothing of the
 //! daemon but its files, its API and what `ip`, `bridge` and `nft` print.
 //!
-//! Each record is exactly one attachment of the API, one port (up, isolated, on the bridge), one
-//! forwarding entry, one neighbour, one route, one answer on the uplink where it is to give any, and one
-//! element of each of the firewall's sets; and there is nothing else. The bridge has the gateway's address and no other, what no container has is
-//! unreachable, and no name is borne twice.
+//! Each record is exactly one attachment of the API, one port (up, and isolated on the bridge, or routed and
+//! on none), one neighbour, one route, one answer on the uplink where it is to give any, one element of each of
+//! the firewall's sets for its kind, and on the bridge one forwarding entry; and there is nothing else. The
+//! bridge has the gateway's address and no other, what no container has is unreachable, and no name is borne
+//! twice.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -37,6 +38,14 @@ struct Record {
     mac: String,
     address: String,
     owner: String,
+    routed: bool,
+}
+
+impl Record {
+    /// What its route and neighbour entry are by.
+    fn link(&self, bridge: &str) -> String {
+        if self.routed { self.port.clone() } else { bridge.to_owned() }
+    }
 }
 
 impl<'a> Invariants<'a> {
@@ -95,6 +104,7 @@ impl<'a> Invariants<'a> {
                 mac: text(&value["port"], "mac"),
                 address: text(&value["port"], "address"),
                 owner: value["owner"].to_string(),
+                routed: value["port"]["mode"] == "routed",
             });
             match record {
                 Some(record) => records.push(record),
@@ -110,6 +120,7 @@ impl<'a> Invariants<'a> {
         let Some(own) = links.iter().find(|link| text(link, "ifname") == bridge) else {
             return self.broken.push("there is no bridge".to_owned());
         };
+        let mac = text(own, "address");
         let ports = text(own, "group").parse::<u32>().map_or(0, |group| group - 1);
         let (ports, doomed) = (ports.to_string(), (ports ^ 0x0100_0000).to_string());
         let ours: BTreeSet<_> = links
@@ -128,7 +139,12 @@ impl<'a> Invariants<'a> {
             }
             let up = link["flags"].as_array().is_some_and(|flags| flags.contains(&"UP".into()));
             let isolated = link["linkinfo"]["info_slave_data"]["isolated"] == Value::Bool(true);
-            let whole = up && isolated && text(link, "master") == bridge;
+            let routed = records.iter().any(|record| record.port == name && record.routed);
+            let whole = up
+                && match routed {
+                    true => text(link, "master") == "-" && text(link, "address") == mac,
+                    false => isolated && text(link, "master") == bridge,
+                };
             let grouped = text(link, "group") == ports;
             self.must(whole && grouped, || format!("{name} is not a whole port: {link}"));
         }
@@ -136,21 +152,26 @@ impl<'a> Invariants<'a> {
 
     fn check_entries(&mut self, records: &[Record]) {
         let bridge = self.daemon.bridge();
-        let pairs = |a: fn(&Record) -> String, b: fn(&Record) -> String| {
-            records.iter().map(|r| format!("{} {}", a(r), b(r))).collect::<Vec<_>>()
-        };
         let fdb = self.list("bridge", &["fdb", "show", "br", &bridge]);
         let is_static = |entry: &&Value| text(entry, "state") == "static";
         let entries = fdb.iter().filter(is_static).map(|e| join(e, "ifname", "mac"));
-        self.same_list("forwarding", pairs(|r| r.port.clone(), |r| r.mac.clone()), entries);
-        let neighbours = ["-6", "neigh", "show", "dev", &bridge, "nud", "permanent"];
-        let neighbours = self.list("ip", &neighbours);
-        let entries = neighbours.iter().map(|e| join(e, "dst", "lladdr"));
-        self.same_list("neighbours", pairs(|r| r.address.clone(), |r| r.mac.clone()), entries);
-        let routes = ["-6", "route", "show", "table", "all", "dev", &bridge, "proto", PROTOCOL];
+        let bridged = records.iter().filter(|r| !r.routed);
+        let expected = bridged.map(|r| format!("{} {}", r.port, r.mac)).collect();
+        self.same_list("forwarding", expected, entries);
+        let neighbours = self.list("ip", &["-6", "neigh", "show", "nud", "permanent"]);
+        let entries = neighbours.iter().map(|e| join(e, "dst", "lladdr") + " " + &text(e, "dev"));
+        let of = |r: &Record| format!("{} {} {}", r.address, r.mac, r.link(&bridge));
+        self.same_list("neighbours", records.iter().map(of).collect(), entries);
+        let routes = ["-6", "route", "show", "table", "all", "proto", PROTOCOL];
         let routes = self.list("ip", &routes);
-        let entries = routes.iter().map(|e| text(e, "dst"));
-        self.same_list("routes", records.iter().map(|r| r.address.clone()).collect(), entries);
+        let routes = routes.iter().filter(|e| text(e, "type") != "unreachable");
+        let entries = routes.map(|e| join(e, "dst", "dev"));
+        let of = |r: &Record| format!("{} {}", r.address, r.link(&bridge));
+        self.same_list("routes", records.iter().map(of).collect(), entries);
+        for record in records.iter().filter(|record| record.routed) {
+            let shown = self.list("ip", &["-6", "addr", "show", "dev", &record.port]);
+            self.must(shown.is_empty(), || format!("{} has addresses: {shown:?}", record.port));
+        }
         self.check_proxies(records);
     }
 
@@ -192,12 +213,19 @@ impl<'a> Invariants<'a> {
         let ruleset: Value = serde_json::from_str(&finished.stdout).unwrap_or_default();
         let objects = ruleset["nftables"].as_array().cloned().unwrap_or_default();
         let sets: Vec<_> = objects.iter().filter_map(|object| object.get("set")).collect();
-        let expected: [(&str, Text); 3] = [
-            ("bridge sender", |r| format!("{} {} {}", r.port, r.mac, r.address)),
-            ("inet known", |r| format!("{} {}", r.mac, r.address)),
-            ("inet owner", |r| format!("{} {}", r.address, r.owner)),
+        let [bridged, routed] =
+            [false, true].map(|mode| records.iter().filter(|r| r.routed == mode).collect());
+        let all: Vec<&Record> = records.iter().collect();
+        let expected: [(&str, &Vec<&Record>, Text); 4] = [
+            ("bridge sender", &bridged, |r| format!("{} {} {}", r.port, r.mac, r.address)),
+            ("inet known", &bridged, |r| format!("{} {}", r.mac, r.address)),
+            ("inet routed", &routed, |r| format!("{} {}", r.port, r.address)),
+            ("inet owner", &all, |r| format!("{} {}", r.address, r.owner)),
         ];
-        for (which, of) in expected {
+        let arp = objects.iter().filter_map(|object| object.get("rule"));
+        let arp = arp.filter(|rule| text(rule, "family") == "arp").count();
+        self.must(arp == 1, || format!("{arp} rules about ARP"));
+        for (which, records, of) in expected {
             let is_it = |set: &&&Value| join(set, "family", "name") == which;
             let [set] = sets.iter().filter(is_it).collect::<Vec<_>>()[..] else {
                 self.broken.push(format!("the firewall has no set {which}, or two"));
@@ -209,7 +237,7 @@ impl<'a> Invariants<'a> {
                 let words = parts.iter().map(|p| p.as_str().map_or(p.to_string(), str::to_owned));
                 words.collect::<Vec<_>>().join(" ")
             });
-            self.same_list(which, records.iter().map(of).collect(), words);
+            self.same_list(which, records.iter().map(|r| of(r)).collect(), words);
         }
     }
 

@@ -69,7 +69,7 @@ pub use image::IMAGE;
 pub use invariants::Invariants;
 pub use machine::{Machine, Need};
 pub use namespace::{BareNs, OwnedNs, random_container_id};
-pub use neighbours::{Attached, LAWS, Law, Neighbours};
+pub use neighbours::{Attached, LAWS, Law, Neighbours, Ports, everywhere};
 pub use process::{Process, processes};
 pub use processors::Halves;
 pub use scene::Scene;

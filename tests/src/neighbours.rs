@@ -5,16 +5,18 @@
 //!                          ├── port ── eth0 ┌ attacker, of v6t1 ┐
 //!                          └── port ── eth0 ┌ victim, of v6t2 ┐
 //! ```
+//!
+//! Each port is on the bridge or on none: [`Ports`].
 
 use std::fs::File;
 use std::net::Ipv6Addr;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
-use v6pod_proto::{Activate, Attachment};
+use v6pod_proto::{Activate, Attachment, Mode};
 
 use crate::packet::{IPV6, Route, frame};
-use crate::{Config, Daemon, HostNs, OwnedNs, Tap, User, random_container_id, run};
+use crate::{Config, Daemon, HostNs, OwnedNs, PREFIX, Tap, User, random_container_id, run};
 
 /// What the packets are under.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +32,35 @@ pub enum Law {
 
 /// All laws, that of the jungle first.
 pub const LAWS: [Law; 3] = [Law::None, Law::Deny, Law::Allow];
+
+/// Where the attacker's port and the victim's are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ports {
+    /// Both on the bridge.
+    Bridge,
+    /// Both on none.
+    Routed,
+    /// The attacker's on none, the victim's on the bridge, where it was before the daemon was told to
+    /// route.
+    Mixed,
+}
+
+impl Ports {
+    /// The modes of the victim's port and of the attacker's.
+    const fn modes(self) -> [Mode; 2] {
+        match self {
+            Self::Bridge => [Mode::Bridge, Mode::Bridge],
+            Self::Routed => [Mode::Routed, Mode::Routed],
+            Self::Mixed => [Mode::Bridge, Mode::Routed],
+        }
+    }
+}
+
+/// Every place with each of these laws.
+pub fn everywhere<const N: usize>(laws: [Law; N]) -> Vec<(Ports, Law)> {
+    let all = [Ports::Bridge, Ports::Routed, Ports::Mixed];
+    all.into_iter().flat_map(|ports| laws.map(|law| (ports, law))).collect()
+}
 
 /// A namespace with its attachment.
 #[derive(Debug)]
@@ -74,6 +105,8 @@ pub struct Neighbours {
     pub attacker: Attached,
     /// Who must not see them.
     pub victim: Attached,
+    /// Where they are.
+    pub ports: Ports,
     /// What they are under.
     pub law: Law,
     /// `v6t1` and `v6t2`, without podman.
@@ -85,35 +118,63 @@ pub struct Neighbours {
 }
 
 impl Neighbours {
-    /// Both, under this law.
+    /// Both on the bridge, under this law.
     #[track_caller]
     pub fn under(law: Law) -> Self {
+        Self::on(Ports::Bridge, law)
+    }
+
+    /// Both on ports of these kinds, under this law.
+    #[track_caller]
+    pub fn on(ports: Ports, law: Law) -> Self {
+        eprintln!("    {ports:?}, {law:?}");
         let host = HostNs::new();
-        let mut config = Config::default();
-        if law == Law::Allow {
-            config.tables = Config::OPEN.to_owned();
-        }
-        let daemon = Daemon::configured(&host, &config);
+        let config = |mode| {
+            let tables = if law == Law::Allow { Config::OPEN.to_owned() } else { String::new() };
+            Config { tables, ..Config::default() }.with_mode(mode)
+        };
+        let [first, second] = ports.modes();
+        let mut daemon = Daemon::configured(&host, &config(first));
         let users = [1, 2].map(|number| User::account(number, &host));
-        let [attacker, victim] = [&users[0], &users[1]].map(|user| Attached::new(&daemon, user));
-        let mut scene = Self { attacker, victim, law, users, daemon, host };
+        let victim = Attached::new(&daemon, &users[1]);
+        if first != second {
+            daemon.stop();
+            daemon.reconfigure(&config(second));
+            daemon.restart();
+        }
+        let attacker = Attached::new(&daemon, &users[0]);
+        assert_eq!([&victim, &attacker].map(|a| a.attachment.mode), ports.modes());
+        let mut scene = Self { attacker, victim, ports, law, users, daemon, host };
         // Everybody knows the way to everybody, and the first packets are over.
         for from in [&scene.attacker, &scene.victim] {
-            for to in [crate::OUTSIDE_V6, &scene.gateway().to_string()] {
+            for to in [crate::OUTSIDE_V6, &scene.service().to_string()] {
                 from.namespace.run("ping", &["-c", "1", "-W", "10", to]).ok();
             }
         }
         if law == Law::None {
             scene.daemon.kill9();
-            scene.without_rules(&["bridge", "inet"]);
+            scene.without_rules(&["arp", "bridge", "inet"]);
             scene.bare_bridge();
+            for attached in [&scene.attacker, &scene.victim] {
+                scene.bare_port(attached);
+            }
         }
         scene
     }
 
-    /// The gateway's address.
+    /// The victim's gateway's address.
     pub fn gateway(&self) -> Ipv6Addr {
         self.victim.attachment.gateway
+    }
+
+    /// The host's own address in the containers' range.
+    pub fn service(&self) -> Ipv6Addr {
+        format!("{}1", PREFIX.trim_end_matches("/80")).parse().expect("an address")
+    }
+
+    /// Whether the attacker's port is on no bridge.
+    pub fn is_routed(&self) -> bool {
+        self.attacker.attachment.mode == Mode::Routed
     }
 
     /// A tap on one of the host's interfaces.
@@ -151,7 +212,10 @@ impl Neighbours {
         // the neighbours of what it forwards.
         let mut script = format!("ip -6 addr add fe80::1/64 dev {bridge} nodad\n");
         for attached in [&self.attacker, &self.victim] {
-            let Attachment { port, mac, address, .. } = &attached.attachment;
+            let Attachment { port, mac, address, mode, .. } = &attached.attachment;
+            if *mode == Mode::Routed {
+                continue;
+            }
             script += &format!(
                 "set -e; bridge link set dev {port} isolated off learning on flood on \
                  mcast_flood on bcast_flood on neigh_suppress off\n\
@@ -161,6 +225,47 @@ impl Neighbours {
             );
         }
         run(self.host.command("sh").args(["-c", &script])).ok();
+    }
+
+    /// Has a routed port be what an interface of a router is that nobody has thought about, and who is on
+    /// the bridge ask who the gateway is.
+    #[track_caller]
+    fn bare_port(&self, attached: &Attached) {
+        let Attachment { port, mode, .. } = &attached.attachment;
+        if *mode == Mode::Bridge {
+            let flush = ["-6", "neigh", "flush", "dev", "eth0", "nud", "permanent"];
+            attached.namespace.run("ip", &flush).ok();
+        } else {
+            let script = format!(
+                "set -e; ip -6 addr add fe80::1/64 dev {port} nodad\n\
+                 cd /proc/sys/net/ipv6/conf/{port}; echo 2 >accept_ra; echo 1 >autoconf\n"
+            );
+            run(self.host.command("sh").args(["-c", &script])).ok();
+        }
+    }
+
+    /// Counts from now on what the host's stack gets of the attacker, past the daemon's first rules.
+    /// Only for a routed port: a bridge has a tap.
+    #[track_caller]
+    pub fn witness(&self) {
+        let port = &self.attacker.attachment.port;
+        let text = format!(
+            "add table inet v6t-witness; delete table inet v6t-witness\n\
+             table inet v6t-witness {{ chain seen {{\n\
+             type filter hook prerouting priority -440; policy accept;\n\
+             iifname \"{port}\" counter\n}}\n}}\n"
+        );
+        run(self.host.command("nft").arg(text)).ok();
+    }
+
+    /// What the witness has counted.
+    #[track_caller]
+    pub fn witnessed(&self) -> usize {
+        let words = ["list", "table", "inet", "v6t-witness"];
+        let listed = run(self.host.command("nft").args(words));
+        let count = listed.ok().split("counter packets ").nth(1);
+        let count = count.and_then(|rest| rest.split(' ').next()?.parse().ok());
+        count.expect("a count of packets")
     }
 
     /// Sends an honest echo request of the attacker's that bears `mark`, by way of this Ethernet

@@ -1,4 +1,5 @@
-//! Issue 3, line 6, and attacks 11, 12 and 14: what is not opened is closed, at every moment.
+//! Issue 3, line 6, and attacks 11, 12 and 14: what is not opened is closed, at every moment, on the bridge
+//! and on routed ports.
 //!
 //! ```text
 //!   outside  out0 ── up0  host ── v6podd ── v6t0       root's, v6t1's and v6t2's processes
@@ -16,11 +17,14 @@ use std::time::Duration;
 
 use v6pod_tests::packet::{IPV6, Load, Route, frame};
 use v6pod_tests::{
-    Attached, Background, Law, Neighbours, OUTSIDE_V6, PATIENCE, eventually, require, run,
+    Attached, Background, Law, Neighbours, OUTSIDE_V6, PATIENCE, Ports, eventually, everywhere,
+    require, run,
 };
 
 const MARK: &[u8] = b"v6t-knock";
 const LAST: &[u8] = b"v6t-honest";
+
+const PLACES: [Ports; 3] = [Ports::Bridge, Ports::Routed, Ports::Mixed];
 
 fn outside() -> Ipv6Addr {
     OUTSIDE_V6.parse().expect("an address")
@@ -102,8 +106,8 @@ fn knock(scene: &Neighbours) -> usize {
 #[test]
 fn from_outside_it_answers_echo_and_nothing_else() {
     let _machine = require!(Root);
-    for law in [Law::None, Law::Deny] {
-        let scene = Neighbours::under(law);
+    for (ports, law) in everywhere([Law::None, Law::Deny]) {
+        let scene = Neighbours::on(ports, law);
         let seen = knock(&scene);
         if law == Law::None {
             // Of these, Linux itself forwards no redirect and no multicast query, if that.
@@ -121,8 +125,8 @@ fn from_outside_it_answers_echo_and_nothing_else() {
 fn the_owner_and_root_reach_it_from_the_host_and_nobody_else_does() {
     let _machine = require!(Podman);
     let folder = page();
-    for law in [Law::Allow, Law::Deny] {
-        let scene = Neighbours::under(law);
+    for (ports, law) in everywhere([Law::Allow, Law::Deny]) {
+        let scene = Neighbours::on(ports, law);
         let _server = serve(scene.victim.namespace.command("busybox"), 80, folder.path());
         eventually(PATIENCE, "the web server answers", || {
             let url = format!("http://[{}]/", scene.victim.address());
@@ -137,7 +141,11 @@ fn the_owner_and_root_reach_it_from_the_host_and_nobody_else_does() {
 #[test]
 fn what_it_began_is_answered_errors_included() {
     let _machine = require!(Podman);
-    let scene = Neighbours::under(Law::Deny);
+    PLACES.into_iter().for_each(|ports| is_answered(&Neighbours::on(ports, Law::Deny)));
+}
+
+#[track_caller]
+fn is_answered(scene: &Neighbours) {
     let folder = page();
     let _server = serve(scene.host.outside("busybox"), 80, folder.path());
     eventually(PATIENCE, "the container gets a page from the outside", || {
@@ -158,13 +166,19 @@ fn what_it_began_is_answered_errors_included() {
 #[test]
 fn attack_11_a_flushed_ruleset_is_back_by_itself() {
     let _machine = require!(Root);
-    let scene = Neighbours::under(Law::Deny);
+    PLACES
+        .into_iter()
+        .for_each(|ports| comes_back_after_a_flush(&Neighbours::on(ports, Law::Deny)));
+}
+
+#[track_caller]
+fn comes_back_after_a_flush(scene: &Neighbours) {
     assert_eq!(scene.daemon.status().last_repair, None);
     let before = scene.daemon.footprint();
     assert!(before.mentions("element"));
     run(scene.host.command("nft").args(["flush", "ruleset"])).ok();
     eventually(PATIENCE, "the repair", || scene.daemon.status().last_repair);
-    assert_eq!(knock(&scene), 0);
+    assert_eq!(knock(scene), 0);
     // With the elements of those that were there, and the way out is open.
     before.comes_back(&scene.daemon);
     let third = Attached::new(&scene.daemon, &scene.users[0]);
@@ -184,7 +198,11 @@ fn flows(scene: &Neighbours, address: Ipv6Addr) -> usize {
 #[test]
 fn attack_12_the_flows_of_a_container_end_with_it() {
     let _machine = require!(Root);
-    let mut scene = Neighbours::under(Law::Deny);
+    PLACES.into_iter().for_each(|ports| flows_end(Neighbours::on(ports, Law::Deny)));
+}
+
+#[track_caller]
+fn flows_end(mut scene: Neighbours) {
     let (address, others) = (scene.victim.address(), scene.attacker.address());
     let port = scene.victim.attachment.port.to_string();
     // Another container in its place: the victim's namespace ends while nobody looks.
@@ -218,7 +236,11 @@ fn attack_12_the_flows_of_a_container_end_with_it() {
 #[test]
 fn attack_14_a_packet_for_nobody_does_not_go_round() {
     let _machine = require!(Root);
-    let scene = Neighbours::under(Law::Deny);
+    PLACES.into_iter().for_each(|ports| goes_nowhere(&Neighbours::on(ports, Law::Deny)));
+}
+
+#[track_caller]
+fn goes_nowhere(scene: &Neighbours) {
     let tap = scene.outside_tap();
     let uplink = scene.host_tap("up0");
     let sent = |mark: &[u8]| {
@@ -244,7 +266,11 @@ fn attack_14_a_packet_for_nobody_does_not_go_round() {
 #[test]
 fn a_restart_swaps_the_rules_without_a_gap() {
     let _machine = require!(Root);
-    let mut scene = Neighbours::under(Law::Deny);
+    PLACES.into_iter().for_each(|ports| has_no_gap(Neighbours::on(ports, Law::Deny)));
+}
+
+#[track_caller]
+fn has_no_gap(mut scene: Neighbours) {
     let (outside_tap, uplink) = (scene.outside_tap(), scene.host_tap("up0").mac());
     // The victim's own flow, which the rules know as established.
     let there = Route::new(scene.victim.address(), outside());

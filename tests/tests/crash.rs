@@ -1,4 +1,5 @@
-//! Issue 3, line 5: v6podd dies at every single failpoint, and after a restart all is in order.
+//! Issue 3, line 5: v6podd dies at every single failpoint, and after a restart all is in order, whether the
+//! bystander's port and the subject's are on the bridge or routed.
 //!
 //! ```text
 //!   host ── v6podd (with failpoints) ✝ at NAME ── v6podd again ── checker
@@ -12,7 +13,7 @@ use std::net::Ipv6Addr;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
-use v6pod_proto::{Activate, Attachment, ContainerId};
+use v6pod_proto::{Activate, Attachment, ContainerId, Mode};
 use v6pod_tests::failpoints::NAMES;
 use v6pod_tests::{
     Body, Config, Daemon, Footprint, HostNs, Invariants, OwnedNs, PATIENCE, eventually,
@@ -81,10 +82,11 @@ struct Scene {
 }
 
 impl Scene {
-    fn new() -> Self {
+    fn new(mode: Mode) -> Self {
         let host = HostNs::new();
         let keys = "ndp_proxy = true\n".to_owned();
-        let daemon = Daemon::configured(&host, &Config { keys, ..Config::default() });
+        let config = Config { keys, ..Config::default() }.with_mode(mode);
+        let daemon = Daemon::configured(&host, &config);
         let before = daemon.footprint();
         let mut bystander = Subject::new();
         let named = Activate { name: Some("bystander".into()), ..bystander.request() };
@@ -119,9 +121,12 @@ impl Scene {
     }
 }
 
-fn making(point: &str) {
-    let mut scene = Scene::new();
+fn making(point: &str, mode: Mode) {
+    let mut scene = Scene::new(mode);
     let mut subject = Subject::new();
+    if point == "making:overflowed" {
+        scene.host.fill_the_bridge(&scene.daemon.bridge());
+    }
     assert!(scene.dies_at(point));
     match point {
         "making:renamed" => {
@@ -137,11 +142,15 @@ fn making(point: &str) {
         _ => subject.attach(&scene.daemon),
     }
     assert!(subject.answered.is_none(), "it was to die before the answer");
+    if point == "making:overflowed" {
+        scene.daemon.has_died();
+        scene.host.empty_the_bridge();
+    }
     scene.recovers(vec![subject], false);
 }
 
-fn taking_over(point: &str) {
-    let mut scene = Scene::new();
+fn taking_over(point: &str, mode: Mode) {
+    let mut scene = Scene::new(mode);
     let mut subject = Subject::new();
     assert!(scene.dies_at(point));
     subject.attach(&scene.daemon);
@@ -151,8 +160,8 @@ fn taking_over(point: &str) {
     scene.recovers(vec![subject], false);
 }
 
-fn naming(point: &str) {
-    let mut scene = Scene::new();
+fn naming(point: &str, mode: Mode) {
+    let mut scene = Scene::new(mode);
     let mut subject = Subject::new();
     // The bystander's name is claimed anew by the restart.
     let second = if point == "naming:wished" { point.to_owned() } else { format!("{point}:2") };
@@ -163,8 +172,8 @@ fn naming(point: &str) {
     scene.recovers(vec![subject], false);
 }
 
-fn ending(point: &str, end: End) {
-    let mut scene = Scene::new();
+fn ending(point: &str, end: End, mode: Mode) {
+    let mut scene = Scene::new(mode);
     let mut subject = Subject::new();
     assert!(scene.dies_at(point));
     subject.attach(&scene.daemon);
@@ -185,8 +194,8 @@ fn ending(point: &str, end: End) {
     scene.recovers(vec![subject], marked);
 }
 
-fn ending_together(point: &str) {
-    let mut scene = Scene::new();
+fn ending_together(point: &str, mode: Mode) {
+    let mut scene = Scene::new(mode);
     let mut subjects: Vec<_> = (0..CROWD).map(|_| Subject::new()).collect();
     assert!(scene.dies_at(point));
     subjects.iter_mut().for_each(|subject| subject.attach(&scene.daemon));
@@ -201,8 +210,8 @@ fn ending_together(point: &str) {
     scene.recovers(subjects, false);
 }
 
-fn restoring(point: &str) {
-    let mut scene = Scene::new();
+fn restoring(point: &str, mode: Mode) {
+    let mut scene = Scene::new(mode);
     let mut subject = Subject::new();
     subject.attach(&scene.daemon);
     assert!(subject.answered.is_some(), "{}", scene.daemon.log());
@@ -221,21 +230,29 @@ fn restoring(point: &str) {
 }
 
 /// Drives the operation that the point is in.
-fn drive(point: &str) {
-    let phase = point.split(':').next().unwrap_or_default();
-    eprintln!("    {point}");
+fn drive(point: &str, mode: Mode) {
+    let (phase, step) = point.split_once(':').unwrap_or_default();
+    let only = match step {
+        // The one has no bridge, the other is what becomes of a port for which that has no room.
+        "forwarding" | "overflowed" => Some(Mode::Bridge),
+        _ => None,
+    };
+    if only.is_some_and(|only| only != mode) {
+        return;
+    }
+    eprintln!("    {point}, {mode:?}");
     match phase {
-        "making" | "record" => making(point),
-        "takeover" => taking_over(point),
-        "naming" => naming(point),
+        "making" | "record" => making(point, mode),
+        "takeover" => taking_over(point, mode),
+        "naming" => naming(point, mode),
         "ending" => {
             for end in [End::Deactivated, End::LeaseOver, End::NamespaceGone] {
-                ending(point, end);
+                ending(point, end, mode);
             }
         }
-        "undo" => ending(point, End::Deactivated),
-        "sweep" => ending_together(point),
-        "restoring" => restoring(point),
+        "undo" => ending(point, End::Deactivated, mode),
+        "sweep" => ending_together(point, mode),
+        "restoring" => restoring(point, mode),
         _ => panic!("no test drives {point}"),
     }
 }
@@ -243,7 +260,9 @@ fn drive(point: &str) {
 /// Every point of these phases; that each is reached is shown by the daemon's death there.
 fn every(phases: &[&str]) {
     let of = |name: &&str| phases.iter().any(|phase| name.starts_with(&format!("{phase}:")));
-    NAMES.iter().copied().filter(of).for_each(drive);
+    for mode in [Mode::Bridge, Mode::Routed] {
+        NAMES.iter().copied().filter(of).for_each(|point| drive(point, mode));
+    }
 }
 
 #[test]

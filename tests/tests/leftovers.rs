@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
-use v6pod_proto::{Activate, Attachment};
+use v6pod_proto::{Activate, Attachment, Mode};
 use v6pod_tests::{
     Body, Config, Daemon, Footprint, HostNs, Invariants, OwnedNs, PATIENCE, Response, eventually,
     random_container_id, require, run,
@@ -44,8 +44,13 @@ struct Serving {
 impl Serving {
     #[track_caller]
     fn some(count: usize) -> Self {
+        Self::on(Mode::Bridge, count)
+    }
+
+    #[track_caller]
+    fn on(mode: Mode, count: usize) -> Self {
         let host = HostNs::new();
-        let daemon = Daemon::start(&host);
+        let daemon = Daemon::configured(&host, &Config::default().with_mode(mode));
         let before = daemon.footprint();
         let living = (0..count).map(|_| attached(&daemon)).collect();
         Self { living, before, daemon, host }
@@ -325,5 +330,63 @@ fn what_somebody_flushes_or_deletes_under_running_containers_comes_back() {
     serving.host.ip("link del v6t0").ok();
     serving.daemon.restart();
     serving.all_is_well();
+    serving.end();
+}
+
+#[test]
+fn what_somebody_takes_from_running_containers_on_routed_ports_comes_back() {
+    let _machine = require!(Root);
+    let mut serving = Serving::on(Mode::Routed, 2);
+    let port = serving.living[0].1.port.to_string();
+    // At once, by its event, though nobody is on the bridge.
+    serving.host.ip("link del v6t0").ok();
+    serving.all_is_well();
+    serving.host.ip("link add v6tother type bridge").ok();
+    for harm in [
+        format!("-6 route flush dev {port} proto 118"),
+        format!("-6 neigh flush dev {port} nud permanent"),
+        format!("link set {port} master v6tother"),
+        format!("link set {port} master v6t0"),
+    ] {
+        serving.daemon.kill9();
+        serving.host.ip(&harm).ok();
+        serving.daemon.restart();
+        serving.all_is_well();
+    }
+    serving.host.ip("link del v6tother").ok();
+    // Whose port somebody deletes has no attachment any more.
+    serving.host.ip(&format!("link del {port}")).ok();
+    serving.living.remove(0);
+    serving.all_is_well();
+    serving.end();
+}
+
+/// Who is there when the mode is changed stays as he is; who comes has what is wanted now.
+#[test]
+fn a_change_of_mode_leaves_those_who_are_there_as_they_are() {
+    let _machine = require!(Root);
+    let mut serving = Serving::on(Mode::Bridge, 1);
+    for mode in [Mode::Routed, Mode::Bridge, Mode::Routed] {
+        serving.daemon.kill9();
+        serving.daemon.reconfigure(&Config::default().with_mode(mode));
+        serving.daemon.restart();
+        serving.all_is_well();
+        let made = attached(&serving.daemon);
+        assert_eq!((made.1.mode, serving.daemon.status().mode), (mode, mode));
+        serving.living.push(made);
+        serving.all_is_well();
+    }
+    let routed = serving.living.iter().filter(|(_, a)| a.mode == Mode::Routed).count();
+    assert_eq!((routed, serving.daemon.status().counts.routed), (2, 2));
+    // Everybody reaches everybody, and is reached.
+    for (from, _) in &serving.living {
+        for (_, to) in &serving.living {
+            from.run("ping", &["-c", "1", "-W", "10", &to.address.to_string()]).ok();
+        }
+    }
+    for (_, to) in &serving.living {
+        let ping = ["-c", "1", "-W", "10", &to.address.to_string()];
+        run(serving.host.outside("ping").args(ping)).ok();
+    }
     serving.end();
 }

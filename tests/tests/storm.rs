@@ -1,5 +1,5 @@
-//! Issue 3, crash safety: anything, in any order, with the daemon killed in between, against a model that
-//! says who has an address.
+//! Issue 3, crash safety: anything, in any order, with the daemon killed in between and told to route or not
+//! to, against a model that says who has an address.
 //!
 //! `V6POD_TEST_STORMS` says how many sequences; 40 unless told. The seed of a failure is printed, and
 //! `V6POD_TEST_SEED` runs it again.
@@ -12,8 +12,10 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use v6pod_proto::{Activate, ContainerId};
-use v6pod_tests::{Body, Daemon, HostNs, Invariants, OwnedNs, random_container_id, require};
+use v6pod_proto::{Activate, ContainerId, Mode};
+use v6pod_tests::{
+    Body, Config, Daemon, HostNs, Invariants, OwnedNs, random_container_id, require,
+};
 
 /// `daemon`, an account that every system has and that owns nothing here.
 const UID: u32 = 1;
@@ -159,6 +161,8 @@ fn storm(daemon: &mut Daemon, dice: &mut Dice) {
             }
             _ => {
                 daemon.stop();
+                let mode = if dice.below(2) == 0 { Mode::Bridge } else { Mode::Routed };
+                daemon.reconfigure(&Config::default().with_mode(mode));
                 daemon.restart();
                 forget_leases(&mut slots);
             }

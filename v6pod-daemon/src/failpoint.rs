@@ -72,14 +72,16 @@ fn step_name(phase: &str, step: &crate::core::Step) -> String {
 
 #[cfg(test)]
 mod tests {
+    use v6pod_proto::Mode;
+
     use super::*;
     use crate::core::step::attach;
 
     #[test]
     fn there_is_a_point_behind_every_step_and_every_undo() {
-        for step in attach() {
+        for step in [Mode::Bridge, Mode::Routed].into_iter().flat_map(attach) {
             for phase in ["making", "undo"] {
-                let name = step_name(phase, &step);
+                let name = step_name(phase, step);
                 assert!(NAMES.contains(&name.as_str()), "{name} is missing from NAMES");
             }
         }

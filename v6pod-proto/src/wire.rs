@@ -113,7 +113,7 @@ pub struct Deactivated {
 }
 
 /// How packets reach a container.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
@@ -259,9 +259,9 @@ pub struct Status {
     pub uptime: u64,
     /// The range that addresses come from.
     pub prefix: PrefixView,
-    /// How packets reach containers.
+    /// How packets are to reach containers. A bridge takes 1023; those that come after are routed.
     pub mode: Mode,
-    /// What containers' default routes point to.
+    /// What new containers' default routes point to.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = "ipv6"))]
     pub gateway: Ipv6Addr,
     /// The bridge.
@@ -309,6 +309,9 @@ pub struct Counts {
     pub made: u64,
     /// Attachments released since the daemon was started.
     pub released: u64,
+    /// Those of all attachments that have an interface of their own instead of a port of the bridge.
+    #[serde(default)]
+    pub routed: u64,
 }
 
 /// The registry in [`Status`].
@@ -370,7 +373,7 @@ pub struct Capacity {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct CapLimit {
-    /// `addresses`, `bridge-ports`, `per-owner`.
+    /// `addresses`, `leases`, `per-owner`.
     pub name: String,
     /// How many are taken.
     pub used: u64,

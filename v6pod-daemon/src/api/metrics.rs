@@ -27,7 +27,11 @@ pub(crate) async fn text(attachments: &Attachments, viewer: Viewer) -> String {
     attachments.metrics().register(&mut registry);
     let status = attachments.status();
     let by_mode: Family<[(&str, &str); 1], Gauge<i64, AtomicI64>> = Family::default();
-    by_mode.get_or_create(&[("mode", "bridge")]).set(signed(status.counts.attachments));
+    let counts = status.counts;
+    let bridged = counts.attachments - counts.routed;
+    for (mode, count) in [("bridge", bridged), ("routed", counts.routed)] {
+        by_mode.get_or_create(&[("mode", mode)]).set(signed(count));
+    }
     registry.register("attachments", "Attachments, by mode", by_mode);
     let mut gauge = |name: &str, help: &str, value: i64| {
         let gauge: Gauge<i64, AtomicI64> = Gauge::default();

@@ -364,6 +364,11 @@ fn make(
             failpoint::reach("making:renamed");
             wired = wire(shared, worker, &attachment, ns);
         }
+        // The kernel looks at names first.
+        if wired.as_ref().is_err_and(kernel::Error::is_full) {
+            overflow(shared, worker, &mut attachment)?;
+            wired = wire(shared, worker, &attachment, ns);
+        }
         shared.metrics.took(Part::Wire, began.elapsed());
         wired.map_err(|error| {
             tracing::warn!(attachment = %attachment.id, %error, "could not attach");
@@ -396,6 +401,25 @@ fn make(
     Err(abandoned)
 }
 
+/// The bridge has no room: others have put ports of theirs on it. The attachment gets a routed port, and
+/// nobody notices. What it has by now is of a bridge port, and goes before the record says otherwise.
+fn overflow(
+    shared: &Shared,
+    worker: &mut Worker,
+    attachment: &mut Attachment,
+) -> Result<(), Refused> {
+    let (id, host) = (attachment.id.clone(), shared.host());
+    tracing::debug!(attachment = %id, bridge = %host.links.bridge, "the bridge is full; routing");
+    {
+        let _rules = shared.rules.hold();
+        kernel::wire::undo(worker, &host, &attachment.port, &step::Step::Rules)?;
+    }
+    attachment.port = shared.ledger().book.reroute(&id).ok_or(ENDED)?.port.clone();
+    record(shared, attachment)?;
+    failpoint::reach("making:overflowed");
+    Ok(())
+}
+
 fn record(shared: &Shared, attachment: &Attachment) -> Result<(), Refused> {
     let began = Instant::now();
     let written = shared.records.write(attachment);
@@ -417,9 +441,9 @@ fn wire(
     let host = shared.host();
     let _rules = shared.rules.hold();
     let mut wire = Wire::new(worker, &host, &attachment.port, ns);
-    for step in step::attach() {
-        wire.run(&step)?;
-        failpoint::reach_step("making", &step);
+    for step in step::attach(attachment.port.mode) {
+        wire.run(step)?;
+        failpoint::reach_step("making", step);
     }
     wire.settle();
     Ok(wire.ifindex().unwrap_or_default())
@@ -451,7 +475,7 @@ fn not_a_netns(why: NotANetNs) -> Refused {
 fn refuse(refusal: &Refusal<SysError>) -> Refused {
     match refusal {
         Refusal::Quota { .. } => Refused::Quota(refusal.to_string()),
-        Refusal::Ports | Refusal::Addresses(_) => Refused::Full(refusal.to_string()),
+        Refusal::Addresses(_) => Refused::Full(refusal.to_string()),
         Refusal::Random(_) => Refused::Failed(refusal.to_string()),
     }
 }

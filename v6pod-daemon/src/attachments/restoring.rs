@@ -222,6 +222,7 @@ fn ledger(
     let terms = Terms {
         prefix,
         mtu,
+        mode: config.mode,
         quarantine: config.quarantine,
         per_owner: usize::try_from(config.per_owner).unwrap_or(usize::MAX),
     };
@@ -285,9 +286,10 @@ fn seen(observed: &Observed) -> Seen {
     let neighbours = observed.neighbours.iter();
     let forwarding = observed.forwarding.iter();
     Seen {
+        bridge: observed.bridge,
         ports: ports.collect(),
         routes: observed.routes.iter().copied().collect(),
-        neighbours: neighbours.map(|(address, mac)| (*address, Mac::local(*mac))).collect(),
+        neighbours: neighbours.map(|(a, link, mac)| ((*a, *link), Mac::local(*mac))).collect(),
         forwarding: forwarding.map(|(ifindex, mac)| (*ifindex, Mac::local(*mac))).collect(),
     }
 }
@@ -328,10 +330,12 @@ fn clean(shared: &Shared, worker: &mut Worker, observed: &Observed, plan: &Plan)
             .find(|port| port.name == name.as_str())
             .map(|p| Stray::Port(p.ifindex))
     });
-    let both = |&address: &Ipv6Addr| [Stray::Route(address), Stray::Neighbour(address)];
+    let both = |&(address, link): &(Ipv6Addr, u32)| {
+        [Stray::Route(address, link), Stray::Neighbour(address, link)]
+    };
     for stray in ports.chain(plan.stray_addresses.iter().flat_map(both)) {
         tracing::warn!(?stray, "removing what no record speaks of");
-        if let Err(error) = kernel::observe::remove_stray(&mut worker.socket, observed, stray) {
+        if let Err(error) = kernel::observe::remove_stray(&mut worker.socket, stray) {
             tracing::error!(%error, "cannot remove it");
         }
         failpoint::reach("restoring:stray");
@@ -451,6 +455,7 @@ async fn follow_uplink(shared: &Arc<Shared>) {
                 let now = host.uplink.as_ref().map_or("none", |uplink| uplink.as_str());
                 tracing::info!(uplink = now, "the uplink has changed");
             }
+            shared.ledger().book.set_mtu(host.mtu);
             shared.set_host(host);
         }
         Err(error) => tracing::warn!(%error, "cannot follow the uplink"),
@@ -464,7 +469,10 @@ async fn repair(shared: &Arc<Shared>) {
     let topology = shared.topology.clone();
     let prepare = move |worker: &mut Worker| kernel::host::prepare(&mut worker.socket, &topology);
     match shared.workers.run(prepare).await {
-        Ok(host) => shared.set_host(host),
+        Ok(host) => {
+            shared.ledger().book.set_mtu(host.mtu);
+            shared.set_host(host);
+        }
         Err(error) => return tracing::error!(%error, "cannot make the bridge again"),
     }
     look_again(shared).await;

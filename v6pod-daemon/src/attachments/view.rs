@@ -7,9 +7,8 @@ use v6pod_proto::{Mode, NameState, NameStatus, PrefixView, RegistryView, Uid};
 
 use super::{Attachments, Ledger, Refused, Shared};
 use crate::core::attachment::Attachment;
-use crate::core::book::BRIDGE_PORTS;
 use crate::core::name::Claim;
-use crate::kernel::sock_diag;
+use crate::kernel::{descriptors, sock_diag};
 
 /// The largest integer that every JSON reader keeps exact (RFC 7493, section 2.2).
 const MAX_SAFE: u128 = (1 << 53) - 1;
@@ -75,7 +74,9 @@ impl Attachments {
             resting: ledger.book.pool().resting() as u64,
             made,
             released,
+            routed: ledger.book.shown().filter(|a| a.port.mode == Mode::Routed).count() as u64,
         };
+        let gateway = ledger.book.terms().gateway(shared.config.mode);
         drop(ledger);
         proto::Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -86,8 +87,8 @@ impl Attachments {
                 source: shared.prefix_source.to_owned(),
                 ula: prefix.is_ula(),
             },
-            mode: Mode::Bridge,
-            gateway: prefix.gateway(),
+            mode: shared.config.mode,
+            gateway,
             bridge: shared.links.bridge.clone(),
             mtu: host.mtu,
             uplink: host.uplink,
@@ -111,7 +112,7 @@ impl Attachments {
         let terms = book.terms();
         let limits = vec![
             limit("per-owner", book.of_owner(caller), terms.per_owner as u128),
-            limit("bridge-ports", book.len(), BRIDGE_PORTS as u128),
+            limit("leases", book.shown().filter(|a| a.lease).count(), most_leases().into()),
             limit("addresses", book.pool().taken(), terms.prefix.room()),
         ];
         let left = |limit: &proto::CapLimit| limit.max.saturating_sub(limit.used);
@@ -140,6 +141,15 @@ impl Attachments {
             None
         })
     }
+}
+
+/// How many leases the daemon's descriptors are enough for: each takes its connection and its holder's
+/// pidfd.
+fn most_leases() -> u64 {
+    /// What connections that are no leases may take.
+    const OTHERS: u64 = 2048;
+
+    descriptors::limit().saturating_sub(OTHERS) / 2
 }
 
 /// The one attachment that this reference means to this viewer.
@@ -192,7 +202,7 @@ impl Shared {
             interface: a.port.interface.clone(),
             port: a.port.name.clone(),
             mac: a.port.mac,
-            mode: Mode::Bridge,
+            mode: a.port.mode,
             state: a.phase.shown()?,
             names: self.names_of(ledger, a),
             wishes: a.wishes.clone(),

@@ -4,7 +4,7 @@
 use v6pod_proto::SwitchedOff;
 
 use super::error::{Mistake, line_of};
-use super::file::{File, HostPolicy, Key, Mode, Nat66, Verdict};
+use super::file::{File, HostPolicy, Key, Nat66, Verdict};
 use super::values::{ConsulUrl, PrefixText, Slice, Text};
 use super::{Config, Registry};
 use crate::core::ruleset::Ingress;
@@ -48,12 +48,11 @@ fn never<T>(_: &T) -> bool {
 }
 
 #[rustfmt::skip]
-fn addressing(file: &File) -> [Option<Later>; 7] {
+fn addressing(file: &File) -> [Option<Later>; 6] {
     let File { addresses, renumber, .. } = file;
     [
         later("prefix", &file.prefix, |p| p.0 != PrefixText::File, "prefix from a file",
             "write the prefix itself, or \"auto\""),
-        later("mode", &file.mode, |m| *m == Mode::Bridge, "routed mode", "write \"bridge\""),
         later("nat66", &file.nat66, |n| *n == Nat66::Never, "NAT66", "write \"never\""),
         later("addresses.per_owner", &addresses.per_owner, |s| s.0 == Slice::None,
             "slices of owners", "write \"none\""),
@@ -106,7 +105,7 @@ fn names(file: &File) -> [Option<Later>; 11] {
 }
 
 /// What is off in every configuration, and what that means.
-const OFF: [(&str, &str); 8] = [
+const OFF: [(&str, &str); 7] = [
     (
         "openings",
         "Annotations, labels and published ports are read and shown; they open nothing: a container is reached by its owner's \
@@ -122,7 +121,6 @@ const OFF: [(&str, &str); 8] = [
         "A unique local address (RFC 4193) reaches no further than its prefix is routed: nothing \
          translates it.",
     ),
-    ("routed-mode", "When the bridge has 1023 ports, no further container gets an address."),
     ("renumbering", "The prefix is read at the start and stays while the daemon runs."),
     (
         "wishes",

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use toml::Spanned;
-use v6pod_proto::{LinkName, SwitchedOff};
+use v6pod_proto::{LinkName, Mode, SwitchedOff};
 
 pub use error::{ConfigError, Mistake};
 pub use options::Options;
@@ -42,6 +42,8 @@ pub struct Config {
     pub instance: Instance,
     /// The range that addresses come from.
     pub prefix: PrefixSource,
+    /// How packets are to reach containers.
+    pub mode: Mode,
     /// The MTU of bridge and containers in bytes, 1280 to 65535; none: that of the uplink.
     pub mtu: Option<u32>,
     /// The interface towards the rest of the world; none: that of the IPv6 default route.
@@ -123,6 +125,11 @@ impl Config {
         Ok(Self {
             prefix: prefix(text, &file)?,
             instance: file.instance.map_or(default.instance, |v| v.into_inner().0),
+            mode: match file.mode.map(Spanned::into_inner) {
+                None => default.mode,
+                Some(file::Mode::Bridge) => Mode::Bridge,
+                Some(file::Mode::Routed) => Mode::Routed,
+            },
             mtu: file.mtu.and_then(|v| v.into_inner().0),
             uplink: file.uplink.and_then(|v| v.into_inner().0.0),
             ndp_proxy: file.ndp_proxy.is_some_and(Spanned::into_inner),
@@ -182,6 +189,7 @@ impl Default for Config {
         Self {
             instance: Instance::default(),
             prefix: PrefixSource::Auto,
+            mode: Mode::Bridge,
             mtu: None,
             uplink: None,
             ndp_proxy: false,

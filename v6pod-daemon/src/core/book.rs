@@ -3,6 +3,7 @@
 //! Guarantees:
 //! - A namespace has at most one attachment that is not on its way out.
 //! - No two attachments share an address, a port or an Ethernet address.
+//! - No more than [`BRIDGE_PORTS`] are on the bridge: what comes after has a routed port.
 //! - What has ended by one generation is never ended by the news of an older one.
 //! - An attachment leaves the book only by [`Book::forget`], after its kernel objects are gone; until
 //!   then its address is taken.
@@ -13,11 +14,12 @@ use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
 
 use v6pod_proto::wishes::OtherWishes;
-use v6pod_proto::{AttachmentId, ContainerId, LinkName, Mac, NetworkName, Uid, Wishes};
+use v6pod_proto::{AttachmentId, ContainerId, LinkName, Mac, Mode, NetworkName, Uid, Wishes};
 
 use super::address::Pool;
 use super::attachment::{Attachment, Generation, Holder, NamespaceId, Phase, port_name};
 use super::name::Label;
+use super::step::ROUTED_GATEWAY;
 use super::{Port, Prefix};
 
 /// How many ports a Linux bridge takes (BR_MAX_PORTS is 1024; port 0 is no port).
@@ -30,10 +32,22 @@ pub struct Terms {
     pub prefix: Prefix,
     /// In bytes.
     pub mtu: u32,
+    /// How packets are to reach containers. A bridge that is full is none.
+    pub mode: Mode,
     /// How long a released address rests.
     pub quarantine: Duration,
     /// How many attachments one owner may have.
     pub per_owner: usize,
+}
+
+impl Terms {
+    /// What the default route of a container points to that is reached like this.
+    pub fn gateway(&self, mode: Mode) -> Ipv6Addr {
+        match mode {
+            Mode::Bridge => self.prefix.gateway(),
+            Mode::Routed => ROUTED_GATEWAY,
+        }
+    }
 }
 
 /// What an attachment is asked for with.
@@ -76,9 +90,6 @@ pub enum Refusal<E> {
         /// How many.
         limit: usize,
     },
-    /// The bridge takes no more ports.
-    #[error("the bridge has {BRIDGE_PORTS} ports and takes no more")]
-    Ports,
     /// The prefix has no free address.
     #[error("{0} has no address left")]
     Addresses(Prefix),
@@ -109,6 +120,7 @@ pub struct Book {
     by_container: HashMap<(Uid, ContainerId), Vec<AttachmentId>>,
     macs: HashMap<Mac, AttachmentId>,
     per_owner: HashMap<Uid, usize>,
+    bridged: usize,
     generation: Generation,
     made: u64,
     released: u64,
@@ -127,6 +139,7 @@ impl Book {
             by_container: HashMap::new(),
             macs: HashMap::new(),
             per_owner: HashMap::new(),
+            bridged: 0,
             generation: Generation::default(),
             made: 0,
             released: 0,
@@ -213,14 +226,11 @@ impl Book {
     ) -> Result<&Attachment, Refusal<E>> {
         let limit = self.terms.per_owner;
         // What this one replaces does not count. What is being taken away does, or whoever is quick
-        // could fill the bridge with it.
+        // could fill the host with it.
         let container = wanted.container.as_ref();
         let replaced = container.map_or(0, |c| self.starts(wanted.owner, c).count());
         if self.of_owner(wanted.owner) - replaced >= limit {
             return Err(Refusal::Quota { owner: wanted.owner, limit });
-        }
-        if self.attachments.len() >= BRIDGE_PORTS {
-            return Err(Refusal::Ports);
         }
         let id = AttachmentId::from_bits(random().map_err(Refusal::Random)?);
         let mac = self.free_mac(&mut random).map_err(Refusal::Random)?;
@@ -229,15 +239,17 @@ impl Book {
             .draw(now, random)
             .map_err(Refusal::Random)?
             .ok_or(Refusal::Addresses(self.terms.prefix))?;
+        let mode = if self.bridged < BRIDGE_PORTS { self.terms.mode } else { Mode::Routed };
         let port = Port {
             name: port_name(&id),
             interface: wanted.interface,
             mac,
             address,
-            gateway: self.terms.prefix.gateway(),
+            gateway: self.terms.gateway(mode),
             mtu: self.terms.mtu,
             owner: wanted.owner,
             alias: format!("v6pod {} uid {}", id.short(), wanted.owner),
+            mode,
         };
         self.made += 1;
         let generation = self.next_generation();
@@ -289,6 +301,21 @@ impl Book {
         if let Some(a) = self.attachments.get_mut(id) {
             a.port.interface = interface.clone();
         }
+    }
+
+    /// The bridge took no port, though it should have had room: others have put theirs on it. The
+    /// attachment gets a routed port.
+    pub fn reroute(&mut self, id: &AttachmentId) -> Option<&Attachment> {
+        let a = self.attachments.get_mut(id)?;
+        self.bridged -= usize::from(a.port.mode == Mode::Bridge);
+        a.port.mode = Mode::Routed;
+        a.port.gateway = ROUTED_GATEWAY;
+        Some(a)
+    }
+
+    /// From here new ports have this MTU.
+    pub fn set_mtu(&mut self, mtu: u32) {
+        self.terms.mtu = mtu;
     }
 
     /// The steps have been run. False if somebody has asked for the end of it meanwhile: then the
@@ -419,6 +446,7 @@ impl Book {
     pub fn forget(&mut self, id: &AttachmentId, now: Instant) {
         let Some(a) = self.attachments.remove(id) else { return };
         self.released += 1;
+        self.bridged -= usize::from(a.port.mode == Mode::Bridge);
         self.pool.release(a.port.address, now);
         self.macs.remove(&a.port.mac);
         if let Some(ifindex) = a.ifindex
@@ -459,6 +487,7 @@ impl Book {
 
     fn insert(&mut self, attachment: Attachment) -> &Attachment {
         let id = attachment.id.clone();
+        self.bridged += usize::from(attachment.port.mode == Mode::Bridge);
         self.macs.insert(attachment.port.mac, id.clone());
         self.by_inode.entry(attachment.namespace.inode).or_default().push(id.clone());
         let container = (attachment.owner, attachment.container.clone());

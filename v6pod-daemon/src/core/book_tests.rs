@@ -10,6 +10,7 @@ fn book(per_owner: usize) -> Book {
     Book::new(Terms {
         prefix: "2001:db8::/116".parse().unwrap(),
         mtu: 1500,
+        mode: Mode::Bridge,
         quarantine: Duration::from_secs(300),
         per_owner,
     })
@@ -164,14 +165,42 @@ fn another_owners_claim_on_an_inode_number_finds_nothing() {
 }
 
 #[test]
-fn a_bridge_has_room_for_1023() {
+fn a_bridge_has_room_for_1023_and_who_comes_then_is_routed() {
     let mut book = book(usize::MAX);
     let mut random = walk(11);
+    let gateway = book.terms().prefix.gateway();
+    let mut reserve = |book: &mut Book, n| {
+        let made = book.reserve(wanted(1000, n), Instant::now(), &mut random).unwrap();
+        (made.id.clone(), made.port.mode, made.port.gateway)
+    };
+    let mut ids = Vec::new();
     for n in 0..1023 {
-        book.reserve(wanted(1000, n), Instant::now(), &mut random).unwrap();
+        let (id, mode, via) = reserve(&mut book, n);
+        assert_eq!((mode, via), (Mode::Bridge, gateway));
+        ids.push(id);
     }
-    let refused = book.reserve(wanted(1000, 5000), Instant::now(), &mut random).map(|_| ());
-    assert_eq!(refused, Err(Refusal::Ports));
+    for n in 2000..2010 {
+        let (_, mode, via) = reserve(&mut book, n);
+        assert_eq!((mode, via), (Mode::Routed, ROUTED_GATEWAY));
+    }
+    // What is being taken away still has its port.
+    book.begin_release(&ids[7]);
+    assert_eq!(reserve(&mut book, 3000).1, Mode::Routed);
+    book.forget(&ids[7], Instant::now());
+    let (id, mode, _) = reserve(&mut book, 3001);
+    assert_eq!(mode, Mode::Bridge);
+    // And one that found no room there has none.
+    let moved = book.reroute(&id).unwrap();
+    assert_eq!((moved.port.mode, moved.port.gateway), (Mode::Routed, ROUTED_GATEWAY));
+    assert_eq!(reserve(&mut book, 3002).1, Mode::Bridge);
+}
+
+#[test]
+fn where_all_are_to_be_routed_all_are() {
+    let mut book = book(10);
+    book.terms.mode = Mode::Routed;
+    let made = book.reserve(wanted(1000, 1), Instant::now(), walk(1)).unwrap();
+    assert_eq!((made.port.mode, made.port.gateway), (Mode::Routed, ROUTED_GATEWAY));
 }
 
 #[derive(Debug, Clone)]
@@ -277,6 +306,6 @@ proptest! {
         }
         prop_assert!(book.is_empty() && book.pool().taken() == 0);
         prop_assert!(book.by_inode.is_empty() && book.by_container.is_empty());
-        prop_assert!(book.macs.is_empty() && book.by_ifindex.is_empty());
+        prop_assert!(book.macs.is_empty() && book.by_ifindex.is_empty() && book.bridged == 0);
     }
 }

@@ -8,18 +8,21 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::Ipv6Addr;
 
 use proptest::prelude::*;
-use v6pod_proto::{AttachmentId, LinkName, Mac, Uid};
+use v6pod_proto::{AttachmentId, LinkName, Mac, Mode, Uid};
 
 use super::attachment::{Attachment, Generation, NamespaceId, Phase, port_name};
 use super::reconcile::{PortSeen, Recorded, Seen, reconcile};
 use super::ruleset::Elements;
-use super::step::{Port, Step, attach};
+use super::step::{Port, Step, attach, detach};
+
+/// The bridge's index: none of the ports'.
+const BRIDGE: u32 = u32::MAX;
 
 #[derive(Debug, Clone, Default)]
 struct FakeKernel {
     ports: BTreeMap<LinkName, FakePort>,
-    neighbours: BTreeMap<Ipv6Addr, Mac>,
-    routes: BTreeSet<Ipv6Addr>,
+    neighbours: BTreeMap<(Ipv6Addr, u32), Mac>,
+    routes: BTreeSet<(Ipv6Addr, u32)>,
     elements: BTreeSet<Elements>,
     proxies: BTreeSet<Ipv6Addr>,
     last_ifindex: u32,
@@ -34,7 +37,28 @@ struct FakePort {
 }
 
 impl FakeKernel {
+    /// Where the port's entries are, as long as that is there.
+    fn at(&self, port: &Port) -> Option<(Ipv6Addr, u32)> {
+        match port.mode {
+            Mode::Bridge => Some((port.address, BRIDGE)),
+            Mode::Routed => Some((port.address, self.ports.get(&port.name)?.ifindex)),
+        }
+    }
+
+    /// With a link go the entries by it.
+    fn delete(&mut self, port: &LinkName) {
+        if let Some(FakePort { ifindex, .. }) = self.ports.remove(port) {
+            self.flush(ifindex);
+        }
+    }
+
+    fn flush(&mut self, link: u32) {
+        self.routes.retain(|(_, at)| *at != link);
+        self.neighbours.retain(|(_, at), _| *at != link);
+    }
+
     fn run(&mut self, port: &Port, step: &Step) {
+        let at = self.at(port);
         let link = self.ports.get_mut(&port.name);
         match (step, link) {
             (Step::Rules, _) => drop(self.elements.insert(Elements::of(port))),
@@ -45,9 +69,15 @@ impl FakeKernel {
                 assert!(self.ports.insert(port.name.clone(), new).is_none(), "made twice");
             }
             (Step::Guard, Some(link)) => link.isolated = true,
-            (Step::Forwarding, Some(link)) => link.forwarding = Some(port.mac),
-            (Step::Neighbour, _) => drop(self.neighbours.insert(port.address, port.mac)),
-            (Step::Route, _) => assert!(self.routes.insert(port.address), "somebody else's route"),
+            (Step::Forwarding, Some(link)) if port.mode == Mode::Bridge => {
+                link.forwarding = Some(port.mac);
+            }
+            (Step::Neighbour, _) => drop(at.map(|at| self.neighbours.insert(at, port.mac))),
+            (Step::Route, link) => {
+                let up = port.mode == Mode::Bridge || link.is_some_and(|link| link.up);
+                assert!(up, "a route by a link that is down");
+                assert!(at.is_none_or(|at| self.routes.insert(at)), "somebody else's route");
+            }
             (Step::Proxy, _) => drop(self.proxies.insert(port.address)),
             (Step::Up, Some(link)) => {
                 assert!(link.isolated, "up before it is isolated");
@@ -62,12 +92,15 @@ impl FakeKernel {
     fn undo(&mut self, port: &Port, step: &Step) {
         match step {
             Step::Rules => drop(self.elements.remove(&Elements::of(port))),
-            Step::Pair => drop(self.ports.remove(&port.name)),
+            Step::Pair => self.delete(&port.name),
             Step::Up => {
-                self.ports.entry(port.name.clone()).and_modify(|link| link.up = false);
+                let Some(link) = self.ports.get_mut(&port.name) else { return };
+                link.up = false;
+                let ifindex = link.ifindex;
+                self.flush(ifindex);
             }
-            Step::Neighbour => drop(self.neighbours.remove(&port.address)),
-            Step::Route => drop(self.routes.remove(&port.address)),
+            Step::Neighbour => drop(self.at(port).map(|at| self.neighbours.remove(&at))),
+            Step::Route => drop(self.at(port).map(|at| self.routes.remove(&at))),
             Step::Proxy => drop(self.proxies.remove(&port.address)),
             _ => {}
         }
@@ -81,6 +114,7 @@ impl FakeKernel {
         };
         let entry = |port: &FakePort| Some((port.ifindex, port.forwarding?));
         Seen {
+            bridge: Some(BRIDGE),
             ports: self.ports.iter().map(port).collect(),
             routes: self.routes.iter().copied().collect(),
             neighbours: self.neighbours.iter().map(|(a, m)| (*a, *m)).collect(),
@@ -111,14 +145,14 @@ impl Fuse {
 }
 
 impl World {
-    fn attach(&mut self, fuse: &mut Fuse) -> Result<(), Died> {
+    fn attach(&mut self, mode: Mode, fuse: &mut Fuse) -> Result<(), Died> {
         self.made += 1;
-        let a = attachment(self.made);
+        let a = attachment(self.made, mode);
         fuse.burn()?;
         self.disk.insert(a.id.clone(), (a.clone(), false));
-        for step in attach() {
+        for step in attach(mode) {
             fuse.burn()?;
-            self.kernel.run(&a.port, &step);
+            self.kernel.run(&a.port, step);
         }
         fuse.burn()?;
         self.answered.insert(a.id.clone(), a);
@@ -138,14 +172,14 @@ impl World {
     fn namespace_dies(&mut self, which: usize, fuse: &mut Fuse) -> Result<(), Died> {
         let Some(id) = nth(&self.answered, which) else { return Ok(()) };
         let Some(a) = self.answered.remove(&id) else { return Ok(()) };
-        self.kernel.ports.remove(&a.port.name);
+        self.kernel.delete(&a.port.name);
         fuse.burn()?;
         self.disk.entry(id).and_modify(|(_, ended)| *ended = true);
         self.take_away(&a, fuse)
     }
 
     fn take_away(&mut self, a: &Attachment, fuse: &mut Fuse) -> Result<(), Died> {
-        for step in attach().iter().rev() {
+        for step in detach(a.port.mode) {
             fuse.burn()?;
             self.kernel.undo(&a.port, step);
         }
@@ -178,16 +212,16 @@ impl World {
                 self.kernel.run(&a.port, &step);
             }
             fuse.burn()?;
-            self.kernel.routes.insert(a.port.address);
+            self.kernel.routes.extend(self.kernel.at(&a.port));
         }
         for name in &plan.stray_ports {
             fuse.burn()?;
-            self.kernel.ports.remove(name);
+            self.kernel.delete(name);
         }
-        for address in &plan.stray_addresses {
+        for at in &plan.stray_addresses {
             fuse.burn()?;
-            self.kernel.routes.remove(address);
-            self.kernel.neighbours.remove(address);
+            self.kernel.routes.remove(at);
+            self.kernel.neighbours.remove(at);
         }
         // Adopted: answered for, whether or not the answer ever arrived.
         self.answered = plan.adopt.into_iter().map(|(a, _)| (a.id.clone(), a)).collect();
@@ -216,10 +250,12 @@ impl World {
         let ports: HashSet<_> = self.disk.values().map(|(a, _)| &a.port.name).collect();
         assert_eq!(ports, kernel.ports.keys().collect(), "records and ports");
         let addresses: BTreeSet<_> = self.disk.values().map(|(a, _)| a.port.address).collect();
-        assert_eq!(addresses, kernel.routes, "records and routes");
+        let at = |a: &Attachment| kernel.at(&a.port).expect("its port is there");
+        let routes: BTreeSet<_> = self.disk.values().map(|(a, _)| at(a)).collect();
+        assert_eq!(routes, kernel.routes, "records and routes");
         assert_eq!(addresses, kernel.proxies, "records and answers on the uplink");
         let neighbours: BTreeMap<_, _> =
-            self.disk.values().map(|(a, _)| (a.port.address, a.port.mac)).collect();
+            self.disk.values().map(|(a, _)| (at(a), a.port.mac)).collect();
         assert_eq!(neighbours, kernel.neighbours, "records and neighbours");
         let elements: BTreeSet<_> =
             self.disk.values().map(|(a, _)| Elements::of(&a.port)).collect();
@@ -227,7 +263,8 @@ impl World {
         assert_eq!(addresses.len(), ids.len(), "an address twice");
         for (a, _) in self.disk.values() {
             let port = &kernel.ports[&a.port.name];
-            assert!(port.up && port.isolated && port.forwarding == Some(a.port.mac), "{port:?}");
+            let forwarding = (a.port.mode == Mode::Bridge).then_some(a.port.mac);
+            assert!(port.up && port.isolated && port.forwarding == forwarding, "{port:?}");
         }
     }
 }
@@ -236,7 +273,7 @@ fn nth(all: &BTreeMap<AttachmentId, Attachment>, which: usize) -> Option<Attachm
     all.keys().nth(which.checked_rem(all.len())?).cloned()
 }
 
-fn attachment(n: u16) -> Attachment {
+fn attachment(n: u16, mode: Mode) -> Attachment {
     let id = AttachmentId::from_bits(u128::from(n) << 112);
     let [high, low] = n.to_be_bytes();
     Attachment {
@@ -256,6 +293,7 @@ fn attachment(n: u16) -> Attachment {
             mtu: 1500,
             owner: Uid::ROOT,
             alias: String::new(),
+            mode,
         },
         holder: None,
         lease: true,
@@ -271,7 +309,7 @@ fn attachment(n: u16) -> Attachment {
 
 #[derive(Debug, Clone, Copy)]
 enum Action {
-    Attach,
+    Attach(Mode),
     End(usize),
     NamespaceDies(usize),
     /// While no daemon looks.
@@ -284,7 +322,8 @@ enum Action {
 
 fn action() -> impl Strategy<Value = Action> {
     prop_oneof![
-        4 => Just(Action::Attach),
+        2 => Just(Action::Attach(Mode::Bridge)),
+        2 => Just(Action::Attach(Mode::Routed)),
         2 => any::<usize>().prop_map(Action::End),
         2 => any::<usize>().prop_map(Action::NamespaceDies),
         1 => any::<usize>().prop_map(Action::NamespaceDiesUnseen),
@@ -312,7 +351,7 @@ proptest! {
             let mut dead: HashMap<AttachmentId, ()> = HashMap::new();
             for action in actions {
                 let done = match action {
-                    Action::Attach => world.attach(&mut fuse),
+                    Action::Attach(mode) => world.attach(mode, &mut fuse),
                     Action::End(which) => world.end(which, &mut fuse),
                     Action::NamespaceDies(which) => world.namespace_dies(which, &mut fuse),
                     _ => Ok(()),
@@ -324,7 +363,7 @@ proptest! {
                     Action::NamespaceDiesUnseen(which) => {
                         if let Some(id) = nth(&world.answered, which) {
                             let port = world.answered[&id].port.name.clone();
-                            world.kernel.ports.remove(&port);
+                            world.kernel.delete(&port);
                             dead.insert(id, ());
                         }
                     }
@@ -337,7 +376,8 @@ proptest! {
                     Action::Lie(which) => {
                         if let Some(id) = nth(&world.answered, which) {
                             world.made += 1;
-                            let mut liar = attachment(world.made);
+                            let mode = if which % 2 == 0 { Mode::Bridge } else { Mode::Routed };
+                            let mut liar = attachment(world.made, mode);
                             liar.port.address = world.answered[&id].port.address;
                             world.disk.insert(liar.id.clone(), (liar, false));
                         }

@@ -64,15 +64,16 @@ impl fmt::Display for Instance {
 pub struct Links {
     /// The bridge: the instance's name and `0`.
     pub bridge: LinkName,
-    /// The bridge's Ethernet address, fixed: Linux would otherwise take that of a port, and a
-    /// container's neighbour entry of its gateway must never go stale.
+    /// The Ethernet address of the bridge and of every routed port, fixed: Linux would otherwise take
+    /// that of a port, or draw one, and a container's neighbour entry of its gateway must never go
+    /// stale.
     pub bridge_mac: Mac,
     /// The link group of the containers' ports. The kernel deletes a group in one go.
     pub ports: u32,
     /// The link group of the bridge, the ports' and one, which is odd: deleting the ports' group must
     /// spare it, and the firewall tells both from others by one comparison.
     pub bridges: u32,
-    /// The nftables tables, one of the bridge and one of the inet family: `v6pod`, or of another
+    /// The nftables tables, one each of the arp, bridge and inet families: `v6pod`, or of another
     /// instance `v6pod-INSTANCE`. An instance may be called `meta` or `set`, which nft takes for
     /// words of its language.
     pub table: Box<str>,

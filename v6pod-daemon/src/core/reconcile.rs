@@ -1,7 +1,8 @@
 //! After a restart: what the records say should be, against what the kernel says is.
 //!
-//! [`Step::Up`](super::Step::Up) is the last step that attaches a container, so a port that is up is
-//! a whole attachment. Everything else is half of one, and is undone.
+//! [`Step::Up`](super::Step::Up) comes after all that keeps a port from doing harm, so a port that is
+//! up is an attachment; what is missing of it is put there. Everything else is half of one, and is
+//! undone.
 //!
 //! Records are files, and files can lie: no two of what goes on share a port, an address or an Ethernet
 //! address, and what is undone shares none with what goes on. Where two records claim the same, the
@@ -10,7 +11,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::Ipv6Addr;
 
-use v6pod_proto::{LinkName, Mac};
+use v6pod_proto::{LinkName, Mac, Mode};
 
 use super::attachment::Attachment;
 
@@ -37,12 +38,14 @@ pub struct PortSeen {
 /// What the kernel has of this instance.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Seen {
+    /// The bridge's index, if there is one.
+    pub bridge: Option<u32>,
     /// Ports.
     pub ports: Vec<PortSeen>,
-    /// The addresses that have a route by the bridge.
-    pub routes: HashSet<Ipv6Addr>,
-    /// The permanent neighbour entries on the bridge.
-    pub neighbours: HashMap<Ipv6Addr, Mac>,
+    /// The addresses that have a route by the bridge or a port, and the index of that link.
+    pub routes: HashSet<(Ipv6Addr, u32)>,
+    /// The permanent neighbour entries on the bridge and the ports, by address and link.
+    pub neighbours: HashMap<(Ipv6Addr, u32), Mac>,
     /// The static forwarding entries: the port's index and the Ethernet address.
     pub forwarding: HashSet<(u32, Mac)>,
 }
@@ -61,8 +64,9 @@ pub struct Plan {
     pub lies: Vec<Attachment>,
     /// Ports that nobody recorded.
     pub stray_ports: Vec<LinkName>,
-    /// Addresses whose routes and neighbour entries nobody recorded.
-    pub stray_addresses: Vec<Ipv6Addr>,
+    /// Addresses whose routes and neighbour entries by these links nobody recorded. Those by ports that
+    /// go are not among them: they go with the port.
+    pub stray_addresses: Vec<(Ipv6Addr, u32)>,
 }
 
 /// Compares the records with the kernel. `usable` says whether an address can still be used: a
@@ -75,8 +79,11 @@ pub fn reconcile(recorded: Recorded, seen: &Seen, usable: impl Fn(Ipv6Addr) -> b
     };
     let fits = |record: &Attachment, ifindex: u32| {
         let (address, mac) = (record.port.address, record.port.mac);
-        let neighbour = seen.neighbours.get(&address) == Some(&mac);
-        (seen.forwarding.contains(&(ifindex, mac)), neighbour, seen.routes.contains(&address))
+        let at = record.port.link(seen.bridge, ifindex).map(|link| (address, link));
+        let neighbour = at.and_then(|at| seen.neighbours.get(&at)) == Some(&mac);
+        let forwarding =
+            record.port.mode == Mode::Routed || seen.forwarding.contains(&(ifindex, mac));
+        (forwarding, neighbour, at.is_some_and(|at| seen.routes.contains(&at)))
     };
     let (mut whole, half): (Vec<_>, Vec<_>) = recorded
         .living
@@ -104,20 +111,29 @@ pub fn reconcile(recorded: Recorded, seen: &Seen, usable: impl Fn(Ipv6Addr) -> b
     for record in half.into_iter().chain(recorded.ended) {
         if taken.has_any_of(&record) { plan.lies.push(record) } else { plan.undo.push(record) }
     }
-    for (record, _) in &plan.adopt {
-        ports.remove(&record.port.name);
-    }
-    let spoken_for: HashSet<_> = plan.undo.iter().map(|record| record.port.address).collect();
-    for record in &plan.undo {
+    for record in plan.adopt.iter().map(|(record, _)| record).chain(&plan.undo) {
         ports.remove(&record.port.name);
     }
     plan.stray_ports = ports.into_keys().collect();
     plan.stray_ports.sort_unstable();
-    let addresses: HashSet<_> = seen.routes.iter().chain(seen.neighbours.keys()).copied().collect();
-    let is_stray = |a: &Ipv6Addr| !spoken_for.contains(a) && !taken.addresses.contains(a);
-    plan.stray_addresses = addresses.into_iter().filter(is_stray).collect();
-    plan.stray_addresses.sort_unstable();
+    plan.stray_addresses = stray_addresses(&plan, seen);
     plan
+}
+
+/// The entries by links that stay which belong to nothing that goes on or is undone.
+fn stray_addresses(plan: &Plan, seen: &Seen) -> Vec<(Ipv6Addr, u32)> {
+    let going_on = |(record, port): &(Attachment, u32)| {
+        Some((record.port.address, record.port.link(seen.bridge, *port)?))
+    };
+    let undone = plan.undo.iter().filter(|record| record.port.mode == Mode::Bridge);
+    let undone = undone.filter_map(|record| Some((record.port.address, seen.bridge?)));
+    let spoken_for: HashSet<_> = plan.adopt.iter().filter_map(going_on).chain(undone).collect();
+    let staying: HashSet<_> = plan.adopt.iter().map(|(_, port)| *port).chain(seen.bridge).collect();
+    let entries: HashSet<_> = seen.routes.iter().chain(seen.neighbours.keys()).copied().collect();
+    let is_stray = |at: &(Ipv6Addr, u32)| staying.contains(&at.1) && !spoken_for.contains(at);
+    let mut strays: Vec<_> = entries.into_iter().filter(is_stray).collect();
+    strays.sort_unstable();
+    strays
 }
 
 /// What goes on has these.
@@ -174,6 +190,7 @@ mod tests {
                 mtu: 1500,
                 owner: Uid::ROOT,
                 alias: String::new(),
+                mode: Mode::Bridge,
             },
             holder: None,
             lease: true,
@@ -199,12 +216,20 @@ mod tests {
         Recorded { living: records.into(), ended: vec![] }
     }
 
-    /// All that is made for these.
+    const BRIDGE: u32 = 999;
+
+    /// The same on a routed port.
+    fn routed(n: u16) -> Attachment {
+        Attachment { port: Port { mode: Mode::Routed, ..record(n).port }, ..record(n) }
+    }
+
+    /// All that is made for these on the bridge.
     fn whole(numbers: &[u16]) -> Seen {
         Seen {
+            bridge: Some(BRIDGE),
             ports: numbers.iter().map(|&n| port(n, true)).collect(),
-            routes: numbers.iter().map(|&n| address(n)).collect(),
-            neighbours: numbers.iter().map(|&n| (address(n), mac(n))).collect(),
+            routes: numbers.iter().map(|&n| (address(n), BRIDGE)).collect(),
+            neighbours: numbers.iter().map(|&n| ((address(n), BRIDGE), mac(n))).collect(),
             forwarding: numbers.iter().map(|&n| (n.into(), mac(n))).collect(),
         }
     }
@@ -217,13 +242,13 @@ mod tests {
     fn whole_ones_go_on_and_halves_and_strays_go() {
         let mut seen = whole(&[2]);
         seen.ports.extend([port(3, false), port(9, true)]);
-        seen.routes.extend([address(3), address(4), address(8)]);
-        seen.neighbours.insert(address(8), mac(8));
+        seen.routes.extend([3, 4, 8].map(|n| (address(n), BRIDGE)));
+        seen.neighbours.insert((address(8), BRIDGE), mac(8));
         let plan = reconcile(living([record(2), record(3), record(4)]), &seen, |_| true);
         assert_eq!(plan.adopt, [(record(2), 2)]);
         assert_eq!(plan.undo, [record(3), record(4)]);
         assert_eq!(plan.stray_ports, ["p9".parse().unwrap()]);
-        assert_eq!(plan.stray_addresses, [address(8)]);
+        assert_eq!(plan.stray_addresses, [(address(8), BRIDGE)]);
         assert!(plan.mend.is_empty() && plan.lies.is_empty());
     }
 
@@ -256,7 +281,7 @@ mod tests {
             assert_eq!(plan.adopt, [(honest, 2)]);
             assert_eq!(plan.lies, std::slice::from_ref(&liar));
             assert_eq!(plan.stray_ports, ["p3".parse().unwrap()]);
-            assert!(plan.undo.is_empty() && !plan.stray_addresses.contains(&address(2)));
+            assert!(plan.undo.is_empty() && !plan.stray_addresses.contains(&(address(2), BRIDGE)));
         }
     }
 
@@ -284,6 +309,46 @@ mod tests {
             assert_eq!(plan.adopt, [(record(2), 2)]);
             assert_eq!(plan.mend, plan.adopt);
         }
+    }
+
+    #[test]
+    fn a_routed_ports_entries_are_by_itself_and_others_are_strays() {
+        let mut seen = Seen {
+            bridge: Some(BRIDGE),
+            ports: vec![port(2, true), port(3, true)],
+            routes: [(address(2), 2), (address(3), 3)].into(),
+            neighbours: [((address(2), 2), mac(2)), ((address(3), 3), mac(3))].into(),
+            ..Seen::default()
+        };
+        let both = || living([routed(2), routed(3)]);
+        let plan = reconcile(both(), &seen, |_| true);
+        assert_eq!(plan.adopt, [(routed(2), 2), (routed(3), 3)]);
+        assert!(plan.mend.is_empty() && plan.stray_addresses.is_empty(), "{plan:?}");
+        // By the bridge, or by a sibling's port, they are not its own.
+        for elsewhere in [BRIDGE, 3] {
+            seen.routes = [(address(2), elsewhere), (address(3), 3)].into();
+            let plan = reconcile(both(), &seen, |_| true);
+            assert_eq!(plan.mend, [(routed(2), 2)]);
+            assert_eq!(plan.stray_addresses, [(address(2), elsewhere)]);
+        }
+        // With a port that goes go its entries.
+        let plan = reconcile(living([routed(3)]), &seen, |_| true);
+        assert_eq!((plan.stray_ports.len(), plan.stray_addresses), (1, vec![(address(2), 3)]));
+        seen.ports.remove(0);
+        let plan = reconcile(both(), &seen, |_| true);
+        assert_eq!(plan.undo, [routed(2)]);
+    }
+
+    #[test]
+    fn a_routed_port_that_came_up_before_its_route_gets_it() {
+        let seen = Seen {
+            ports: vec![port(2, true)],
+            neighbours: [((address(2), 2), mac(2))].into(),
+            ..Seen::default()
+        };
+        let plan = reconcile(living([routed(2)]), &seen, |_| true);
+        assert_eq!(plan.mend, [(routed(2), 2)]);
+        assert_eq!(plan.mend, plan.adopt);
     }
 
     #[test]

@@ -2,29 +2,32 @@
 //! changes while the daemon runs.
 //!
 //! What the rules guarantee, for every port of the instance:
-//! - A container sends with its own Ethernet address and address alone, and only IPv6. It asks who
-//!   the gateway is and takes no other part in neighbour discovery: no advertisement, no redirect, no
-//!   DHCPv6 answer, no multicast of its leaves the port (threats 6, 7, 8 and 32).
+//! - A container sends with its own address alone, on the bridge with its own Ethernet address too, and
+//!   only IPv6. On the bridge it asks who the gateway is; it takes no other part in neighbour
+//!   discovery: no advertisement, no redirect, no DHCPv6 answer, no multicast of its leaves the port
+//!   (threats 6, 7, 8 and 32).
 //! - This is decided in base chains of their own, before anything is accepted (threat 9).
 //! - Nothing hides its ports in extension headers or tiny fragments (threat 10).
 //! - With [`Ingress::Deny`] a container is reached by answers to what it began, by the errors and echo
 //!   requests that IPv6 cannot live without (RFC 4890), and by processes of root and of its owner on
 //!   this host; by nothing else, wherever it comes from.
 //!
-//! A container is never a rule of its own: it is elements of three sets, [`Elements`].
+//! A container is never a rule of its own: it is elements of two or three sets, [`Elements`].
 
 use std::fmt::Write as _;
 use std::net::Ipv6Addr;
 
-use v6pod_proto::{LinkName, Mac, Uid};
+use v6pod_proto::{LinkName, Mac, Mode, Uid};
 
 use super::{Links, Port, Prefix};
 
 /// The set of the bridge table: `ifname . ether_addr . ipv6_addr`. Not a word of nft's own, such as
 /// `port` or `gateway`: as a set's name nft 0.9.8 does not read it.
 pub const PORT_SET: &str = "sender";
-/// The set of the inet table with who may send: `ether_addr . ipv6_addr`.
+/// The set of the inet table with who may send by the bridge: `ether_addr . ipv6_addr`.
 pub const KNOWN_SET: &str = "known";
+/// The set of the inet table with who may send by a routed port: `ifname . ipv6_addr`.
+pub const ROUTED_SET: &str = "routed";
 /// The set of the inet table with whose processes reach it: `ipv6_addr . uid`.
 pub const OWNER_SET: &str = "owner";
 
@@ -53,6 +56,8 @@ pub struct Policy {
 pub struct Elements {
     /// The port that it sends by.
     pub port: LinkName,
+    /// Whether that is on the bridge: which of the sets it is in.
+    pub mode: Mode,
     /// The Ethernet address that it sends with.
     pub mac: Mac,
     /// The address that it sends with.
@@ -64,8 +69,8 @@ pub struct Elements {
 impl Elements {
     /// Those of the attachment at this port.
     pub fn of(port: &Port) -> Self {
-        let Port { name, mac, address, owner, .. } = port;
-        Self { port: name.clone(), mac: *mac, address: *address, owner: *owner }
+        let Port { name, mac, address, owner, mode, .. } = port;
+        Self { port: name.clone(), mode: *mode, mac: *mac, address: *address, owner: *owner }
     }
 }
 
@@ -90,6 +95,9 @@ impl Ruleset {
         let gateway = prefix.gateway();
         let known: Vec<_> = attachments.iter().filter(|e| is_plain(&e.port)).collect();
         let each = |text: fn(&Elements) -> String| elements(known.iter().map(|e| text(e)));
+        let only = |mode, text: fn(&Elements) -> String| {
+            elements(known.iter().filter(|e| e.mode == mode).map(|e| text(e)))
+        };
         let (forward, output, to_container) = ingress.rules();
         let words = [
             ("{DENY_FORWARD}", forward.to_owned()),
@@ -101,12 +109,23 @@ impl Ruleset {
             ("{BRIDGE_MAC}", links.bridge_mac.to_string()),
             ("{SOLICITED_MAC}", solicited_mac(gateway)),
             ("{GATEWAY}", format!("{:#034x}", gateway.to_bits())),
-            ("{PORTS_ELEMENTS}", each(|e| format!("\"{}\" . {} . {}", e.port, e.mac, e.address))),
-            ("{KNOWN_ELEMENTS}", each(|e| format!("{} . {}", e.mac, e.address))),
+            (
+                "{PORTS_ELEMENTS}",
+                only(Mode::Bridge, |e| format!("\"{}\" . {} . {}", e.port, e.mac, e.address)),
+            ),
+            ("{KNOWN_ELEMENTS}", only(Mode::Bridge, |e| format!("{} . {}", e.mac, e.address))),
+            (
+                "{ROUTED_ELEMENTS}",
+                only(Mode::Routed, |e| format!("\"{}\" . {}", e.port, e.address)),
+            ),
             ("{OWNER_ELEMENTS}", each(|e| format!("{} . {}", e.address, e.owner))),
         ];
         debug_assert_eq!((links.ports & 1, links.bridges), (0, links.ports | 1));
-        let template = [include_str!("ruleset/bridge.nft"), include_str!("ruleset/inet.nft")];
+        let template = [
+            include_str!("ruleset/arp.nft"),
+            include_str!("ruleset/bridge.nft"),
+            include_str!("ruleset/inet.nft"),
+        ];
         words.iter().fold(template.concat(), |text, (word, value)| text.replace(word, value))
     }
 }
@@ -115,9 +134,9 @@ impl Ruleset {
     /// What to write before the text of [`Ruleset::of`] to have the tables made anew.
     pub fn afresh(links: &Links) -> String {
         let table = &links.table;
-        let both = ["bridge", "inet"]
+        let all = ["arp", "bridge", "inet"]
             .map(|family| format!("add table {family} {table}\ndelete table {family} {table}\n"));
-        both.concat()
+        all.concat()
     }
 }
 

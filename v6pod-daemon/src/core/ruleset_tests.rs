@@ -11,6 +11,7 @@ fn policy(instance: &str, prefix: &str, ingress: Ingress) -> Policy {
 fn elements(n: u8) -> Elements {
     Elements {
         port: format!("v6p{n:012x}").parse().unwrap(),
+        mode: if n.is_multiple_of(2) { Mode::Bridge } else { Mode::Routed },
         mac: Mac::local([2, 0, 0, 0, 0, n]),
         address: Ipv6Addr::new(0x2001, 0xdb8, 1, 2, 3, 0, 0, n.into()),
         owner: Uid::new(1000 + u32::from(n)).unwrap(),
@@ -92,11 +93,15 @@ proptest! {
         let on_bridge = chain(&text, "inet", "from_bridge");
         let check = position(&on_bridge, "ether saddr . ip6 saddr != @known drop");
         prop_assert!(on_bridge[..check].iter().all(|rule| !accepts(rule)), "{:?}", on_bridge);
+        let on_routed = chain(&text, "inet", "from_routed");
+        let check = position(&on_routed, "iifname . ip6 saddr != @routed drop");
+        prop_assert!(on_routed[..check].iter().all(|rule| !accepts(rule)), "{:?}", on_routed);
 
-        // Both are reached first of all, and from a hook that comes before all that accept.
+        // All are reached first of all, and from a hook that comes before all that accept.
         let bridge = chain(&text, "bridge", "prerouting");
         let inet = chain(&text, "inet", "prerouting");
         prop_assert!(bridge[1].ends_with("jump from_port") && inet[1].ends_with("jump from_bridge"));
+        prop_assert!(inet[2].ends_with("jump from_routed"));
         // Conntrack's defragmentation, conntrack itself.
         prop_assert!(priority(inet[0]) < -400 && priority(bridge[0]) < -200);
         for name in ["forward", "output", "input"] {
@@ -116,7 +121,7 @@ fn only_the_last_word_about_a_container_depends_on_ingress() {
         .map(|ingress| Ruleset::of(&policy("v6pod", "2001:db8:1:2:3::/80", ingress), &[]));
     let bridge = |text: &str| text.split("\ntable inet").next().unwrap().to_owned();
     assert_eq!(bridge(&deny), bridge(&allow));
-    for name in ["prerouting", "from_bridge", "input"] {
+    for name in ["prerouting", "from_bridge", "from_routed", "plain", "input"] {
         assert_eq!(chain(&deny, "inet", name), chain(&allow, "inet", name));
     }
     assert_eq!(chain(&deny, "inet", "to_container").last(), Some(&"drop"));
@@ -137,11 +142,45 @@ fn a_port_whose_name_is_not_plain_gets_no_elements() {
 }
 
 #[test]
+fn each_port_is_in_the_sets_of_its_kind_alone() {
+    let text = Ruleset::of(
+        &policy("v6pod", "2001:db8:1:2:3::/80", Ingress::Deny),
+        &[elements(2), elements(3)],
+    );
+    let count = |wanted: &str| text.matches(wanted).count();
+    // Sender, known, owner; routed, owner.
+    assert_eq!((count("2001:db8:1:2:3::2"), count("2001:db8:1:2:3::3")), (3, 2), "{text}");
+    assert_eq!(count("\"v6p000000000003\" . 2001:db8:1:2:3::3"), 1, "{text}");
+    assert!(!text.contains("02:00:00:00:00:03"), "{text}");
+}
+
+/// A port that is being deleted is up until it is: what comes from it and what goes to it is under the
+/// rules until then.
+#[test]
+fn a_doomed_port_is_under_all_rules() {
+    let policy = policy("v6pod", "2001:db8:1:2:3::/80", Ingress::Deny);
+    let text = Ruleset::of(&policy, &[]);
+    let Links { ports, bridges, .. } = policy.links;
+    let mut masked = 0;
+    for rule in text.lines().filter(|line| line.contains("ifgroup & ")) {
+        for words in rule.split("ifgroup & ").skip(1) {
+            let mask = u32::from_str_radix(&words[2..10], 16).unwrap();
+            assert_eq!((policy.links.doomed() & mask, ports & mask), (ports, ports), "{rule}");
+            assert!([ports, bridges].contains(&(bridges & mask)), "{rule}");
+            masked += 1;
+        }
+    }
+    assert_eq!(masked, 9, "{text}");
+}
+
+#[test]
 fn nft_0_9_8_reads_the_names_of_the_sets() {
     let text = Ruleset::of(&policy("v6pod", "2001:db8:1:2:3::/80", Ingress::Deny), &[]);
     let names = text.lines().filter_map(|line| line.trim().strip_prefix("set ")?.split(' ').next());
     let names: Vec<_> = names.collect();
-    assert!(names.contains(&PORT_SET) && names.contains(&KNOWN_SET), "{names:?}");
+    for set in [PORT_SET, KNOWN_SET, ROUTED_SET, OWNER_SET] {
+        assert!(names.contains(&set), "{set}: {names:?}");
+    }
     // What stands in a rule as a word of the language is no name there (Debian 11).
     assert!(names.iter().all(|name| !["port", "gateway", "addr", "type"].contains(name)));
 }

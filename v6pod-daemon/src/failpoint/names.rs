@@ -17,6 +17,7 @@ pub const NAMES: &[&str] = &[
     "making:up",
     "making:wired",
     "making:renamed",
+    "making:overflowed",
     "making:failed",
     "making:answering",
     "takeover:booked",

@@ -16,6 +16,11 @@ pub fn raise_limit() -> io::Result<u64> {
     Ok(hard)
 }
 
+/// The limit as it is.
+pub fn limit() -> u64 {
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,7 +3,7 @@
 use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
 use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage};
-use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteProtocol};
+use netlink_packet_route::route::{RouteHeader, RouteMessage, RouteProtocol};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
 use nix::libc;
 
@@ -43,26 +43,23 @@ pub(super) fn routes(socket: &mut RouteSocket) -> Result<Vec<Route>, Error> {
     dump_routes(socket, message)
 }
 
-/// Our routes by one interface. The kernel does the choosing.
-pub(super) fn our_routes(socket: &mut RouteSocket, interface: u32) -> Result<Vec<Route>, Error> {
+/// The routes that bear our number. The kernel does the choosing.
+pub(super) fn our_routes(socket: &mut RouteSocket) -> Result<Vec<Route>, Error> {
     let mut message = RouteMessage::default();
     message.header.address_family = AddressFamily::Inet6;
     message.header.table = RouteHeader::RT_TABLE_MAIN;
     message.header.protocol = RouteProtocol::Other(PROTOCOL);
-    message.attributes.push(RouteAttribute::Oif(interface));
     let mut routes = dump_routes(socket, message)?;
-    routes.retain(|r| r.interface == Some(interface) && r.protocol == PROTOCOL);
+    routes.retain(|r| r.protocol == PROTOCOL);
     Ok(routes)
 }
 
-/// The IPv6 neighbours on one interface.
+/// The IPv6 neighbours on all interfaces.
 pub(super) fn neighbours<T>(
     socket: &mut RouteSocket,
-    interface: u32,
     read: impl FnMut(Neighbour<'_>) -> Option<T>,
 ) -> Result<Vec<T>, Error> {
-    let limit = NeighbourAttribute::IfIndex(interface);
-    dump_neighbours(socket, AddressFamily::Inet6, limit, read)
+    dump_neighbours(socket, AddressFamily::Inet6, None, read)
 }
 
 /// The forwarding entries of one bridge's ports.
@@ -71,7 +68,7 @@ pub(super) fn forwarding<T>(
     bridge: u32,
     read: impl FnMut(Neighbour<'_>) -> Option<T>,
 ) -> Result<Vec<T>, Error> {
-    let limit = NeighbourAttribute::Controller(bridge);
+    let limit = Some(NeighbourAttribute::Controller(bridge));
     dump_neighbours(socket, AddressFamily::Bridge, limit, read)
 }
 
@@ -86,12 +83,12 @@ fn dump_routes(socket: &mut RouteSocket, message: RouteMessage) -> Result<Vec<Ro
 fn dump_neighbours<T>(
     socket: &mut RouteSocket,
     family: AddressFamily,
-    limit: NeighbourAttribute,
+    limit: Option<NeighbourAttribute>,
     mut read: impl FnMut(Neighbour<'_>) -> Option<T>,
 ) -> Result<Vec<T>, Error> {
     let mut message = NeighbourMessage::default();
     message.header.family = family;
-    message.attributes.push(limit);
+    message.attributes.extend(limit);
     let message = Message::GetNeighbour(message);
     socket.dump("list the neighbours", &message, |kind, payload| match kind {
         libc::RTM_NEWNEIGH => read(Neighbour::parse(payload)?),

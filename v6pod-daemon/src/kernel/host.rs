@@ -90,6 +90,8 @@ pub struct Host {
     pub uplink: Option<LinkName>,
     /// The number of the link on which containers are answered for, if they are.
     pub answers: Option<u32>,
+    /// How forwarding is switched on, on a routed port too.
+    pub forwarding: Forwarding,
 }
 
 /// Why the host could not be prepared.
@@ -129,7 +131,8 @@ pub fn prepare(socket: &mut RouteSocket, topology: &Topology) -> Result<Host, Pr
     let link = message::set_up(message::link(bridge), true);
     socket.ack(format!("switch {} on", links.bridge), &Message::SetLink(link), 0)?;
     let answers = uplink.index.filter(|_| topology.proxy);
-    let host = Host { bridge, links: links.clone(), mtu, uplink: uplink.name, answers };
+    let (links, uplink, forwarding) = (links.clone(), uplink.name, topology.forwarding);
+    let host = Host { bridge, links, mtu, uplink, answers, forwarding };
     forget_old_prefixes(socket, topology, &host)?;
     forward(socket, topology, &host)?;
     Ok(host)
@@ -278,7 +281,8 @@ fn assert_bridge(socket: &mut RouteSocket, links: &Links, found: &FoundLink) -> 
 }
 
 /// Sets the bridge's MTU, which otherwise follows the smallest port's. A bridge that has ports keeps
-/// its own: a port whose MTU is smaller than the bridge's loses packets without a word.
+/// its own: a port whose MTU is smaller than the bridge's loses packets without a word. That of a routed
+/// port is no other link's concern: Linux tells senders of it.
 fn settle_mtu(
     socket: &mut RouteSocket,
     topology: &Topology,
@@ -302,7 +306,9 @@ fn settle_mtu(
 }
 
 fn has_ports(socket: &mut RouteSocket, links: &Links) -> Result<bool, Error> {
-    let ports = dump::links(socket, |link| (link.group == links.ports).then_some(()))?;
+    let ports = dump::links(socket, |link| {
+        (link.group == links.ports && link.master.is_some()).then_some(())
+    })?;
     Ok(!ports.is_empty())
 }
 
@@ -337,7 +343,9 @@ fn forget_old_prefixes(
     topology: &Topology,
     host: &Host,
 ) -> Result<(), Error> {
-    let containers = dump::our_routes(socket, host.bridge)?;
+    let ports = dump::links(socket, |link| (link.group == host.links.ports).then_some(link.index))?;
+    let mut containers = dump::our_routes(socket)?;
+    containers.retain(|r| r.interface.is_some_and(|i| i == host.bridge || ports.contains(&i)));
     let in_use = |net: Ipv6Net| containers.iter().any(|route| net.contains(&route.destination));
     let mut gateways = vec![topology.prefix.gateway()];
     for net in our_unreachables(socket, &host.links)? {
@@ -361,10 +369,8 @@ fn forget_old_prefixes(
 }
 
 fn forward(socket: &mut RouteSocket, topology: &Topology, host: &Host) -> Result<(), Error> {
-    let bridge = Conf::Link(&host.links.bridge);
     match topology.forwarding {
         Forwarding::PerInterface => {
-            bridge.ensure("force_forwarding", 1)?;
             if let Some(uplink) = &host.uplink {
                 // It may have gone since, or have no IPv6.
                 gone_is_fine(Conf::Link(uplink).ensure("force_forwarding", 1).map(drop))?;
@@ -375,9 +381,9 @@ fn forward(socket: &mut RouteSocket, topology: &Topology, host: &Host) -> Result
                 keep_advertisements(socket, &host.links)?;
                 Conf::All.write("forwarding", 1)?;
             }
-            bridge.ensure("forwarding", 1)?;
         }
     }
+    forward_from(host, &host.links.bridge)?;
     match &host.uplink {
         // It may have gone since, or have no IPv6.
         Some(uplink) if topology.proxy => {
@@ -385,6 +391,15 @@ fn forward(socket: &mut RouteSocket, topology: &Topology, host: &Host) -> Result
         }
         _ => Ok(()),
     }
+}
+
+/// Has what comes in by this link of ours forwarded.
+pub(super) fn forward_from(host: &Host, link: &LinkName) -> Result<(), Error> {
+    let key = match host.forwarding {
+        Forwarding::PerInterface => "force_forwarding",
+        Forwarding::WholeHost => "forwarding",
+    };
+    Conf::Link(link).ensure(key, 1).map(drop)
 }
 
 /// Has every interface that takes router advertisements as a host go on as a router: those that are

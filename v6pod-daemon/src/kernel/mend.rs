@@ -2,15 +2,16 @@
 //! that was deleted under its ports.
 //!
 //! Guarantees: a port that has lost its bridge is down until it is isolated again, so none is ever up
-//! without; what is there already stays as it is.
+//! without; a routed port leaves whatever bridge it was put in; what is there already stays as it is.
 
 use netlink_packet_route::RouteNetlinkMessage as Message;
 use netlink_packet_route::link::LinkAttribute;
+use v6pod_proto::Mode;
 
 use super::error::Error;
 use super::host::Host;
 use super::message;
-use super::observe::Observed;
+use super::observe::{Observed, ObservedPort};
 use super::wire::{self, add_forwarding, add_neighbour, add_route};
 use super::workers::Worker;
 use crate::core::step::Port;
@@ -18,10 +19,20 @@ use crate::core::step::Port;
 /// Whether all of the attachment is there, that of the port with this number.
 pub fn is_whole(observed: &Observed, port: &Port, ifindex: u32) -> bool {
     let mac = port.mac.octets();
-    observed.ports.iter().any(|seen| seen.ifindex == ifindex && seen.on_bridge)
-        && observed.forwarding.contains(&(ifindex, mac))
-        && observed.neighbours.contains(&(port.address, mac))
-        && observed.routes.contains(&port.address)
+    let Some(link) = port.link(observed.bridge, ifindex) else { return false };
+    let forwarding = port.mode == Mode::Routed || observed.forwarding.contains(&(ifindex, mac));
+    forwarding
+        && observed.ports.iter().any(|seen| seen.ifindex == ifindex && in_place(seen, port, link))
+        && observed.neighbours.contains(&(port.address, link, mac))
+        && observed.routes.contains(&(port.address, link))
+}
+
+/// Whether it is where it should be: a port of our bridge, or of none.
+fn in_place(seen: &ObservedPort, port: &Port, link: u32) -> bool {
+    match port.mode {
+        Mode::Bridge => seen.master == Some(link),
+        Mode::Routed => seen.master.is_none(),
+    }
 }
 
 /// Puts back what is missing. Errors that the port is gone are the caller's to expect: its end is
@@ -33,22 +44,38 @@ pub fn mend(
     port: &Port,
     ifindex: u32,
 ) -> Result<(), Error> {
-    if observed.ports.iter().any(|seen| seen.ifindex == ifindex && !seen.on_bridge) {
+    if port.mode == Mode::Routed {
+        return mend_routed(worker, host, port, ifindex);
+    }
+    let is_astray = |seen: &&ObservedPort| !in_place(seen, port, host.bridge);
+    if observed.ports.iter().filter(is_astray).any(|seen| seen.ifindex == ifindex) {
         let down = message::set_up(message::link(ifindex), false);
         worker.socket.ack(format!("switch {} off", port.name), &Message::SetLink(down), 0)?;
         let mut link = message::link(ifindex);
         link.attributes.push(LinkAttribute::Controller(host.bridge));
         let doing = format!("put {} back on its bridge", port.name);
         worker.socket.ack(doing, &Message::SetLink(link), 0)?;
-        wire::guard_port(worker, port, ifindex)?;
+        wire::guard_port(worker, host, port, ifindex)?;
         add_forwarding(&mut worker.socket, ifindex, port.mac)?;
         let up = message::set_up(message::link(ifindex), true);
         worker.socket.ack(format!("switch {} on", port.name), &Message::SetLink(up), 0)?;
     }
-    let socket = &mut worker.socket;
-    add_forwarding(socket, ifindex, port.mac)?;
-    add_neighbour(socket, host, port)?;
-    match add_route(socket, host, port) {
+    add_forwarding(&mut worker.socket, ifindex, port.mac)?;
+    mend_entries(worker, port, host.bridge)
+}
+
+fn mend_routed(worker: &mut Worker, host: &Host, port: &Port, ifindex: u32) -> Result<(), Error> {
+    let mut link = message::link(ifindex);
+    link.attributes.push(LinkAttribute::Controller(0));
+    let doing = format!("take {} off all bridges", port.name);
+    worker.socket.ack(doing, &Message::SetLink(link), 0)?;
+    wire::guard_port(worker, host, port, ifindex)?;
+    mend_entries(worker, port, ifindex)
+}
+
+fn mend_entries(worker: &mut Worker, port: &Port, link: u32) -> Result<(), Error> {
+    add_neighbour(&mut worker.socket, link, port)?;
+    match add_route(&mut worker.socket, link, port) {
         Err(error) if error.already_exists() => Ok(()),
         other => other,
     }
@@ -59,7 +86,7 @@ mod tests {
     use super::*;
     use crate::kernel::host::prepare;
     use crate::kernel::observe::observe;
-    use crate::kernel::testing::{Bench, Container, in_netns, port, sh};
+    use crate::kernel::testing::{Bench, Container, in_netns, port, routed, sh};
 
     #[test]
     fn what_was_taken_comes_back_and_twice_is_fine() {
@@ -80,6 +107,36 @@ mod tests {
                 for _ in 0..2 {
                     let seen = observe(&mut bench.worker.socket, &links).unwrap();
                     mend(&mut bench.worker, &bench.host, &seen, &port(1), ifindex).unwrap();
+                }
+                assert_eq!(observe(&mut bench.worker.socket, &links).unwrap(), whole, "{harm}");
+            }
+        });
+    }
+
+    #[test]
+    fn what_was_taken_from_a_routed_port_comes_back_and_twice_is_fine() {
+        in_netns(|| {
+            let mut bench = Bench::new();
+            let container = Container::new();
+            let ifindex = bench.attach(&container, &routed(1));
+            let links = bench.host.links.clone();
+            let whole = observe(&mut bench.worker.socket, &links).unwrap();
+            assert!(is_whole(&whole, &routed(1), ifindex));
+            sh("ip link add v6kbr type bridge");
+            for harm in [
+                "ip -6 route flush dev v6k-1 proto 118",
+                "ip -6 neigh flush dev v6k-1 nud permanent",
+                "ip link set v6k-1 master v6kbr",
+                "ip link set v6k-1 master v6k0",
+                // Takes the entries with it.
+                "ip link set v6k-1 down && ip link set v6k-1 up",
+            ] {
+                sh(harm);
+                let seen = observe(&mut bench.worker.socket, &links).unwrap();
+                assert!(!is_whole(&seen, &routed(1), ifindex), "{harm}");
+                for _ in 0..2 {
+                    let seen = observe(&mut bench.worker.socket, &links).unwrap();
+                    mend(&mut bench.worker, &bench.host, &seen, &routed(1), ifindex).unwrap();
                 }
                 assert_eq!(observe(&mut bench.worker.socket, &links).unwrap(), whole, "{harm}");
             }

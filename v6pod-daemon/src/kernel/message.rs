@@ -174,16 +174,16 @@ pub(super) fn route(
     message
 }
 
-/// The /128 route of a container by the bridge.
-pub(super) fn container_route(bridge: u32, address: Ipv6Addr) -> RouteMessage {
-    route(RouteType::Unicast, Some((address, 128)), [RouteAttribute::Oif(bridge)])
+/// The /128 route of a container by the bridge or its port.
+pub(super) fn container_route(link: u32, address: Ipv6Addr) -> RouteMessage {
+    route(RouteType::Unicast, Some((address, 128)), [RouteAttribute::Oif(link)])
 }
 
 /// A neighbour entry that nothing on the link can change.
-pub(super) fn neighbour(bridge: u32, address: Ipv6Addr, mac: Option<Mac>) -> NeighbourMessage {
+pub(super) fn neighbour(link: u32, address: Ipv6Addr, mac: Option<Mac>) -> NeighbourMessage {
     let mut message = NeighbourMessage::default();
     message.header.family = AddressFamily::Inet6;
-    message.header.ifindex = bridge;
+    message.header.ifindex = link;
     message.header.state = NeighbourState::Permanent;
     message.header.kind = RouteType::Unicast;
     message.attributes.push(NeighbourAttribute::Destination(NeighbourAddress::Inet6(address)));

@@ -1,8 +1,9 @@
 //! What of this instance is in the kernel, for adoption after a restart and for finding leaks.
 //!
-//! Guarantee: only what is certainly ours is seen: links of our groups, and on our bridge what bears our
-//! protocol number. So only that can be removed as a stray.
+//! Guarantee: only what is certainly ours is seen: links of our groups, and on our bridge and ports what
+//! bears our protocol number. So only that can be removed as a stray.
 
+use std::collections::HashSet;
 use std::net::Ipv6Addr;
 
 use netlink_packet_route::RouteNetlinkMessage as Message;
@@ -19,15 +20,16 @@ use crate::core::links::Links;
 /// All of an instance.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Observed {
-    /// The bridge's interface number; none if it is gone. Routes, neighbours and forwarding entries
+    /// The bridge's interface number; none if it is gone. Its routes, neighbours and forwarding entries
     /// went with it then.
     pub bridge: Option<u32>,
     /// The links of the ports' group.
     pub ports: Vec<ObservedPort>,
-    /// The addresses with a /128 route by the bridge.
-    pub routes: Vec<Ipv6Addr>,
-    /// The addresses with a permanent neighbour entry on the bridge, and their Ethernet addresses.
-    pub neighbours: Vec<(Ipv6Addr, [u8; 6])>,
+    /// The addresses with a /128 route by the bridge or a port, and that link's number.
+    pub routes: Vec<(Ipv6Addr, u32)>,
+    /// The addresses with a permanent neighbour entry on the bridge or a port, that link's number, and
+    /// their Ethernet addresses.
+    pub neighbours: Vec<(Ipv6Addr, u32, [u8; 6])>,
     /// The static forwarding entries: port and Ethernet address.
     pub forwarding: Vec<(u32, [u8; 6])>,
 }
@@ -41,10 +43,10 @@ pub struct ObservedPort {
     pub name: String,
     /// Its alias; empty before [`Step::Up`](crate::core::Step::Up).
     pub alias: String,
-    /// Whether it is up: a whole attachment.
+    /// Whether it is up: an attachment.
     pub up: bool,
-    /// Whether it is a port of our bridge.
-    pub on_bridge: bool,
+    /// The bridge that it is a port of: ours, or one that somebody has put it in.
+    pub master: Option<u32>,
 }
 
 /// One thing that should not be there.
@@ -52,10 +54,10 @@ pub struct ObservedPort {
 pub enum Stray {
     /// A port, by its interface number.
     Port(u32),
-    /// A container's route.
-    Route(Ipv6Addr),
-    /// A neighbour entry.
-    Neighbour(Ipv6Addr),
+    /// A container's route, by the link of this number.
+    Route(Ipv6Addr, u32),
+    /// A neighbour entry, on the link of this number.
+    Neighbour(Ipv6Addr, u32),
 }
 
 /// Looks at all of this instance.
@@ -67,45 +69,44 @@ pub fn observe(socket: &mut RouteSocket, links: &Links) -> Result<Observed, Erro
             name: link.name.to_owned(),
             alias: link.alias.to_owned(),
             up: link.is_up(),
-            on_bridge: bridge.is_some() && link.master == bridge,
+            master: link.master,
         })
     })?;
-    let Some(index) = bridge else { return Ok(Observed { ports, ..Observed::default() }) };
-    let routes = dump::our_routes(socket, index)?;
+    let numbers: HashSet<u32> = ports.iter().map(|port| port.ifindex).collect();
+    let is_ours = |link: u32| Some(link) == bridge || numbers.contains(&link);
+    let routes = dump::our_routes(socket)?;
+    let routes = routes.iter().filter(|route| route.length == 128);
     Ok(Observed {
         bridge,
-        routes: routes.iter().filter(|r| r.length == 128).map(|r| r.destination).collect(),
-        neighbours: dump::neighbours(socket, index, |entry| {
-            let ours = entry.interface == index && entry.state == libc::NUD_PERMANENT;
-            if ours { Some((entry.address?, entry.mac.try_into().ok()?)) } else { None }
+        routes: routes
+            .filter_map(|r| Some((r.destination, r.interface.filter(|link| is_ours(*link))?)))
+            .collect(),
+        neighbours: dump::neighbours(socket, |entry| {
+            let ours = entry.state == libc::NUD_PERMANENT && is_ours(entry.interface);
+            let mac = entry.mac.try_into().ok().filter(|_| ours)?;
+            Some((entry.address?, entry.interface, mac))
         })?,
-        forwarding: dump::forwarding(socket, index, |entry| {
-            let ours = entry.state == libc::NUD_NOARP
-                && ports.iter().any(|port| port.ifindex == entry.interface);
-            if ours { Some((entry.interface, entry.mac.try_into().ok()?)) } else { None }
-        })?,
+        forwarding: match bridge {
+            None => Vec::new(),
+            Some(bridge) => dump::forwarding(socket, bridge, |entry| {
+                let ours = entry.state == libc::NUD_NOARP && numbers.contains(&entry.interface);
+                if ours { Some((entry.interface, entry.mac.try_into().ok()?)) } else { None }
+            })?,
+        },
         ports,
     })
 }
 
 /// Removes one thing that was observed. A port costs the kernel some 20 ms; many at once are cheaper
 /// by [`remove_all_ports`](super::host::remove_all_ports).
-pub fn remove_stray(
-    socket: &mut RouteSocket,
-    observed: &Observed,
-    stray: Stray,
-) -> Result<(), Error> {
-    match (stray, observed.bridge) {
-        (Stray::Port(index), _) => {
+pub fn remove_stray(socket: &mut RouteSocket, stray: Stray) -> Result<(), Error> {
+    match stray {
+        Stray::Port(index) => {
             let link = Message::DelLink(message::link(index));
             gone_is_fine(socket.ack(format!("delete the port {index}"), &link, 0))
         }
-        (Stray::Route(address), Some(bridge)) => wire::remove_route(socket, bridge, address),
-        (Stray::Neighbour(address), Some(bridge)) => {
-            wire::remove_neighbour(socket, bridge, address)
-        }
-        // They went with the bridge.
-        (Stray::Route(_) | Stray::Neighbour(_), None) => Ok(()),
+        Stray::Route(address, link) => wire::remove_route(socket, link, address),
+        Stray::Neighbour(address, link) => wire::remove_neighbour(socket, link, address),
     }
 }
 
@@ -113,7 +114,7 @@ pub fn remove_stray(
 mod tests {
     use super::*;
     use crate::kernel::host::{purge, remove_all_ports};
-    use crate::kernel::testing::{Bench, Container, in_netns, port, sh};
+    use crate::kernel::testing::{Bench, Container, in_netns, port, routed, sh};
 
     #[test]
     fn what_is_there_is_seen_and_what_is_others_is_not() {
@@ -131,13 +132,33 @@ mod tests {
                 name: "v6k-1".into(),
                 alias: "v6pod test 1".into(),
                 up: true,
-                on_bridge: true,
+                master: Some(bench.host.bridge),
             };
             assert_eq!(seen.ports, [expected]);
-            assert_eq!(seen.routes, [port(1).address]);
-            assert_eq!(seen.neighbours, [(port(1).address, port(1).mac.octets())]);
-            assert_eq!(seen.forwarding, [(ifindex, port(1).mac.octets())]);
+            assert_eq!(seen.routes, [(port(1).address, bench.host.bridge)]);
+            let mac = port(1).mac.octets();
+            assert_eq!(seen.neighbours, [(port(1).address, bench.host.bridge, mac)]);
+            assert_eq!(seen.forwarding, [(ifindex, mac)]);
             assert_eq!(seen.bridge, Some(bench.host.bridge));
+        });
+    }
+
+    #[test]
+    fn of_a_routed_port_its_own_entries_are_seen_with_and_without_a_bridge() {
+        in_netns(|| {
+            let mut bench = Bench::new();
+            let container = Container::new();
+            let ifindex = bench.attach(&container, &routed(1));
+            let links = bench.host.links.clone();
+            let mut seen = observe(&mut bench.worker.socket, &links).unwrap();
+            assert_eq!(seen.ports[0].master, None);
+            assert_eq!(seen.routes, [(routed(1).address, ifindex)]);
+            let mac = routed(1).mac.octets();
+            assert_eq!(seen.neighbours, [(routed(1).address, ifindex, mac)]);
+            assert_eq!(seen.forwarding, []);
+            sh("ip link del v6k0");
+            seen.bridge = None;
+            assert_eq!(observe(&mut bench.worker.socket, &links).unwrap(), seen);
         });
     }
 
@@ -149,14 +170,17 @@ mod tests {
             let ifindex = bench.attach(&container, &port(1));
             let links = bench.host.links.clone();
             let socket = &mut bench.worker.socket;
-            let seen = observe(socket, &links).unwrap();
+            let bridge = bench.host.bridge;
             let strays = [
                 Stray::Port(ifindex),
-                Stray::Route(port(1).address),
-                Stray::Neighbour(port(1).address),
+                Stray::Route(port(1).address, bridge),
+                Stray::Neighbour(port(1).address, bridge),
+                // By a link that is no more.
+                Stray::Route(port(1).address, ifindex),
+                Stray::Neighbour(port(1).address, ifindex),
             ];
             for stray in strays.into_iter().chain(strays) {
-                remove_stray(socket, &seen, stray).unwrap();
+                remove_stray(socket, stray).unwrap();
             }
             let bridge = Some(bench.host.bridge);
             let nothing = Observed { bridge, ..Observed::default() };
@@ -171,7 +195,7 @@ mod tests {
             let mut bench = Bench::new();
             let containers = [Container::new(), Container::new(), Container::new()];
             for (n, container) in (1..).zip(&containers) {
-                bench.attach(container, &port(n));
+                bench.attach(container, &if n == 2 { routed(n) } else { port(n) });
             }
             let links = bench.host.links.clone();
             let socket = &mut bench.worker.socket;

@@ -4,6 +4,7 @@
 //! gateway. What is not: anything of somebody else's inside the prefix, and a subnet around it that is
 //! on another link than the uplink.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::net::Ipv6Addr;
 
@@ -84,6 +85,11 @@ pub fn overlaps(
     prefix: Prefix,
 ) -> Result<Overlaps, Error> {
     let bridge = find_bridge(socket, &topology.links)?.map(|bridge| bridge.index);
+    let groups = [topology.links.ports, topology.links.doomed()];
+    let ports: HashSet<u32> =
+        dump::links(socket, |link| groups.contains(&link.group).then_some(link.index))?
+            .into_iter()
+            .collect();
     let links = dump::links(socket, |link| Some((link.index, link.name.to_owned())))?;
     let routes = dump::routes(socket)?;
     let uplink = topology.uplink_among(&links, &routes);
@@ -103,7 +109,8 @@ pub fn overlaps(
     }
     let of_ours = |route: &Route| {
         let by_bridge = bridge.is_some() && route.interface == bridge;
-        by_bridge || (route.protocol == PROTOCOL && route.metric == topology.links.ports)
+        let by_port = route.interface.is_some_and(|link| ports.contains(&link));
+        by_bridge || by_port || (route.protocol == PROTOCOL && route.metric == topology.links.ports)
     };
     // The local table repeats the addresses.
     let others =

@@ -18,7 +18,8 @@ use super::netlink::RouteSocket;
 use super::wire::{find_port, undo};
 use super::workers::Worker;
 use crate::core::links::Links;
-use crate::core::step::{Port, Step, attach};
+use crate::core::ruleset::Elements;
+use crate::core::step::{Port, Step, detach};
 use crate::failpoint;
 
 /// Undoes all steps of all these ports; what failed, port by port. The records must say by now that
@@ -33,10 +34,12 @@ pub fn sweep(worker: &mut Worker, host: &Host, ports: &[&Port]) -> Vec<Vec<Error
         .collect();
     failpoint::reach("sweep:doomed");
     for (port, errors) in ports.iter().zip(&mut errors) {
-        let steps = attach();
-        let others = steps.iter().rev().filter(|step| !matches!(step, Step::Up | Step::Pair));
+        let apart = |step: &&Step| matches!(step, Step::Up | Step::Pair | Step::Rules);
+        let others = detach(port.mode).filter(|step| !apart(step));
         errors.extend(others.filter_map(|s| undo(worker, host, port, s).err()));
+        errors.extend(worker.rules.remove(&host.links, &Elements::of(port)).err());
     }
+    forget_flows(worker, ports, &mut errors);
     failpoint::reach("sweep:cleared");
     if let Err(error) = remove_doomed(&mut worker.socket, &host.links) {
         tracing::warn!(%error, "cannot delete ports together; trying one by one");
@@ -46,6 +49,17 @@ pub fn sweep(worker: &mut Worker, host: &Host, ports: &[&Port]) -> Vec<Vec<Error
     }
     failpoint::reach("sweep:deleted");
     errors
+}
+
+/// The rest of [`Step::Rules`]. To look for the flows of one address takes milliseconds, for those of a
+/// thousand no longer.
+fn forget_flows(worker: &mut Worker, ports: &[&Port], errors: &mut [Vec<Error>]) {
+    let all = ports.iter().map(|port| port.address).collect();
+    let Err(error) = worker.rules.forget_flows(&all) else { return };
+    tracing::warn!(%error, "cannot forget flows together; trying one by one");
+    for (port, errors) in ports.iter().zip(errors) {
+        errors.extend(worker.rules.forget_flows(&[port.address].into()).err());
+    }
 }
 
 /// Deletes whatever is doomed.
@@ -75,18 +89,19 @@ fn delete_doomed(worker: &mut Worker, host: &Host, port: &Port) -> Result<(), Er
 mod tests {
     use super::*;
     use crate::kernel::observe::{Observed, observe};
-    use crate::kernel::testing::{Bench, Container, in_netns, port, sh};
+    use crate::kernel::testing::{Bench, Container, in_netns, port, routed, sh};
 
     #[test]
     fn many_go_together_and_nobody_else_does() {
         in_netns(|| {
             let mut bench = Bench::new();
             let containers: Vec<_> = (1..=20).map(|_| Container::new()).collect();
+            let port_of = |n: u8| if n.is_multiple_of(2) { routed(n) } else { port(n) };
             for (n, container) in (1..).zip(&containers) {
-                bench.attach(container, &port(n));
+                bench.attach(container, &port_of(n));
             }
             sh("ip link add v6kx type veth peer name v6ky");
-            let ports: Vec<_> = (2..=20).map(port).collect();
+            let ports: Vec<_> = (2..=20).map(port_of).collect();
             // With one that is gone already, and one that never was.
             containers[1].sh("ip link del eth0");
             let unheard_of = port(77);
@@ -100,7 +115,7 @@ mod tests {
                     seen.ports.iter().map(|p| p.name.as_str()).collect::<Vec<_>>(),
                     ["v6k-1"]
                 );
-                assert_eq!(seen.routes, [port(1).address]);
+                assert_eq!(seen.routes, [(port(1).address, bench.host.bridge)]);
                 assert_eq!(seen.neighbours.len(), 1);
             }
             assert!(sh("ip -o link").contains("v6kx"));

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::geteuid;
+use v6pod_proto::Mode;
 
 use super::firewall::nft;
 use super::host::{Forwarding, Host, Topology, prepare};
@@ -17,7 +18,7 @@ use super::namespace::{Home, NetNs};
 use super::workers::Worker;
 use crate::core::links::Links;
 use crate::core::ruleset::{Ingress, Policy, Ruleset};
-use crate::core::step::{Port, attach};
+use crate::core::step::{Port, ROUTED_GATEWAY, attach};
 
 /// Runs the body on a thread in a network namespace of its own, the "host" of the test.
 pub(crate) fn in_netns(body: impl FnOnce() + Send + 'static) {
@@ -170,7 +171,7 @@ impl Bench {
 
     pub(crate) fn attach_to(&mut self, ns: &NetNs, port: &Port) -> u32 {
         let mut wire = super::Wire::new(&mut self.worker, &self.host, port, ns);
-        for step in &attach() {
+        for step in attach(port.mode) {
             wire.run(step).unwrap();
         }
         wire.settle();
@@ -215,5 +216,11 @@ pub(crate) fn port(n: u8) -> Port {
         mtu: 1500,
         owner: v6pod_proto::Uid::new(Rootless::UID).unwrap(),
         alias: format!("v6pod test {n}"),
+        mode: Mode::Bridge,
     }
+}
+
+/// The same, on no bridge.
+pub(crate) fn routed(n: u8) -> Port {
+    Port { gateway: ROUTED_GATEWAY, mode: Mode::Routed, ..port(n) }
 }

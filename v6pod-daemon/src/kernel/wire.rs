@@ -1,8 +1,8 @@
 //! The steps of an attachment, run and undone.
 //!
 //! Guarantees:
-//! - A port is isolated, has no address of its own and learns nothing before it is up; it is up only
-//!   after everything else of the attachment stands.
+//! - A port is isolated or on no bridge, has no address of its own and learns nothing before it is up;
+//!   it is up only after everything else of the attachment stands, but for the route of a routed port.
 //! - Nothing that a container's owner does in his namespace between two steps reaches further than his
 //!   namespace: from the host's side only the host's end is touched, by its number, and inside only
 //!   his own interface.
@@ -23,10 +23,10 @@ use netlink_packet_route::neighbour::{
 use netlink_packet_route::route::{RouteAttribute, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
 use nix::errno::Errno;
-use v6pod_proto::Mac;
+use v6pod_proto::{Mac, Mode};
 
 use super::error::{Cause, Error, gone_is_fine};
-use super::host::Host;
+use super::host::{Host, forward_from};
 use super::message::{self, find_by_index, find_link, find_ours, is_local};
 use super::namespace::NetNs;
 use super::netlink::RouteSocket;
@@ -34,7 +34,7 @@ use super::proxy;
 use super::sysctl::Conf;
 use super::workers::{Inside, Worker};
 use crate::core::ruleset::Elements;
-use crate::core::step::{Port, Step, attach};
+use crate::core::step::{Port, Step, detach};
 use crate::failpoint;
 
 /// The metric of the default route inside: before netavark's 100. Where a container has a network of
@@ -93,16 +93,23 @@ impl<'a> Wire<'a> {
             Step::Pair => self.pair(),
             Step::Guard => self.guard(),
             Step::Forwarding => self.forwarding(),
-            Step::Neighbour => add_neighbour(&mut self.worker.socket, self.host, self.port),
-            Step::Route => add_route(&mut self.worker.socket, self.host, self.port),
+            Step::Neighbour => {
+                let link = self.link()?;
+                add_neighbour(&mut self.worker.socket, link, self.port)
+            }
+            Step::Route => {
+                let link = self.link()?;
+                add_route(&mut self.worker.socket, link, self.port)
+            }
             Step::Proxy => match self.host.answers {
                 Some(link) => proxy::add(&mut self.worker.socket, (self.port.address, link)),
                 None => Ok(()),
             },
             Step::Inside => {
                 let (port, peer) = (self.port, self.ends()?.peer);
+                let router = self.host.links.bridge_mac;
                 let socket = self.worker.inside(self.namespace, |mut inside| {
-                    configure(&mut inside, port, peer)?;
+                    configure(&mut inside, port, peer, router)?;
                     Ok::<_, Error>(inside.socket)
                 })?;
                 self.inside = Some(socket);
@@ -139,7 +146,8 @@ impl<'a> Wire<'a> {
                 find_by_index(socket, index).ok().flatten().is_none_or(|link| link.running)
             };
             let host = &mut self.worker.socket;
-            let outside = runs(host, ends.port) && runs(host, self.host.bridge);
+            let outside = runs(host, ends.port)
+                && (self.port.mode == Mode::Routed || runs(host, self.host.bridge));
             let inside = self.inside.as_mut().is_none_or(|socket| {
                 runs(socket, ends.peer) && is_local(socket, self.port.address).unwrap_or(true)
             });
@@ -154,7 +162,7 @@ impl<'a> Wire<'a> {
     /// and group, or the container's end in the wrong namespace. (Alias, address generation mode and
     /// port flags are refused or ignored in that message.)
     fn pair(&mut self) -> Result<(), Error> {
-        let port = self.port;
+        let (port, links) = (self.port, &self.host.links);
         let mut peer = LinkMessage::default();
         peer.attributes = vec![
             LinkAttribute::IfName(port.interface.to_string()),
@@ -166,8 +174,11 @@ impl<'a> Wire<'a> {
         link.attributes = vec![
             LinkAttribute::IfName(port.name.to_string()),
             LinkAttribute::Mtu(port.mtu),
-            LinkAttribute::Controller(self.host.bridge),
-            LinkAttribute::Group(self.host.links.ports),
+            match port.mode {
+                Mode::Bridge => LinkAttribute::Controller(self.host.bridge),
+                Mode::Routed => LinkAttribute::Address(links.bridge_mac.octets().to_vec()),
+            },
+            LinkAttribute::Group(links.ports),
             LinkAttribute::LinkInfo(vec![
                 LinkInfo::Kind(InfoKind::Veth),
                 LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
@@ -205,9 +216,15 @@ impl<'a> Wire<'a> {
         Ok(ends)
     }
 
+    /// What the address's route and neighbour entry are by.
+    fn link(&mut self) -> Result<u32, Error> {
+        let port = self.ends()?.port;
+        Ok(self.port.link(Some(self.host.bridge), port).unwrap_or(port))
+    }
+
     fn guard(&mut self) -> Result<(), Error> {
         let index = self.ends()?.port;
-        guard_port(self.worker, self.port, index)
+        guard_port(self.worker, self.host, self.port, index)
     }
 
     fn forwarding(&mut self) -> Result<(), Error> {
@@ -217,7 +234,15 @@ impl<'a> Wire<'a> {
 }
 
 /// [`Step::Guard`] of the port with this number.
-pub(super) fn guard_port(worker: &mut Worker, port: &Port, index: u32) -> Result<(), Error> {
+pub(super) fn guard_port(
+    worker: &mut Worker,
+    host: &Host,
+    port: &Port,
+    index: u32,
+) -> Result<(), Error> {
+    if port.mode == Mode::Routed {
+        return guard_routed(worker, host, port, index);
+    }
     // The port's own IPv6 is switched off: it never has an address, sends no solicitations and
     // hears no advertisements, not even if somebody takes it out of the bridge (threats 6, 16).
     // The bridge does not mind.
@@ -229,6 +254,21 @@ pub(super) fn guard_port(worker: &mut Worker, port: &Port, index: u32) -> Result
         }
         other => other,
     }
+}
+
+/// Without a link-local address Linux can send no redirects, and nobody can reach what listens on it.
+/// Whatever the host gives new interfaces by default, this one has IPv6 and hears no advertisements
+/// (threat 6).
+fn guard_routed(worker: &mut Worker, host: &Host, port: &Port, index: u32) -> Result<(), Error> {
+    let mut link = message::link(index);
+    link.attributes.push(message::no_link_local());
+    let doing = format!("keep {} without addresses", port.name);
+    worker.socket.ack(doing, &Message::SetLink(link), 0)?;
+    let conf = Conf::Link(&port.name);
+    for key in ["accept_ra", "autoconf", "accept_redirects", "disable_ipv6"] {
+        conf.ensure(key, 0)?;
+    }
+    forward_from(host, &port.name)
 }
 
 fn set_port_flags(
@@ -278,19 +318,15 @@ pub(super) fn add_forwarding(socket: &mut RouteSocket, index: u32, mac: Mac) -> 
     socket.ack(doing, &Message::NewNeighbour(entry), NLM_F_CREATE | NLM_F_REPLACE)
 }
 
-pub(super) fn add_neighbour(
-    socket: &mut RouteSocket,
-    host: &Host,
-    port: &Port,
-) -> Result<(), Error> {
-    let entry = message::neighbour(host.bridge, port.address, Some(port.mac));
+pub(super) fn add_neighbour(socket: &mut RouteSocket, link: u32, port: &Port) -> Result<(), Error> {
+    let entry = message::neighbour(link, port.address, Some(port.mac));
     let doing = format!("add the neighbour {}", port.address);
     socket.ack(doing, &Message::NewNeighbour(entry), NLM_F_CREATE | NLM_F_REPLACE)
 }
 
 /// Exclusive: a route of somebody else's is an error, not something to replace.
-pub(super) fn add_route(socket: &mut RouteSocket, host: &Host, port: &Port) -> Result<(), Error> {
-    let route = message::container_route(host.bridge, port.address);
+pub(super) fn add_route(socket: &mut RouteSocket, link: u32, port: &Port) -> Result<(), Error> {
+    let route = message::container_route(link, port.address);
     let doing = format!("add the route to {}", port.address);
     socket.ack(doing, &Message::NewRoute(route), NLM_F_CREATE | NLM_F_EXCL)
 }
@@ -304,16 +340,13 @@ pub fn undo(worker: &mut Worker, host: &Host, port: &Port, step: &Step) -> Resul
         // after the elements: a flow that still is one would outlive its permission by days.
         Step::Rules => {
             let removed = worker.rules.remove(&host.links, &Elements::of(port));
-            let forgotten = worker.rules.forget_flows(port.address);
+            let forgotten = worker.rules.forget_flows(&[port.address].into());
             removed.and(forgotten)
         }
         Step::Pair => {
-            // A sweep that failed may have left it doomed.
-            let groups = [host.links.ports, host.links.doomed()];
-            let link = find_link(socket, &port.name)?.filter(|link| groups.contains(&link.group));
-            let Some(link) = link else { return Ok(()) };
+            let Some(index) = find_even_doomed(socket, host, port)? else { return Ok(()) };
             let doing = format!("delete {}", port.name);
-            gone_is_fine(socket.ack(doing, &Message::DelLink(message::link(link.index)), 0))
+            gone_is_fine(socket.ack(doing, &Message::DelLink(message::link(index)), 0))
         }
         // First of all undone: a port that is up is a whole attachment, at every moment.
         Step::Up => {
@@ -322,21 +355,28 @@ pub fn undo(worker: &mut Worker, host: &Host, port: &Port, step: &Step) -> Resul
             let doing = format!("switch {} off", port.name);
             gone_is_fine(socket.ack(doing, &Message::SetLink(link), 0))
         }
-        Step::Neighbour => remove_neighbour(socket, host.bridge, port.address),
-        Step::Route => remove_route(socket, host.bridge, port.address),
         // On an uplink of before, the next look at all entries removes it.
         Step::Proxy => match host.answers {
             Some(link) => proxy::remove(socket, (port.address, link)),
             None => Ok(()),
         },
-        Step::Guard | Step::Forwarding | Step::Inside => Ok(()),
+        Step::Neighbour if port.mode == Mode::Bridge => {
+            remove_neighbour(socket, host.bridge, port.address)
+        }
+        Step::Route if port.mode == Mode::Bridge => remove_route(socket, host.bridge, port.address),
+        // Where many go together the port is up for a while yet.
+        Step::Route => match find_even_doomed(socket, host, port)? {
+            Some(index) => remove_route(socket, index, port.address),
+            None => Ok(()),
+        },
+        Step::Neighbour | Step::Guard | Step::Forwarding | Step::Inside => Ok(()),
     }
 }
 
 /// Undoes all steps, in reverse, whatever fails on the way: what failed is the answer.
 pub fn undo_all(worker: &mut Worker, host: &Host, port: &Port) -> Vec<Error> {
     let mut errors = Vec::new();
-    for step in attach().iter().rev() {
+    for step in detach(port.mode) {
         errors.extend(undo(worker, host, port, step).err());
         failpoint::reach_step("undo", step);
     }
@@ -365,20 +405,20 @@ pub fn leads_to(
 
 pub(super) fn remove_route(
     socket: &mut RouteSocket,
-    bridge: u32,
+    link: u32,
     address: std::net::Ipv6Addr,
 ) -> Result<(), Error> {
-    let route = message::container_route(bridge, address);
+    let route = message::container_route(link, address);
     let doing = format!("remove the route to {address}");
     gone_is_fine(socket.ack(doing, &Message::DelRoute(route), 0))
 }
 
 pub(super) fn remove_neighbour(
     socket: &mut RouteSocket,
-    bridge: u32,
+    link: u32,
     address: std::net::Ipv6Addr,
 ) -> Result<(), Error> {
-    let entry = message::neighbour(bridge, address, None);
+    let entry = message::neighbour(link, address, None);
     let doing = format!("remove the neighbour {address}");
     gone_is_fine(socket.ack(doing, &Message::DelNeighbour(entry), 0))
 }
@@ -396,10 +436,25 @@ pub(super) fn find_port(
     }
 }
 
+/// The same, also if a sweep has doomed it, which may have failed.
+fn find_even_doomed(
+    socket: &mut RouteSocket,
+    host: &Host,
+    port: &Port,
+) -> Result<Option<u32>, Error> {
+    let groups = [host.links.ports, host.links.doomed()];
+    let link = find_link(socket, &port.name)?.filter(|link| groups.contains(&link.group));
+    Ok(link.map(|link| link.index))
+}
+
 /// The container's end. There is no carrier yet, as the other end is down: nothing can come in before
 /// all is set, an address without duplicate detection is complete all the same, and routes are
 /// accepted on an interface that is switched on.
-fn configure(inside: &mut Inside, port: &Port, peer: u32) -> Result<(), Error> {
+///
+/// The gateway's Ethernet address is given here, for good. On a routed port nobody answers for it. On the
+/// bridge somebody does; but an entry that a container asked for would be one of the `gc_thresh3`, 1024,
+/// that Linux has room for, of all namespaces together.
+fn configure(inside: &mut Inside, port: &Port, peer: u32, router: Mac) -> Result<(), Error> {
     let name = &port.interface;
     let socket = &mut inside.socket;
     // The interface and its address first: the kernel finishes the address in a work queue meanwhile.
@@ -415,6 +470,8 @@ fn configure(inside: &mut Inside, port: &Port, peer: u32) -> Result<(), Error> {
         if off { Error::new(doing, Cause::NoIpv6) } else { error }
     })?;
 
+    let entry = message::neighbour(peer, port.gateway, Some(router));
+    socket.ack("add the gateway's neighbour entry", &Message::NewNeighbour(entry), flags)?;
     let lo = message::set_up(message::link(LOOPBACK), true);
     socket.ack("switch the loopback on", &Message::SetLink(lo), 0)?;
     let by_link = [RouteAttribute::Oif(peer)];
@@ -427,7 +484,7 @@ fn configure(inside: &mut Inside, port: &Port, peer: u32) -> Result<(), Error> {
     ];
     let default = message::route(RouteType::Unicast, None, by_gateway);
     socket.ack("add the default route", &Message::NewRoute(default), flags)?;
-    for (key, value) in [
+    Conf::Link(name).write_all(&[
         // Set inside as well as filtered outside (CVE-2020-10749 and its kin, threat 6). The owner can
         // change them, and then has himself to thank.
         ("accept_ra", 0),
@@ -435,10 +492,7 @@ fn configure(inside: &mut Inside, port: &Port, peer: u32) -> Result<(), Error> {
         ("accept_redirects", 0),
         // Nobody answers them.
         ("router_solicitations", 0),
-    ] {
-        Conf::Link(name).write(key, value)?;
-    }
-    Ok(())
+    ])
 }
 
 #[cfg(test)]

@@ -82,7 +82,10 @@ pub(crate) fn status(s: &Status) -> String {
         ["mtu".to_owned(), s.mtu.to_string()],
         [
             "attachments".to_owned(),
-            format!("{}, {} with a lease", counts.attachments, counts.leases),
+            format!(
+                "{}, {} with a lease, {} routed",
+                counts.attachments, counts.leases, counts.routed
+            ),
         ],
         ["since start".to_owned(), format!("{} made, {} released", counts.made, counts.released)],
         ["registry".to_owned(), format!("{registry}; {} pending", s.registry.pending)],

@@ -1,6 +1,7 @@
 //! The messages of nfnetlink that the daemon sends and reads: elements of sets, tables, conntrack's
 //! deletion. (`linux/netfilter/nfnetlink.h`, `nf_tables.h`, `nfnetlink_conntrack.h`.)
 
+use std::collections::HashSet;
 use std::net::Ipv6Addr;
 
 use netlink_packet_core::NetlinkSerializable;
@@ -10,6 +11,8 @@ use crate::kernel::view::Attributes;
 
 /// NFPROTO_INET.
 pub(super) const INET: u8 = 1;
+/// NFPROTO_ARP.
+pub(super) const ARP: u8 = 3;
 /// NFPROTO_BRIDGE.
 pub(super) const BRIDGE: u8 = 7;
 
@@ -235,11 +238,18 @@ fn is_text(value: &[u8], text: &str) -> bool {
 
 /// The attributes that name a flow (its original tuple, its zone, its id), if the address stands at
 /// any end of it, as either side sees it.
-pub(super) fn flow_name(kind: u16, payload: &[u8], address: Ipv6Addr) -> Option<Vec<u8>> {
+pub(super) fn flow_name(
+    kind: u16,
+    payload: &[u8],
+    addresses: &HashSet<Ipv6Addr>,
+) -> Option<Vec<u8>> {
     let attributes = payload.get(GENERIC..).filter(|_| kind == FLOW)?;
     let has_it = |tuple| {
         let ip = value(value(attributes, tuple)?, TUPLE_IP)?;
-        let at = |end| value(ip, end) == Some(&address.octets()[..]);
+        let at = |end| {
+            let octets: Option<[u8; 16]> = value(ip, end).and_then(|ip| ip.try_into().ok());
+            octets.is_some_and(|octets| addresses.contains(&octets.into()))
+        };
         Some(at(IP_SOURCE) || at(IP_DESTINATION))
     };
     if has_it(TUPLE_ORIG) != Some(true) && has_it(TUPLE_REPLY) != Some(true) {

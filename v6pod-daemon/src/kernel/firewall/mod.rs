@@ -18,21 +18,26 @@ mod message;
 pub mod nft;
 mod watch;
 
+use std::collections::HashSet;
 use std::net::Ipv6Addr;
 
 use netlink_packet_core::NLM_F_CREATE;
 use nix::errno::Errno;
 use nix::libc;
+use v6pod_proto::Mode;
 
 use self::message::{Message, Table};
 use super::error::{Cause, Error, gone_is_fine};
 use super::netlink::Socket;
 use crate::core::links::Links;
-use crate::core::ruleset::{Elements, KNOWN_SET, OWNER_SET, PORT_SET};
+use crate::core::ruleset::{Elements, KNOWN_SET, OWNER_SET, PORT_SET, ROUTED_SET};
 
 pub use watch::{Losses, News};
 
-/// The rules of both of an instance's tables, sorted: family, and the number that the kernel gave.
+/// The families of an instance's tables.
+const FAMILIES: [u8; 3] = [message::ARP, message::BRIDGE, message::INET];
+
+/// The rules of all of an instance's tables, sorted: family, and the number that the kernel gave.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ObservedRules(Vec<(u8, u64)>);
 
@@ -55,6 +60,8 @@ pub struct ObservedElements {
     pub ports: Vec<Vec<u8>>,
     /// Ethernet address and address.
     pub known: Vec<Vec<u8>>,
+    /// Routed port and address.
+    pub routed: Vec<Vec<u8>>,
     /// Address and uid.
     pub owners: Vec<Vec<u8>>,
 }
@@ -64,10 +71,15 @@ impl ObservedElements {
     pub fn expected<'a>(attachments: impl IntoIterator<Item = &'a Elements>) -> Self {
         let mut all = Self::default();
         for elements in attachments {
-            let [(_, _, port), (_, _, known), (_, _, owner)] = keys(elements);
-            all.ports.push(port);
-            all.known.push(known);
-            all.owners.push(owner);
+            for (_, set, key) in keys(elements) {
+                let of_set = match set {
+                    PORT_SET => &mut all.ports,
+                    KNOWN_SET => &mut all.known,
+                    ROUTED_SET => &mut all.routed,
+                    _ => &mut all.owners,
+                };
+                of_set.push(key);
+            }
         }
         all.sorted()
     }
@@ -79,11 +91,12 @@ impl ObservedElements {
         };
         within(&self.ports, &other.ports)
             && within(&self.known, &other.known)
+            && within(&self.routed, &other.routed)
             && within(&self.owners, &other.owners)
     }
 
     fn sorted(mut self) -> Self {
-        for set in [&mut self.ports, &mut self.known, &mut self.owners] {
+        for set in [&mut self.ports, &mut self.known, &mut self.routed, &mut self.owners] {
             set.sort_unstable();
         }
         self
@@ -99,9 +112,10 @@ impl RulesSocket {
     /// Adds an attachment's elements to all sets, or to none. [`Error::has_no_rules`] if the tables
     /// are not there.
     pub fn add(&mut self, links: &Links, elements: &Elements) -> Result<(), Error> {
-        let messages = keys(elements).map(|(family, set, key)| {
+        let add = |(family, set, key): (u8, &str, Vec<u8>)| {
             (Message::new_element(Table { family, name: &links.table }, set, &key), NLM_F_CREATE)
-        });
+        };
+        let messages: Vec<_> = keys(elements).into_iter().map(add).collect();
         let doing = format!("let {} pass", elements.address);
         match self.transaction(doing.clone(), &messages) {
             Err(error) if error.errno() == Some(Errno::ENOENT) => {
@@ -113,9 +127,10 @@ impl RulesSocket {
 
     /// Removes an attachment's elements from all sets.
     pub fn remove(&mut self, links: &Links, elements: &Elements) -> Result<(), Error> {
-        let messages = keys(elements).map(|(family, set, key)| {
+        let delete = |(family, set, key): (u8, &str, Vec<u8>)| {
             (Message::delete_element(Table { family, name: &links.table }, set, &key), 0)
-        });
+        };
+        let messages: Vec<_> = keys(elements).into_iter().map(delete).collect();
         let doing = || format!("let {} pass no more", elements.address);
         match self.transaction(doing(), &messages) {
             // One that is gone keeps all from being removed.
@@ -138,6 +153,7 @@ impl RulesSocket {
             Ok(ObservedElements {
                 ports: list(message::BRIDGE, PORT_SET)?,
                 known: list(message::INET, KNOWN_SET)?,
+                routed: list(message::INET, ROUTED_SET)?,
                 owners: list(message::INET, OWNER_SET)?,
             })
         };
@@ -148,10 +164,10 @@ impl RulesSocket {
         }
     }
 
-    /// The rules of both tables; none of a table that is not there.
+    /// The rules of all tables; none of a table that is not there.
     pub fn observe_rules(&mut self, links: &Links) -> Result<ObservedRules, Error> {
         let mut rules = Vec::new();
-        for family in [message::BRIDGE, message::INET] {
+        for family in FAMILIES {
             let question = Message::list_rules(Table { family, name: &links.table });
             let doing = format!("list the rules of {}", links.table);
             let read = |kind, payload: &[u8]| message::rule(kind, payload, &links.table);
@@ -165,10 +181,10 @@ impl RulesSocket {
         Ok(ObservedRules(rules))
     }
 
-    /// Has conntrack forget every flow from or to this address. Asks the kernel to look at each flow
-    /// that it knows: milliseconds on a busy host, and not for a request's path.
-    pub fn forget_flows(&mut self, address: Ipv6Addr) -> Result<(), Error> {
-        conntrack::forget(&mut self.0, address)
+    /// Has conntrack forget every flow from or to these addresses. Asks the kernel to look at each flow
+    /// that it knows, once: milliseconds, and not for a request's path.
+    pub fn forget_flows(&mut self, addresses: &HashSet<Ipv6Addr>) -> Result<(), Error> {
+        conntrack::forget(&mut self.0, addresses)
     }
 
     /// Does all of it or nothing.
@@ -176,9 +192,9 @@ impl RulesSocket {
         self.0.transaction(doing, &Message::begin(), messages, &Message::end())
     }
 
-    /// Deletes both tables.
+    /// Deletes all tables.
     pub fn purge(&mut self, links: &Links) -> Result<(), Error> {
-        [message::BRIDGE, message::INET].into_iter().try_for_each(|family| {
+        FAMILIES.into_iter().try_for_each(|family| {
             let table = Message::delete_table(Table { family, name: &links.table });
             let doing = format!("delete the table {}", links.table);
             gone_is_fine(self.transaction(doing, &[(table, 0)]))
@@ -187,8 +203,8 @@ impl RulesSocket {
 }
 
 /// Family, set and key of each of an attachment's elements.
-fn keys(elements: &Elements) -> [(u8, &'static str, Vec<u8>); 3] {
-    let Elements { port, mac, address, owner } = elements;
+fn keys(elements: &Elements) -> Vec<(u8, &'static str, Vec<u8>)> {
+    let Elements { port, mode, mac, address, owner } = elements;
     // IFNAMSIZ is 16; a name has 15 bytes at most. An Ethernet address takes two registers.
     let mut name = [0; 16];
     for (to, from) in name.iter_mut().zip(port.as_str().bytes()) {
@@ -199,11 +215,15 @@ fn keys(elements: &Elements) -> [(u8, &'static str, Vec<u8>); 3] {
     let address = address.octets();
     // A uid is a number of the host's byte order to nft.
     let uid = owner.as_raw().to_ne_bytes();
-    [
-        (message::BRIDGE, PORT_SET, [&name[..], &mac, &address].concat()),
-        (message::INET, KNOWN_SET, [&mac[..], &address].concat()),
-        (message::INET, OWNER_SET, [&address[..], &uid].concat()),
-    ]
+    let mut keys = match mode {
+        Mode::Bridge => vec![
+            (message::BRIDGE, PORT_SET, [&name[..], &mac, &address].concat()),
+            (message::INET, KNOWN_SET, [&mac[..], &address].concat()),
+        ],
+        Mode::Routed => vec![(message::INET, ROUTED_SET, [&name[..], &address].concat())],
+    };
+    keys.push((message::INET, OWNER_SET, [&address[..], &uid].concat()));
+    keys
 }
 
 #[cfg(test)]

@@ -5,19 +5,20 @@ use netlink_packet_core::NLM_F_CREATE;
 use super::message::{Message, Table};
 use super::*;
 use crate::core::ruleset::{Ingress, Ruleset};
-use crate::kernel::testing::{Bench, Container, in_netns, policy, port, sh};
+use crate::kernel::testing::{Bench, Container, in_netns, policy, port, routed, sh};
 
+/// Of a port of the bridge, or of a routed one if the number is a multiple of three.
 fn elements(n: u8) -> Elements {
-    Elements::of(&port(n))
+    Elements::of(&if n.is_multiple_of(3) { routed(n) } else { port(n) })
 }
 
 fn table() -> String {
     policy(Ingress::Deny).links.table.into()
 }
 
-/// What nft says of all sets of both tables.
+/// What nft says of all tables.
 fn listed() -> String {
-    sh(&format!("nft list table bridge {0}; nft list table inet {0}", table()))
+    sh(&format!("for family in arp bridge inet; do nft list table $family {}; done", table()))
 }
 
 #[test]
@@ -42,17 +43,17 @@ fn elements_come_and_go_together_and_twice_is_fine() {
         nft::load(&Ruleset::of(&policy, &[])).unwrap();
         let empty = listed();
         let mut rules = RulesSocket::open().unwrap();
+        let all = [elements(1), elements(2), elements(3)];
         for _ in 0..2 {
-            rules.add(links, &elements(1)).unwrap();
-            rules.add(links, &elements(2)).unwrap();
+            all.iter().for_each(|one| rules.add(links, one).unwrap());
         }
-        let both = [elements(1), elements(2)];
-        assert_eq!(rules.observe(links).unwrap(), Some(ObservedElements::expected(&both)));
+        assert_eq!(rules.observe(links).unwrap(), Some(ObservedElements::expected(&all)));
         let text = listed();
         for wanted in [
             "\"v6k-1\" . 02:00:00:00:00:01 . 2001:db8:1:2:3:0:0:1001",
             "02:00:00:00:00:02 . 2001:db8:1:2:3:0:0:1002",
             "2001:db8:1:2:3:0:0:1001 . 64321",
+            "\"v6k-3\" . 2001:db8:1:2:3:0:0:1003",
         ] {
             let text = text.replace("3::", "3:0:0:");
             assert!(text.contains(wanted), "{wanted}: {text}");
@@ -65,9 +66,9 @@ fn elements_come_and_go_together_and_twice_is_fine() {
         for _ in 0..2 {
             rules.remove(links, &elements(1)).unwrap();
         }
-        let second = ObservedElements::expected(&both[1..]);
-        assert_eq!(rules.observe(links).unwrap(), Some(second));
-        rules.remove(links, &elements(2)).unwrap();
+        let rest = ObservedElements::expected(&all[1..]);
+        assert_eq!(rules.observe(links).unwrap(), Some(rest));
+        all[1..].iter().for_each(|one| rules.remove(links, one).unwrap());
         assert_eq!(listed(), empty);
     });
 }
@@ -136,7 +137,7 @@ fn a_transaction_with_one_bad_message_does_nothing() {
         nft::load(&Ruleset::of(&policy, &[])).unwrap();
         let mut rules = RulesSocket::open().unwrap();
         let table = Table { family: message::INET, name: &policy.links.table };
-        let [_, (_, _, key), _] = keys(&elements(1));
+        let (_, _, key) = keys(&elements(1)).swap_remove(1);
         let good = (Message::new_element(table, KNOWN_SET, &key), NLM_F_CREATE);
         let bad = (Message::new_element(table, KNOWN_SET, &key[1..]), NLM_F_CREATE);
         for both in [[good.clone(), bad.clone()], [bad, good.clone()]] {
@@ -199,10 +200,10 @@ fn attack_12_the_flows_of_an_address_are_forgotten_and_no_others() {
         }
         sh(&format!("ping -6 -n -c 1 -W 10 {a}; ping -6 -n -c 1 -W 10 {b}"));
         let mut rules = RulesSocket::open().unwrap();
-        let mut count = |address| conntrack::flows(&mut rules.0, address).unwrap().len();
+        let mut count = |address| conntrack::flows(&mut rules.0, &[address].into()).unwrap().len();
         assert_eq!((count(a), count(b)), (2, 2));
         for _ in 0..2 {
-            bench.worker.rules.forget_flows(a).unwrap();
+            bench.worker.rules.forget_flows(&[a].into()).unwrap();
             assert_eq!((count(a), count(b)), (0, 2));
         }
     });
@@ -227,6 +228,7 @@ fn a_loss_is_told_and_what_is_lost_is_missed() {
             for loss in [
                 "flush ruleset".to_owned(),
                 format!("delete table bridge {table}"),
+                format!("delete table arp {table}"),
                 format!("flush table inet {table}"),
                 format!("flush chain inet {table} forward"),
             ] {

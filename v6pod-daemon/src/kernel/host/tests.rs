@@ -12,8 +12,11 @@ use nix::sys::socket::{
 };
 
 use super::*;
+use crate::kernel::mend::{is_whole, mend};
+use crate::kernel::observe::observe;
 use crate::kernel::testing::{
-    Bench, Container, eventually, in_netns, load_rules, port, sh, skipped, topology, try_sh, worker,
+    Bench, Container, eventually, in_netns, load_rules, port, routed, sh, skipped, topology,
+    try_sh, worker,
 };
 
 /// The router's namespace, its link to the calling thread's, and the host's link-local address there.
@@ -113,11 +116,13 @@ fn reaches_outside(forwarding: Forwarding) -> Router {
     router.namespace.sh("ip -6 addr add 2001:db8:ffff::1/128 dev lo && ip link set lo up");
     load_rules();
     let mut bench = Bench { worker, topology, host };
-    let container = Container::new();
-    bench.attach(&container, &port(1));
-    eventually("the container reaches the outside", || {
-        container.enter(|| try_sh("ping -6 -n -c 1 -W 2 2001:db8:ffff::1").0)
-    });
+    for port in [port(1), routed(2)] {
+        let container = Container::new();
+        bench.attach(&container, &port);
+        eventually("the container reaches the outside", || {
+            container.enter(|| try_sh("ping -6 -n -c 1 -W 2 2001:db8:ffff::1").0)
+        });
+    }
     // What no container has is answered for at once, and goes nowhere (attack 14).
     let (_, text) = router
         .namespace
@@ -282,7 +287,7 @@ fn a_bridge_left_behind_is_put_right_with_its_ports() {
     in_netns(|| {
         let mut bench = Bench::new();
         let container = Container::new();
-        bench.attach(&container, &port(1));
+        let ifindex = bench.attach(&container, &port(1));
         let before = state();
         // Whatever somebody did to it: a link-local address (Linux could send redirects again), …
         sh("ip link set v6k0 addrgenmode eui64 && ip link set v6k0 address 02:00:00:00:00:77");
@@ -300,6 +305,10 @@ fn a_bridge_left_behind_is_put_right_with_its_ports() {
             assert!(after.contains(expected), "{expected}: {after}");
         }
         assert_eq!(sysctl("v6k0/accept_ra"), "0");
+        // With its Ethernet address the bridge has lost its neighbours, which a start puts back next.
+        let seen = observe(&mut bench.worker.socket, &host.links).unwrap();
+        assert!(!is_whole(&seen, &port(1), ifindex));
+        mend(&mut bench.worker, &host, &seen, &port(1), ifindex).unwrap();
         // With STP the port has begun to listen and to learn, which it finishes first.
         eventually("the container reaches its gateway again", || {
             container.enter(|| try_sh("ping -6 -n -c 1 -W 1 2001:db8:1:2:3::1").0)
@@ -360,24 +369,28 @@ fn a_bridge_with_ports_keeps_its_mtu() {
 
 #[test]
 fn an_old_prefix_goes_when_its_last_container_has() {
-    in_netns(|| {
-        let mut bench = Bench::new();
-        let container = Container::new();
-        bench.attach(&container, &port(1));
-        bench.topology.prefix = "2001:db8:5:6:7::/80".parse().unwrap();
-        prepare(&mut bench.worker.socket, &bench.topology).unwrap();
-        let both = state();
-        for expected in ["2001:db8:1:2:3::1/128", "2001:db8:5:6:7::1/128"] {
-            assert!(both.contains(expected), "{expected}: {both}");
-        }
-        assert!(container.enter(|| try_sh("ping -6 -n -c 1 -W 5 2001:db8:1:2:3::1").0));
-        let failed = crate::kernel::wire::undo_all(&mut bench.worker, &bench.host, &port(1));
-        assert!(failed.is_empty(), "{failed:?}");
-        prepare(&mut bench.worker.socket, &bench.topology).unwrap();
-        let one = state();
-        assert!(!one.contains("2001:db8:1:2:3:"), "{one}");
-        assert!(one.contains("unreachable 2001:db8:5:6:7::/80"), "{one}");
-    });
+    for port in [port(1), routed(1)] {
+        in_netns(move || old_prefix_goes(&port));
+    }
+}
+
+fn old_prefix_goes(port: &crate::core::Port) {
+    let mut bench = Bench::new();
+    let container = Container::new();
+    bench.attach(&container, port);
+    bench.topology.prefix = "2001:db8:5:6:7::/80".parse().unwrap();
+    prepare(&mut bench.worker.socket, &bench.topology).unwrap();
+    let both = state();
+    for expected in ["2001:db8:1:2:3::1/128", "2001:db8:5:6:7::1/128"] {
+        assert!(both.contains(expected), "{expected}: {both}");
+    }
+    assert!(container.enter(|| try_sh("ping -6 -n -c 1 -W 5 2001:db8:1:2:3::1").0));
+    let failed = crate::kernel::wire::undo_all(&mut bench.worker, &bench.host, port);
+    assert!(failed.is_empty(), "{failed:?}");
+    prepare(&mut bench.worker.socket, &bench.topology).unwrap();
+    let one = state();
+    assert!(!one.contains("2001:db8:1:2:3:"), "{one}");
+    assert!(one.contains("unreachable 2001:db8:5:6:7::/80"), "{one}");
 }
 
 #[test]
