@@ -23,6 +23,7 @@ pub struct Metrics {
     released: Counter<u64, AtomicU64>,
     refused: Family<Label, Counter<u64, AtomicU64>>,
     repaired: Counter<u64, AtomicU64>,
+    flows_ended: Counter<u64, AtomicU64>,
 }
 
 /// A part of an activation.
@@ -47,6 +48,7 @@ impl Default for Metrics {
             released: Counter::default(),
             refused: Family::default(),
             repaired: Counter::default(),
+            flows_ended: Counter::default(),
         }
     }
 }
@@ -77,6 +79,11 @@ impl Metrics {
             "How often the firewall's rules were gone and put back",
             self.repaired.clone(),
         );
+        registry.register(
+            "flows_ended",
+            "Flows that were ended because nothing lets them in any more",
+            self.flows_ended.clone(),
+        );
     }
 
     pub(super) fn took(&self, part: Part, time: Duration) {
@@ -103,6 +110,10 @@ impl Metrics {
 
     pub(super) fn repaired(&self) {
         self.repaired.inc();
+    }
+
+    pub(super) fn ended_flows(&self, count: usize) {
+        self.flows_ended.inc_by(count as u64);
     }
 
     pub(super) fn refused(&self, reason: &'static str) {

@@ -8,6 +8,7 @@ pub mod book;
 pub mod description;
 pub mod links;
 pub mod name;
+pub mod open;
 pub mod prefix;
 pub mod reconcile;
 pub mod ruleset;
