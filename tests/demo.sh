@@ -173,9 +173,6 @@ start_daemon() {
 instance = "$instance"
 prefix = "auto"
 
-[firewall]
-ingress = "allow"
-
 [registry]
 kind = "embedded"
 
@@ -316,8 +313,12 @@ show <<<"$page"
 [[ $page == Hello* ]] || die "that is not the page"
 
 say "The page, from ${users[1]}'s own container"
-note "(firewall.ingress is \"allow\" here: by default nobody gets in but root and ${users[0]})"
-page=$(as "${users[1]}" podman run --rm "$image" wget -qO- "http://[$address]/")
+fetch=(podman run --rm "$image" wget -qO- -T 2 "http://[$address]/")
+if as "${users[1]}" "${fetch[@]}" 2>&1 | show; then die "it is open before it was opened"; fi
+note "nobody gets in but root and ${users[0]}, until it is opened:"
+echo '$ v6podctl open web tcp/80' | show
+as "${users[0]}" "$work/v6podctl" --socket "$work/run/$instance.sock" open web tcp/80 | show
+page=$(as "${users[1]}" "${fetch[@]}")
 show <<<"$page"
 [[ $page == Hello* ]] || die "that is not the page"
 

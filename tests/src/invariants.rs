@@ -3,9 +3,9 @@
 //!
 //! Each record is exactly one attachment of the API, one port (up, and isolated on the bridge, or routed and
 //! on none), one neighbour, one route, one answer on the uplink where it is to give any, one element of each of
-//! the firewall's sets for its kind, and on the bridge one forwarding entry; and there is nothing else. The
-//! bridge has the gateway's address and no other, what no container has is unreachable, and no name is borne
-//! twice.
+//! the firewall's sets for its kind, and on the bridge one forwarding entry; what is open in the kernel is what
+//! the API says; and there is nothing else. The bridge has the gateway's address and no other, what no
+//! container has is unreachable, and no name is borne twice.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -16,7 +16,7 @@ use std::time::Instant;
 use serde_json::Value;
 use v6pod_proto::Attachment;
 
-use crate::{Daemon, OwnedNs, PATIENCE, PREFIX, run};
+use crate::{Daemon, OwnedNs, PATIENCE, PREFIX, elements_of, open_in_kernel, run};
 
 /// `RTPROT` of what the daemon makes, as `ip` prints it.
 const PROTOCOL: &str = "118";
@@ -80,6 +80,7 @@ impl<'a> Invariants<'a> {
         self.check_entries(&records);
         self.check_host();
         self.check_firewall(&records);
+        self.check_openings(&attachments);
         self.check_names(&attachments);
         for (namespace, address) in living {
             self.must(attachments.iter().any(|a| a.address == *address), || {
@@ -239,6 +240,15 @@ impl<'a> Invariants<'a> {
             });
             self.same_list(which, records.iter().map(|r| of(r)).collect(), words);
         }
+    }
+
+    fn check_openings(&mut self, attachments: &[Attachment]) {
+        let of = |a: &Attachment| {
+            let openings: Vec<_> = a.openings.iter().map(|open| open.opening).collect();
+            elements_of(a.address, &openings)
+        };
+        let expected = attachments.iter().flat_map(of).collect();
+        self.same("what is open", &expected, &open_in_kernel(self.daemon));
     }
 
     fn check_names(&mut self, attachments: &[Attachment]) {

@@ -15,9 +15,9 @@ pub mod wishes;
 pub use ids::{AttachmentId, ContainerId, LinkName, Mac, NetworkName, ParseIdError, Uid};
 pub use problem::{Code, Problem};
 pub use wire::{
-    Activate, Attachment, AttachmentList, CapLimit, Capacity, Counts, Deactivate, Deactivated,
-    Mode, NameState, NameStatus, Obstacle, Passed, PrefixView, RegistryView, State, Status,
-    SwitchedOff, Traffic,
+    Activate, Attachment, AttachmentList, CapLimit, Capacity, Change, Counts, Deactivate,
+    Deactivated, Mode, NameState, NameStatus, Obstacle, Opened, OpenedBy, Passed, PrefixView,
+    RegistryView, State, Status, SwitchedOff, Traffic, Unopened,
 };
 pub use wishes::Wishes;
 

@@ -14,6 +14,7 @@ use super::routes::OPENAPI;
         handlers::deactivate,
         handlers::list,
         handlers::show,
+        handlers::change,
         handlers::status,
         handlers::capacity,
         handlers::prefix,

@@ -25,7 +25,7 @@ pub fn router(attachments: Attachments) -> Router {
         .route("/activate", post(handlers::activate))
         .route("/deactivate", post(handlers::deactivate))
         .route("/api/attachments", get(handlers::list))
-        .route("/api/attachments/{reference}", get(handlers::show))
+        .route("/api/attachments/{reference}", get(handlers::show).patch(handlers::change))
         .route("/api/status", get(handlers::status))
         .route("/api/capacity", get(handlers::capacity))
         .route("/api/prefix", get(handlers::prefix))

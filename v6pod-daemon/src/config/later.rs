@@ -63,18 +63,16 @@ fn addressing(file: &File) -> [Option<Later>; 6] {
 }
 
 #[rustfmt::skip]
-fn policy(file: &File) -> [Option<Later>; 5] {
+fn policy(file: &File) -> [Option<Later>; 3] {
     let File { firewall, .. } = file;
     [
         later("firewall.egress", &firewall.egress, |v| *v == Verdict::Allow, "rules for what leaves",
             "write \"allow\", which is what is in force"),
-        later("firewall.openings", &firewall.openings, never, "openings", LEAVE),
         later("firewall.east_west", &firewall.east_west, never,
             "rules of their own for neighbours", LEAVE),
         later("firewall.host", &firewall.host, |v| *v == HostPolicy::AsOutside,
             "rules for containers to this host",
             "write \"as-outside\", which is what is in force"),
-        later("firewall.allow", &firewall.allow, never, "openings", LEAVE),
     ]
 }
 
@@ -105,12 +103,7 @@ fn names(file: &File) -> [Option<Later>; 11] {
 }
 
 /// What is off in every configuration, and what that means.
-const OFF: [(&str, &str); 7] = [
-    (
-        "openings",
-        "Annotations, labels and published ports are read and shown; they open nothing: a container is reached by its owner's \
-         and root's processes on this host alone, or, with firewall.ingress = \"allow\", by everybody.",
-    ),
+const OFF: [(&str, &str); 6] = [
     (
         "egress",
         "Containers reach whatever this host does, whatever v6pod.egress says, and the host's own addresses as far as its own \
@@ -124,7 +117,7 @@ const OFF: [(&str, &str); 7] = [
     ("renumbering", "The prefix is read at the start and stays while the daemon runs."),
     (
         "wishes",
-        "Of annotations and labels v6pod, v6pod.name and nothing else is acted upon, and of the environment SERVICE_NAME: \
+        "Of annotations and labels v6pod, v6pod.name and v6pod.ingress are acted upon, and of the environment SERVICE_NAME: \
          v6pod.address, .subnet, .tags and .check, and what is said of single services, are read and shown.",
     ),
     ("owner-slices", "The containers of all owners draw their addresses from one range."),

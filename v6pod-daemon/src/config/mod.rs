@@ -26,6 +26,7 @@ pub use error::{ConfigError, Mistake};
 pub use options::Options;
 pub use values::{Authority, Host, People, Refused, Who};
 
+use crate::core::open::{Allowed, Ways};
 use crate::core::ruleset::Ingress;
 use crate::core::{Instance, Prefix};
 use file::{File, RegistryKind, Verdict};
@@ -57,6 +58,11 @@ pub struct Config {
     pub per_owner: u32,
     /// What happens to packets for containers that nothing lets in.
     pub ingress: Ingress,
+    /// Which ways of asking open anything.
+    pub openings: Ways,
+    /// Who may open what. Without any, everybody every port; with one, nobody but whom they mean, and
+    /// root and operators.
+    pub allow: Option<Vec<Allow>>,
     /// Who may have attachments.
     pub users: People,
     /// Who, besides root, sees and changes all.
@@ -71,6 +77,15 @@ pub struct Config {
     pub run_dir: Option<PathBuf>,
     /// Another place than `/var/lib/INSTANCE`, for tests. Not in the file.
     pub state_dir: Option<PathBuf>,
+}
+
+/// `[[firewall.allow]]`: who may open what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Allow {
+    /// Who.
+    pub users: People,
+    /// What.
+    pub ports: Vec<Allowed>,
 }
 
 /// Where the host's range comes from.
@@ -145,6 +160,12 @@ impl Config {
                 Some(Verdict::Deny) => Ingress::Deny,
                 Some(Verdict::Allow) => Ingress::Allow,
             },
+            openings: file.firewall.openings.as_ref().map_or(default.openings, ways),
+            allow: file
+                .firewall
+                .allow
+                .as_ref()
+                .map(|all| all.get_ref().iter().map(allow).collect()),
             reserved: file.registry.reserved.as_ref().map_or(default.reserved, labels),
             registry: registry(file.registry),
             tcp: file.api.tcp.as_ref().map_or(default.tcp, addresses),
@@ -196,6 +217,8 @@ impl Default for Config {
             quarantine: Duration::from_secs(300),
             per_owner: 256,
             ingress: Ingress::Deny,
+            openings: Ways { annotations: true, published: true, labels: false },
+            allow: None,
             users: People(vec![Who::Everybody]),
             operators: People::default(),
             registry: Registry::Embedded,
@@ -209,6 +232,22 @@ impl Default for Config {
 
 fn addresses(written: &Spanned<Vec<Text<Loopback>>>) -> Vec<SocketAddr> {
     written.get_ref().iter().map(|address| address.0.0).collect()
+}
+
+fn ways(written: &Spanned<Vec<file::Source>>) -> Ways {
+    let has = |source| written.get_ref().contains(&source);
+    Ways {
+        annotations: has(file::Source::Annotations),
+        published: has(file::Source::Published),
+        labels: has(file::Source::Labels),
+    }
+}
+
+fn allow(written: &file::Allow) -> Allow {
+    Allow {
+        users: People(written.users.iter().map(|who| who.0.clone()).collect()),
+        ports: written.ports.iter().map(|ports| ports.0.0).collect(),
+    }
 }
 
 fn people(written: &Spanned<Vec<Text<Who>>>) -> People {

@@ -9,6 +9,7 @@ pub mod description;
 pub mod foreign;
 pub mod links;
 pub mod name;
+pub mod open;
 pub mod prefix;
 pub mod reconcile;
 pub mod ruleset;

@@ -12,13 +12,18 @@
 //!   requests that IPv6 cannot live without (RFC 4890), and by processes of root and of its owner on
 //!   this host; by nothing else, wherever it comes from.
 //!
-//! A container is never a rule of its own: it is elements of two or three sets, [`Elements`].
+//! - And by whoever something was opened to: a container's address, a protocol, a port, and perhaps where
+//!   from; never a port alone (threat 17). That is asked when a flow begins.
+//! - A flow that was ended stays ended, though its container sends on.
+//!
+//! A container is never a rule of its own: it is elements of sets, [`Elements`].
 
 use std::fmt::Write as _;
 use std::net::Ipv6Addr;
 
 use v6pod_proto::{LinkName, Mac, Mode, Uid};
 
+use super::open::{Hole, Holes};
 use super::{Links, Port, Prefix};
 
 /// The set of the bridge table: `ifname . ether_addr . ipv6_addr`. Not a word of nft's own, such as
@@ -30,6 +35,54 @@ pub const KNOWN_SET: &str = "known";
 pub const ROUTED_SET: &str = "routed";
 /// The set of the inet table with whose processes reach it: `ipv6_addr . uid`.
 pub const OWNER_SET: &str = "owner";
+
+/// The set of the inet table with what is open to all: `ipv6_addr . inet_proto . inet_service`.
+pub const OPEN_SET: &str = "open";
+/// And of which every port is: `ipv6_addr . inet_proto`.
+pub const OPEN_ALL_SET: &str = "openall";
+/// The set with the UDP flows that were ended, for [`ENDED`]: who was spoken to (address, protocol, port) and
+/// who spoke (address, port).
+pub const ENDED_SET: &str = "ended";
+
+/// How long the container's end of an ended UDP flow is not heard at the other: a little longer than
+/// conntrack remembers one (`nf_conntrack_udp_timeout_stream`, 120 s). What is sent later is a new one.
+pub const ENDED: &str = "3m";
+
+/// The sets of the inet table with what is open to the addresses of a prefix, by the prefix's length:
+/// `ipv6_addr . inet_proto . inet_service . ipv6_addr`. Hash sets, each for one length, because an
+/// interval set is copied at every commit: milliseconds, at some thousand elements.
+pub const FROM_SETS: [(u8, &str); 6] = [
+    (32, "from32"),
+    (40, "from40"),
+    (48, "from48"),
+    (56, "from56"),
+    (64, "from64"),
+    (128, "from128"),
+];
+
+impl Hole {
+    /// The set of the inet table that it stands in.
+    pub fn set(&self) -> &'static str {
+        match self {
+            Self::Port(..) => OPEN_SET,
+            Self::Every(_) => OPEN_ALL_SET,
+            Self::From(length, ..) => {
+                let [.., last] = FROM_SETS;
+                FROM_SETS.into_iter().find(|(of, _)| of == length).unwrap_or(last).1
+            }
+        }
+    }
+
+    fn text(&self, address: Ipv6Addr) -> String {
+        match self {
+            Self::Port(protocol, port) => format!("{address} . {} . {port}", protocol.as_str()),
+            Self::Every(protocol) => format!("{address} . {}", protocol.as_str()),
+            Self::From(_, protocol, port, source) => {
+                format!("{address} . {} . {port} . {source}", protocol.as_str())
+            }
+        }
+    }
+}
 
 /// What happens to a packet for a container that no rule lets in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,13 +117,16 @@ pub struct Elements {
     pub address: Ipv6Addr,
     /// Whose processes on the host reach it.
     pub owner: Uid,
+    /// What else does.
+    pub open: Holes,
 }
 
 impl Elements {
     /// Those of the attachment at this port.
     pub fn of(port: &Port) -> Self {
-        let Port { name, mac, address, owner, mode, .. } = port;
-        Self { port: name.clone(), mode: *mode, mac: *mac, address: *address, owner: *owner }
+        let Port { name, mac, address, owner, open, mode, .. } = port;
+        let (port, open) = (name.clone(), open.clone());
+        Self { port, mode: *mode, mac: *mac, address: *address, owner: *owner, open }
     }
 }
 
@@ -98,10 +154,15 @@ impl Ruleset {
         let only = |mode, text: fn(&Elements) -> String| {
             elements(known.iter().filter(|e| e.mode == mode).map(|e| text(e)))
         };
-        let (forward, output, to_container) = ingress.rules();
+        let holes = |set: &'static str| {
+            let each = known.iter().flat_map(|e| e.open.each().iter().map(|h| (e.address, *h)));
+            elements(each.filter(|(_, hole)| hole.set() == set).map(|(a, hole)| hole.text(a)))
+        };
+        let (forward, output, input, to_container) = ingress.rules();
         let words = [
             ("{DENY_FORWARD}", forward.to_owned()),
             ("{DENY_OUTPUT}", output.to_owned()),
+            ("{DENY_INPUT}", input.to_owned()),
             ("{TO_CONTAINER}", to_container.to_owned()),
             ("{TABLE}", links.table.to_string()),
             ("{PORTS}", links.ports.to_string()),
@@ -119,6 +180,15 @@ impl Ruleset {
                 only(Mode::Routed, |e| format!("\"{}\" . {}", e.port, e.address)),
             ),
             ("{OWNER_ELEMENTS}", each(|e| format!("{} . {}", e.address, e.owner))),
+            ("{ENDED}", ENDED.to_owned()),
+            ("{OPEN_ELEMENTS}", holes(OPEN_SET)),
+            ("{OPEN_ALL_ELEMENTS}", holes(OPEN_ALL_SET)),
+            ("{FROM32_ELEMENTS}", holes("from32")),
+            ("{FROM40_ELEMENTS}", holes("from40")),
+            ("{FROM48_ELEMENTS}", holes("from48")),
+            ("{FROM56_ELEMENTS}", holes("from56")),
+            ("{FROM64_ELEMENTS}", holes("from64")),
+            ("{FROM128_ELEMENTS}", holes("from128")),
         ];
         debug_assert_eq!((links.ports & 1, links.bridges), (0, links.ports | 1));
         let template = [
@@ -141,23 +211,25 @@ impl Ruleset {
 }
 
 impl Ingress {
-    /// The lines of the chains forward, output and to_container that differ.
-    const fn rules(self) -> (&'static str, &'static str, &'static str) {
+    /// The lines of the chains forward, output, input and to_container that differ.
+    const fn rules(self) -> (&'static str, &'static str, &'static str, &'static str) {
         match self {
             Self::Deny => (
-                "\t\tct state established,related accept\n\t\tct state invalid drop\n",
+                concat!(
+                    "\t\tct state established,related accept\n\t\tct state invalid drop\n",
+                    include_str!("ruleset/ended.nft"),
+                ),
                 "\t\tct state established,related accept\n\
                  \t\tmeta skuid 0 accept\n\
                  \t\tip6 daddr . meta skuid @owner accept\n",
-                "\t\t# RFC 4890, sections 4.3.1 and 4.4.1. Errors about flows that are not there are\n\
-                 \t\t# invalid to conntrack and do not get here.\n\
-                 \t\ticmpv6 type echo-request accept\n\
-                 \t\ticmpv6 type { destination-unreachable, packet-too-big, time-exceeded, \
-                 parameter-problem } limit rate 1000/second accept\n\
-                 \t\tdrop\n",
+                concat!(
+                    "\t\tct state established,related accept\n",
+                    include_str!("ruleset/ended.nft"),
+                ),
+                include_str!("ruleset/to_container.nft"),
             ),
             // No connection is tracked for rules that would not heed it.
-            Self::Allow => ("", "", "\t\taccept\n"),
+            Self::Allow => ("", "", "", "\t\taccept\n"),
         }
     }
 }

@@ -1,7 +1,11 @@
 use proptest::prelude::*;
 
+use v6pod_proto::Wishes;
+use v6pod_proto::wishes::OtherWishes;
+
 use super::*;
 use crate::core::Instance;
+use crate::core::open::{OpenPorts, OpenTerms, Rights, Ways};
 
 fn policy(instance: &str, prefix: &str, ingress: Ingress) -> Policy {
     let links = Links::of(&instance.parse::<Instance>().unwrap());
@@ -15,14 +19,28 @@ fn elements(n: u8) -> Elements {
         mac: Mac::local([2, 0, 0, 0, 0, n]),
         address: Ipv6Addr::new(0x2001, 0xdb8, 1, 2, 3, 0, 0, n.into()),
         owner: Uid::new(1000 + u32::from(n)).unwrap(),
+        open: Holes::default(),
     }
 }
 
+/// The same, with these openings.
+fn with(n: u8, openings: &str) -> Elements {
+    let wishes = Wishes::read([("v6pod.ingress", openings)]).unwrap();
+    let ways = Ways { annotations: true, published: true, labels: false };
+    let terms = OpenTerms { ways, rights: Rights::All, room: 2000 };
+    let open = OpenPorts::asked(&wishes, &OtherWishes::default(), &terms).holes();
+    assert_ne!(open, Holes::default());
+    Elements { open, ..elements(n) }
+}
+
 /// The checked-in documents: they are to be read, and every change of the rules shows in them.
+/// `V6POD_BLESS=1 cargo test -p v6pod-daemon golden` writes them anew.
 #[test]
 fn the_rules_are_the_golden_documents() {
     let prefix = "2001:db8:1:2:3::/80";
-    let three: Vec<_> = (2..5).map(elements).collect();
+    let all = "tcp/1-65535,tcp/22@2001:db8::/32,tcp/22@2001:db8:ff00::/40,udp/22@2001:db8:2::/47,\
+               tcp/22@2001:db8:1:ff00::/56,tcp/22@2001:db8:1:2::/64,tcp/22-23@2001:db8::22";
+    let three = [elements(2), with(3, "tcp/80,udp/5000-5002"), with(4, all)];
     for (name, golden, policy, attachments) in [
         (
             "deny",
@@ -44,6 +62,11 @@ fn the_rules_are_the_golden_documents() {
         ),
     ] {
         let text = Ruleset::of(&policy, attachments);
+        if std::env::var_os("V6POD_BLESS").is_some() {
+            let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/core/golden");
+            std::fs::write(format!("{folder}/{name}.nft"), &text).unwrap();
+            continue;
+        }
         let differs = text.lines().zip(golden.lines()).find(|(ours, theirs)| ours != theirs);
         assert_eq!(differs, None, "golden/{name}.nft differs; the rules are now:\n{text}");
         assert_eq!(text, golden, "golden/{name}.nft");
@@ -116,12 +139,53 @@ proptest! {
 }
 
 #[test]
+fn attack_17_no_port_is_opened_but_together_with_a_containers_address() {
+    let text = Ruleset::of(&policy("v6pod", "2001:db8:1:2:3::/80", Ingress::Deny), &[]);
+    let rules = chain(&text, "inet", "to_container");
+    let by_port: Vec<_> =
+        rules.iter().filter(|rule| rule.contains("th ") || rule.contains("l4proto")).collect();
+    assert_eq!(by_port.len(), 8, "{rules:?}");
+    for rule in by_port {
+        assert!(
+            rule.starts_with("ip6 daddr . meta l4proto") && rule.ends_with(" accept"),
+            "{rule}"
+        );
+    }
+    // And there is a rule for every set, and the set for every length.
+    for (length, set) in FROM_SETS {
+        let mask = Ipv6Addr::from(u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0));
+        let source =
+            if length == 128 { "ip6 saddr".to_owned() } else { format!("(ip6 saddr & {mask})") };
+        let rule = format!("ip6 daddr . meta l4proto . th dport . {source} @{set} accept");
+        position(&rules, &rule);
+    }
+    assert_eq!(FROM_SETS.map(|(length, _)| length), Hole::LENGTHS);
+    assert_eq!(rules.last(), Some(&"drop"));
+}
+
+#[test]
+fn what_a_container_sends_on_in_a_flow_that_was_ended_begins_none() {
+    let text = Ruleset::of(&policy("v6pod", "2001:db8:1:2:3::/80", Ingress::Deny), &[]);
+    for name in ["forward", "input"] {
+        let rules = chain(&text, "inet", name);
+        let established = position(&rules, "ct state established,related accept");
+        let no_syn = rules.iter().position(|rule| rule.ends_with("!= syn drop")).unwrap();
+        let ended = rules.iter().position(|rule| rule.ends_with("@ended drop")).unwrap();
+        assert!(established < no_syn && no_syn < ended, "{rules:?}");
+        // Before anything else is let in.
+        assert!(rules[established + 1..ended].iter().all(|rule| !accepts(rule)), "{rules:?}");
+    }
+    let all = Ruleset::of(&policy("v6pod", "2001:db8:1:2:3::/80", Ingress::Allow), &[]);
+    assert!(!all.contains("!= syn drop") && !all.contains("@ended drop"));
+}
+
+#[test]
 fn only_the_last_word_about_a_container_depends_on_ingress() {
     let [deny, allow] = [Ingress::Deny, Ingress::Allow]
         .map(|ingress| Ruleset::of(&policy("v6pod", "2001:db8:1:2:3::/80", ingress), &[]));
     let bridge = |text: &str| text.split("\ntable inet").next().unwrap().to_owned();
     assert_eq!(bridge(&deny), bridge(&allow));
-    for name in ["prerouting", "from_bridge", "from_routed", "plain", "input"] {
+    for name in ["prerouting", "from_bridge", "from_routed", "plain"] {
         assert_eq!(chain(&deny, "inet", name), chain(&allow, "inet", name));
     }
     assert_eq!(chain(&deny, "inet", "to_container").last(), Some(&"drop"));
@@ -170,7 +234,7 @@ fn a_doomed_port_is_under_all_rules() {
             masked += 1;
         }
     }
-    assert_eq!(masked, 9, "{text}");
+    assert_eq!(masked, 13, "{text}");
 }
 
 #[test]
@@ -178,7 +242,7 @@ fn nft_0_9_8_reads_the_names_of_the_sets() {
     let text = Ruleset::of(&policy("v6pod", "2001:db8:1:2:3::/80", Ingress::Deny), &[]);
     let names = text.lines().filter_map(|line| line.trim().strip_prefix("set ")?.split(' ').next());
     let names: Vec<_> = names.collect();
-    for set in [PORT_SET, KNOWN_SET, ROUTED_SET, OWNER_SET] {
+    for set in [PORT_SET, KNOWN_SET, ROUTED_SET, OWNER_SET, OPEN_SET, OPEN_ALL_SET, ENDED_SET] {
         assert!(names.contains(&set), "{set}: {names:?}");
     }
     // What stands in a rule as a word of the language is no name there (Debian 11).

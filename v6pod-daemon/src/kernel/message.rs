@@ -106,7 +106,7 @@ pub(super) fn find_ours(
 }
 
 /// Whether packets to that address are for this namespace itself.
-pub(super) fn is_local(socket: &mut RouteSocket, address: Ipv6Addr) -> Result<bool, Error> {
+pub fn is_local(socket: &mut RouteSocket, address: Ipv6Addr) -> Result<bool, Error> {
     let mut question = RouteMessage::default();
     question.header.address_family = AddressFamily::Inet6;
     question.header.destination_prefix_length = 128;

@@ -36,11 +36,33 @@ pub fn owner_of_peer(local: SocketAddr, peer: SocketAddr) -> Result<Option<Uid>,
     Ok(found.filter(|found| is_it(found, local, peer)).and_then(|found| Uid::new(found.uid)))
 }
 
+/// The owners of the UDP sockets that send from this address and port, connected or not.
+pub fn owners_of_udp(from: SocketAddr) -> Result<Vec<Uid>, Error> {
+    let mut socket = Socket::<SockDiagMessage>::open(libc::NETLINK_SOCK_DIAG as isize)?;
+    let nobody = SocketAddr::from((IpAddr::from([0_u16; 8]), 0));
+    let mut question = question(libc::IPPROTO_UDP, nobody, from);
+    // A dump is limited by ports alone; 0 is any.
+    question.socket_id.source_address = nobody.ip();
+    let read = |_, payload: &[u8]| InetResponseHeader::parse(payload).ok();
+    let all =
+        socket.dump("list the sockets of UDP", &SockDiagMessage::InetRequest(question), read)?;
+    let its = |found: &InetResponseHeader| {
+        let SocketId { source_address, source_port, .. } = &found.socket_id;
+        let bound = *source_address == from.ip() || source_address.is_unspecified();
+        found.inode != 0 && *source_port == from.port() && bound
+    };
+    Ok(all.iter().filter(|found| its(found)).filter_map(|found| Uid::new(found.uid)).collect())
+}
+
 /// Asks for the client's socket: its own address is the peer's.
 fn request(local: SocketAddr, peer: SocketAddr) -> SockDiagMessage {
-    SockDiagMessage::InetRequest(InetRequest {
+    SockDiagMessage::InetRequest(question(libc::IPPROTO_TCP, local, peer))
+}
+
+fn question(protocol: i32, local: SocketAddr, peer: SocketAddr) -> InetRequest {
+    InetRequest {
         family: if peer.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 } as u8,
-        protocol: libc::IPPROTO_TCP as u8,
+        protocol: protocol as u8,
         extensions: ExtensionFlags::empty(),
         states: StateFlags::all(),
         socket_id: SocketId {
@@ -51,7 +73,7 @@ fn request(local: SocketAddr, peer: SocketAddr) -> SockDiagMessage {
             interface_id: 0,
             cookie: [0xff; 8],
         },
-    })
+    }
 }
 
 /// The kernel falls back to a listening socket where the connection's is gone.
@@ -97,6 +119,23 @@ mod tests {
                 assert_eq!(owner(&accepted), Some(Uid::ROOT));
                 drop(client);
             }
+        });
+    }
+
+    #[test]
+    fn the_owners_of_udp_sockets_are_found_connected_or_not() {
+        in_netns(|| {
+            use std::net::UdpSocket;
+            let bound = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 4001)).unwrap();
+            let connected = UdpSocket::bind((Ipv6Addr::LOCALHOST, 4002)).unwrap();
+            connected.connect((Ipv6Addr::LOCALHOST, 4001)).unwrap();
+            let of = |port| owners_of_udp((Ipv6Addr::LOCALHOST, port).into()).unwrap();
+            assert_eq!((of(4001), of(4002)), (vec![Uid::ROOT], vec![Uid::ROOT]));
+            assert_eq!(
+                (of(4003), owners_of_udp("[::2]:4002".parse().unwrap()).unwrap()),
+                (vec![], vec![])
+            );
+            drop(bound);
         });
     }
 

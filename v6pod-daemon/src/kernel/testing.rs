@@ -215,6 +215,7 @@ pub(crate) fn port(n: u8) -> Port {
         gateway: "2001:db8:1:2:3::1".parse().unwrap(),
         mtu: 1500,
         owner: v6pod_proto::Uid::new(Rootless::UID).unwrap(),
+        open: Default::default(),
         alias: format!("v6pod test {n}"),
         mode: Mode::Bridge,
     }

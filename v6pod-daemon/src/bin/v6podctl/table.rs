@@ -3,7 +3,9 @@
 use std::fmt::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use v6pod_proto::{Attachment, Capacity, NameState, NameStatus, Obstacle, Passed, State, Status};
+use v6pod_proto::{
+    Attachment, Capacity, NameState, NameStatus, Obstacle, Opened, Passed, State, Status, Unopened,
+};
 
 /// Seconds since the epoch.
 pub(crate) fn now() -> u64 {
@@ -12,7 +14,7 @@ pub(crate) fn now() -> u64 {
 
 /// `v6podctl ls`
 pub(crate) fn list(attachments: &[Attachment], now: u64) -> String {
-    let head = ["NAME", "ADDRESS", "OWNER", "CONTAINER", "STATE", "AGE"].map(str::to_owned);
+    let head = ["NAME", "ADDRESS", "OWNER", "CONTAINER", "STATE", "AGE", "OPEN"].map(str::to_owned);
     let rows = attachments.iter().map(|a| {
         [
             label(a),
@@ -21,6 +23,7 @@ pub(crate) fn list(attachments: &[Attachment], now: u64) -> String {
             a.container.short().to_owned(),
             state(a.state).to_owned(),
             age(a.since, now),
+            brief(&a.openings),
         ]
     });
     let rows: Vec<_> = std::iter::once(head).chain(rows).collect();
@@ -44,6 +47,7 @@ pub(crate) fn one(a: &Attachment, now: u64) -> String {
     rows.extend(found.map(|(source, name, value)| {
         ["asks for".to_owned(), format!("{name}={value} ({source})")]
     }));
+    rows.extend(openings(a));
     rows.extend(a.found.ignored.iter().map(|line| ["ignored".to_owned(), line.clone()]));
     rows.extend([
         ["interface".to_owned(), format!("{} ({})", a.interface, a.mac)],
@@ -60,6 +64,32 @@ pub(crate) fn one(a: &Attachment, now: u64) -> String {
         ["id".to_owned(), a.id.to_string()],
     ]);
     columns(&rows)
+}
+
+/// `v6podctl open` and `close`: what is open by now.
+pub(crate) fn open(a: &Attachment) -> String {
+    let rows: Vec<_> = openings(a).collect();
+    if rows.is_empty() { "nothing is open\n".to_owned() } else { columns(&rows) }
+}
+
+/// What is open, in some words.
+fn brief(openings: &[Opened]) -> String {
+    const MOST: usize = 4;
+    let mut words: Vec<_> = openings.iter().take(MOST).map(|o| o.opening.to_string()).collect();
+    if openings.len() > MOST {
+        words.push(format!("and {} more", openings.len() - MOST));
+    }
+    if words.is_empty() { "-".to_owned() } else { words.join(" ") }
+}
+
+/// What is open, and what was asked for and is not.
+fn openings(a: &Attachment) -> impl Iterator<Item = [String; 2]> {
+    let open = a.openings.iter().map(|Opened { opening, by }| format!("{opening} ({by})"));
+    let open = open.map(|text| ["open".to_owned(), text]);
+    let shut = a.unopened.iter().map(|Unopened { opening, by, why }| {
+        ["not open".to_owned(), format!("{opening} ({by}): {why}")]
+    });
+    open.chain(shut)
 }
 
 /// `v6podctl status`

@@ -1,4 +1,4 @@
-//! What conntrack remembers of addresses.
+//! What conntrack remembers of flows.
 //!
 //! Linux has filters for the flows to list (5.8) and to delete (6.11), but those of IPv6 addresses
 //! mean the opposite: `ctnetlink_filter_match_tuple` takes `!ipv6_addr_cmp()`, which is "equal", for
@@ -7,6 +7,8 @@
 
 use std::collections::HashSet;
 use std::net::Ipv6Addr;
+
+use v6pod_proto::wishes::Protocol;
 
 use super::message::{self, Message};
 use crate::kernel::error::{Error, gone_is_fine};
@@ -31,4 +33,39 @@ pub(super) fn flows(
     socket.dump("list the flows", &Message::list_flows(), |kind, payload| {
         message::flow_name(kind, payload, addresses)
     })
+}
+
+/// A flow of TCP or UDP that somebody began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Flow {
+    /// Of which protocol.
+    pub protocol: Protocol,
+    /// Who began it.
+    pub asks: Ipv6Addr,
+    /// By which port.
+    pub from: u16,
+    /// Whom he reached.
+    pub answers: Ipv6Addr,
+    /// At which port.
+    pub port: u16,
+}
+
+/// The flows of TCP and UDP that are chosen, and their names.
+pub(super) fn choose(
+    socket: &mut Socket<Message>,
+    mut chosen: impl FnMut(&Flow) -> bool,
+) -> Result<Vec<(Flow, Vec<u8>)>, Error> {
+    socket.dump("list the flows", &Message::list_flows(), |kind, payload| {
+        message::flow(kind, payload).filter(|(flow, _)| chosen(flow))
+    })
+}
+
+/// Has one flow forgotten.
+pub(super) fn forget_one(
+    socket: &mut Socket<Message>,
+    flow: &Flow,
+    name: &[u8],
+) -> Result<(), Error> {
+    let doing = format!("forget the flow from {} to {}", flow.asks, flow.answers);
+    gone_is_fine(socket.ack(doing, &Message::forget_flow(name), 0))
 }

@@ -1,0 +1,232 @@
+//! What is open of attachments that serve: changed, brought into force, and the flows that it ends.
+//!
+//! Guarantees: what is to be open is on disk before the kernel hears of it. Of many changes at once
+//! the last that was recorded is in force when all are done, whatever the order in which they got to the
+//! kernel. Nothing is opened for an attachment that has ended. When a change is answered, every flow
+//! that it forbids has ended, and no other.
+
+use std::collections::HashMap;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::sync::{Arc, RwLockReadGuard};
+
+use v6pod_proto as proto;
+use v6pod_proto::wishes::Protocol;
+use v6pod_proto::{AttachmentId, Change, OpenedBy, Uid};
+
+use super::view::find;
+use super::{Attachments, Ledger, Refused, Shared, Viewer};
+use crate::core::attachment::{Attachment, Phase};
+use crate::core::open::{ChangeError, Holes, NotOpened, OpenPorts, OpenTerms, Rights};
+use crate::core::ruleset::Ingress;
+use crate::failpoint;
+use crate::kernel::firewall::Flow;
+use crate::kernel::{self, Worker, sock_diag};
+
+/// A change that memory and disk know of, and the kernel does not yet.
+#[must_use]
+pub(super) struct Pending {
+    id: AttachmentId,
+    address: Ipv6Addr,
+    before: Holes,
+}
+
+/// Who changes something.
+#[derive(Debug, Clone)]
+pub struct Changer {
+    /// In whose turn.
+    pub caller: Uid,
+    /// What he is shown.
+    pub viewer: Viewer,
+    /// What he may open; `None` if that cannot be told just now.
+    pub rights: Option<Rights>,
+}
+
+impl Attachments {
+    /// Which ports this user may open; `None` if that cannot be told just now.
+    pub async fn rights(&self, user: Uid) -> Option<Rights> {
+        self.0.access.rights(user).await
+    }
+
+    /// How many elements of the firewall all openings take.
+    pub fn open_elements(&self) -> usize {
+        self.0.ledger().book.all_holes()
+    }
+
+    /// Changes what is open of the one attachment that this reference means to the changer.
+    pub async fn change(
+        &self,
+        changer: Changer,
+        reference: String,
+        change: Change,
+    ) -> Result<proto::Attachment, Refused> {
+        let shared = Arc::clone(&self.0);
+        let caller = changer.caller;
+        let job =
+            move |worker: &mut Worker| changed(&shared, worker, &changer, &reference, &change);
+        self.0.work_for(caller, job).await
+    }
+}
+
+fn changed(
+    shared: &Arc<Shared>,
+    worker: &mut Worker,
+    changer: &Changer,
+    reference: &str,
+    change: &Change,
+) -> Result<proto::Attachment, Refused> {
+    let rules = shared.rules.hold();
+    let mut ledger = shared.ledger();
+    let there = find(&ledger, changer.viewer, reference)?;
+    if there.phase == Phase::Reserved {
+        return Err(Refused::NotReady("it is still being made"));
+    }
+    let by = match changer.viewer {
+        Viewer::All => OpenedBy::Operator,
+        Viewer::Owner(_) => OpenedBy::Owner,
+    };
+    let rights = changer.rights.as_ref().ok_or(UNKNOWN_RIGHTS)?;
+    let room = ledger.book.room(there.owner, Some(&there.id));
+    let (id, next) = (there.id.clone(), there.open.change(change, by, rights, room)?);
+    // Recorded first: what cannot be recorded is not changed.
+    let mut changed = there.clone();
+    changed.open = next.clone();
+    shared.records.write(&changed).map_err(|error| {
+        tracing::error!(attachment = %id, %error, "cannot record what is open");
+        Refused::Failed("the daemon cannot write its record; its log says why".to_owned())
+    })?;
+    failpoint::reach("opening:recorded");
+    let pending = shared.open(&mut ledger, &id, next);
+    let openings: Vec<_> = changed.open.open().iter().map(|o| o.opening.to_string()).collect();
+    tracing::info!(
+        attachment = %id, owner = %changed.owner, by = %changer.caller, openings = openings.join(","),
+        "what is open has changed"
+    );
+    drop(ledger);
+    shared.enforce(worker, rules, pending)?;
+    let ledger = shared.ledger();
+    let there = ledger.book.find(&id).and_then(|a| shared.view(&ledger, a));
+    there.ok_or(Refused::Unknown)
+}
+
+/// Tells the log what was asked for and is not open.
+pub(super) fn tell_unopened(id: &AttachmentId, open: &OpenPorts) {
+    for NotOpened { opening, by, why } in open.unopened() {
+        tracing::info!(attachment = %id, %opening, %by, "not open: {why}");
+    }
+}
+
+/// Why nobody can say what the caller may open.
+pub(super) const UNKNOWN_RIGHTS: Refused =
+    Refused::NotReady("the system does not say what you may open (firewall.allow)");
+
+impl Shared {
+    /// What decides about what somebody with these rights asks for, who has room for so much.
+    pub(super) fn open_terms(&self, rights: Rights, room: usize) -> OpenTerms {
+        OpenTerms { ways: self.config.openings, rights, room }
+    }
+
+    /// Notes in memory what is open from now on; nothing if that is nothing new. Goes with
+    /// [`Shared::enforce`], and a guard of the rules over both.
+    pub(super) fn open(
+        &self,
+        ledger: &mut Ledger,
+        id: &AttachmentId,
+        open: OpenPorts,
+    ) -> Option<Pending> {
+        let address = ledger.book.find(id)?.port.address;
+        let before = ledger.book.open(id, open)?;
+        Some(Pending { id: id.clone(), address, before })
+    }
+
+    /// Brings into force what is open by now of an attachment. Gives the guard up.
+    pub(super) fn enforce(
+        &self,
+        worker: &mut Worker,
+        rules: RwLockReadGuard<'_, ()>,
+        pending: Option<Pending>,
+    ) -> Result<(), Refused> {
+        let Some(Pending { id, address, before }) = pending else { return Ok(()) };
+        let changed = {
+            let _alone = self.rules.change_alone();
+            // Another's change may have brought this one into force with it.
+            let behind = self.ledger().book.follow(&id);
+            behind
+                .map_or(Ok(()), |(has, now)| worker.rules.change(&self.links, address, &has, &now))
+        };
+        drop(rules);
+        failpoint::reach("opening:enforced");
+        if let Err(error) = changed {
+            tracing::warn!(attachment = %id, %error, "cannot change what is open; loading all rules");
+            self.look_after_rules(worker).map_err(|error| {
+                tracing::error!(attachment = %id, %error, "what is open is not yet as it should be");
+                Refused::NotReady("the firewall could not be changed; it is tried again each minute")
+            })?;
+        }
+        let closed = self.open_now(&id).is_none_or(|now| before.without(&now) != Holes::default());
+        if closed { Ok(self.end_flows(worker, Some(&id))?) } else { Ok(()) }
+    }
+
+    /// The elements of what is open by now; none of what has ended, whose undo removes them.
+    fn open_now(&self, id: &AttachmentId) -> Option<Holes> {
+        let ledger = self.ledger();
+        let there = ledger.book.find(id).filter(|a| a.phase.shown().is_some());
+        there.map(|a| a.port.open.clone())
+    }
+
+    /// Ends every flow to this attachment, or to all, that nothing allows: no opening, and not that it is
+    /// one of its owner's or root's on this host.
+    pub(super) fn end_flows(
+        &self,
+        worker: &mut Worker,
+        only: Option<&AttachmentId>,
+    ) -> Result<(), kernel::Error> {
+        if self.config.ingress == Ingress::Allow {
+            return Ok(());
+        }
+        let of = |a: &Attachment| (a.port.address, (a.owner, a.open.clone()));
+        let all: HashMap<Ipv6Addr, (Uid, OpenPorts)> = match (self.ledger(), only) {
+            (ledger, Some(id)) => ledger.book.find(id).map(of).into_iter().collect(),
+            (ledger, None) => ledger.book.shown().map(of).collect(),
+        };
+        let Worker { rules, socket, .. } = worker;
+        let forbidden = |flow: &Flow| {
+            let Some((owner, open)) = all.get(&flow.answers) else { return false };
+            let let_in = open.let_in(flow.asks, flow.protocol, flow.port);
+            !let_in && !is_of(socket, flow, *owner)
+        };
+        let ended = rules.end_flows(&self.links, forbidden)?;
+        if ended > 0 {
+            self.metrics.ended_flows(ended);
+            tracing::info!(ended, "ended flows to what is not open");
+        }
+        Ok(())
+    }
+}
+
+/// Whether a process on this host began it that is let in anyway: root's, or the owner's. What cannot be
+/// looked up is nobody's.
+fn is_of(socket: &mut kernel::netlink::RouteSocket, flow: &Flow, owner: Uid) -> bool {
+    let Flow { asks, from, answers, port, .. } = *flow;
+    if !kernel::is_local(socket, asks).unwrap_or(false) {
+        return false;
+    }
+    let (here, there) = (SocketAddr::from((answers, port)), SocketAddr::from((asks, from)));
+    let holders = match flow.protocol {
+        Protocol::Tcp => sock_diag::owner_of_peer(here, there).map(|uid| uid.into_iter().collect()),
+        Protocol::Udp => sock_diag::owners_of_udp(there),
+    };
+    let holders: Vec<Uid> = holders.unwrap_or_default();
+    holders.iter().any(|uid| uid.is_root() || *uid == owner)
+}
+
+impl From<ChangeError> for Refused {
+    fn from(error: ChangeError) -> Self {
+        let text = error.to_string();
+        match error {
+            ChangeError::Unclear => Self::Unclear(text),
+            ChangeError::Forbidden { .. } => Self::Forbidden(text),
+            ChangeError::Wider(_) => Self::Wider(text),
+            ChangeError::TooMany(_) => Self::Wish(text),
+        }
+    }
+}
