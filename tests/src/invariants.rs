@@ -176,11 +176,11 @@ impl<'a> Invariants<'a> {
         self.check_proxies(records);
     }
 
-    /// The uplink answers for all and for the gateway, or for nobody.
+    /// The uplink answers for all and for the bridge, or for nobody.
     fn check_proxies(&mut self, records: &[Record]) {
         let status = self.daemon.status();
         let answers = status.off.iter().all(|off| off.feature != "ndp-proxy");
-        let gateway = status.gateway.to_string();
+        let gateway = format!("{}1", PREFIX.trim_end_matches("/80"));
         let all = records.iter().map(|r| &r.address).chain([&gateway]).filter(|_| answers);
         let uplink = status.uplink.map(|uplink| uplink.to_string()).unwrap_or_default();
         let expected = all.map(|address| format!("{address} {uplink}")).collect();
