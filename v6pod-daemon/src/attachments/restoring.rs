@@ -476,14 +476,14 @@ async fn watch(shared: Arc<Shared>, mut events: Events) {
 /// are gone come back.
 async fn look_again(shared: &Arc<Shared>) {
     let links = shared.links.clone();
+    // Before the look: a port that is made during it is not gone.
+    let known = shared.ledger().book.ports();
     let look = move |worker: &mut Worker| kernel::observe::observe(&mut worker.socket, &links);
     match shared.workers.run(look).await {
         Ok(observed) => {
             let there: HashSet<u32> = observed.ports.iter().map(|port| port.ifindex).collect();
-            // Named first: in the head of the loop the lock would be held through all of it.
-            let missing = shared.ledger().book.ports_missing_from(&there);
-            for ifindex in missing {
-                shared.port_gone(ifindex);
+            for ifindex in known.difference(&there) {
+                shared.port_gone(*ifindex);
             }
             mending::mend_all(shared, observed).await;
         }

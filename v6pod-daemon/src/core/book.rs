@@ -512,9 +512,10 @@ impl Book {
         self.by_ifindex.remove(&ifindex)
     }
 
-    /// The ports that the book knows and the kernel does not: the news of their end was lost.
-    pub fn ports_missing_from(&self, there: &HashSet<u32>) -> Vec<u32> {
-        self.by_ifindex.keys().copied().filter(|ifindex| !there.contains(ifindex)).collect()
+    /// The ports that the book knows. Of these, what a look at the kernel that begins *after* this does
+    /// not find has ended; of those that the book comes to know meanwhile it says nothing.
+    pub fn ports(&self) -> HashSet<u32> {
+        self.by_ifindex.keys().copied().collect()
     }
 
     /// Ends the attachment: nothing of it is left.
