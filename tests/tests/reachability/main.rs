@@ -15,16 +15,19 @@
 mod far;
 mod probe;
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use v6pod_proto::explain::{End, Explanation, Rule, Verdict};
 use v6pod_proto::{Mode, OpenedBy};
 use v6pod_tests::packet::{IPV6, Route, frame};
 use v6pod_tests::{
-    Attached, Caller, Config, Daemon, Finished, HostNs, Law, Neighbours, OUTSIDE_V6, PATIENCE,
-    Ports, Response, Server, User, built, eventually, require, run,
+    Attached, Body, Caller, Config, Daemon, Finished, HostNs, Law, Neighbours, OUTSIDE_V6,
+    PATIENCE, Ports, Response, Server, Stage, User, built, eventually, require, run,
 };
 
 use far::Far;
@@ -369,6 +372,7 @@ fn a_kernel_that_does_otherwise_is_told_loudly() {
             assert!(said.ok().contains("agrees") && said.stdout.contains(rule), "{said}");
             nft(doing);
             let loud = explain(flow);
+            show(&["outside", &address, flow], &loud);
             assert!(loud.fails().contains("the kernel does not do what is said here"), "{loud}");
             assert!(loud.stdout.contains("DISAGREES") && loud.stdout.contains(rule), "{loud}");
             assert!(daemon.log().contains("the kernel does not do what the rules say"));
@@ -381,4 +385,88 @@ fn a_kernel_that_does_otherwise_is_told_loudly() {
         eventually(PATIENCE, "the repair", || daemon.status().last_repair);
         explain("tcp/80").ok();
     }
+}
+
+#[test]
+fn what_is_being_changed_is_no_difference() {
+    let _machine = require!(Root);
+    let host = HostNs::new();
+    let daemon = Daemon::start(&host);
+    let user = User::account(1, &host);
+    let web = Attached::new(&daemon, &user);
+    let address = web.address().to_string();
+    let over = AtomicBool::new(false);
+    let changes = |port: u16| {
+        let (asker, path) = (daemon.as_user(user.uid()), format!("/api/attachments/{address}"));
+        while !over.load(Ordering::Relaxed) {
+            for verb in ["open", "close"] {
+                let body = format!(r#"{{"{verb}": ["tcp/{port}"]}}"#);
+                let (response, _) = asker.call("PATCH", &path, Body::Json(&body), None);
+                assert_eq!(response.status, 200, "{response}");
+            }
+        }
+    };
+    let rules = thread::scope(|scope| {
+        for port in [80, 81] {
+            let changes = &changes;
+            scope.spawn(move || changes(port));
+        }
+        let asks = || {
+            let asked = daemon.root().get(&path("outside", &address, "tcp/80", None));
+            // Where it is changed all the time there may be no moment to look.
+            (asked.status != 503).then(|| asked.ok::<Explanation>())
+        };
+        let said: Vec<_> = (0..500).filter_map(|_| asks()).collect();
+        over.store(true, Ordering::Relaxed);
+        said.into_iter()
+            .map(|said| {
+                assert!(said.kernel.agrees, "{said:?}");
+                word(said.rule)
+            })
+            .collect::<BTreeSet<_>>()
+    });
+    assert_eq!(rules, ["closed", "opening"].map(str::to_owned).into());
+}
+
+#[test]
+fn a_user_asks_by_the_names_of_his_containers() {
+    let _machine = require!(Podman);
+    let stage = Stage::on(HostNs::new(), &Config::default(), 2);
+    stage.users.iter().for_each(|user| user.use_hook(&stage.daemon.socket()));
+    let [owner, other] = &stage.users[..] else { panic!("two users") };
+    let said = "--annotation=v6pod.ingress=tcp/5432@2001:db8:1::/48";
+    let _web = owner.start("web", &["--publish=18080:80"], &["sleep", "1000"]);
+    let _db = owner.start("db", &["--publish=18081:5432", said], &["sleep", "1000"]);
+    let asks = |user: &User, words: &[&str]| {
+        let finished = ctl(user, &stage.daemon, &[&["explain"], words].concat());
+        show(words, &finished);
+        finished
+    };
+    let stranger = other.uid().to_string();
+    for (words, verdict, why) in [
+        (&["outside", "web", "tcp/80"][..], "passes", "open to everybody (published port)"),
+        (&["outside", "web", "tcp/443"], "is dropped", "nothing opens tcp/443 of web"),
+        (&["web", "db", "tcp/5432"], "passes", "(annotation)"),
+        (&["2001:db8:2::5", "db", "tcp/5432"], "is dropped", "open to others alone"),
+        (&["host", "web", "tcp/443"], "passes", "whose processes on this host reach it"),
+        (&["host", "web", "tcp/443", "--uid", &stranger], "is dropped", "is not the owner of web"),
+        (&["web", "outside", "tcp/443"], "leaves this host", "nothing of v6pod's holds it back"),
+        (&["web", "db", "tcp/5432", "--as", "2001:db8:1::5"], "is dropped", "no other address"),
+        (&["web", "host", "udp/53"], "passes", "whose own firewall decides"),
+    ] {
+        let finished = asks(owner, words);
+        let text = finished.ok();
+        let first = text.lines().next().unwrap_or_default();
+        assert!(first.ends_with(verdict) && text.contains(why), "{finished}");
+    }
+    let none = asks(other, &["outside", "web", "tcp/80"]);
+    assert!(none.fails().contains("is a container of yours"), "{none}");
+    let json = ctl(owner, &stage.daemon, &["--json", "explain", "outside", "web", "tcp/80"]);
+    let said: Explanation = serde_json::from_str(json.ok()).expect("JSON");
+    assert_eq!(said.opened.map(|opened| opened.by), Some(OpenedBy::Published));
+}
+
+#[allow(clippy::print_stdout, reason = "it is what a person sees")]
+fn show(words: &[&str], finished: &Finished) {
+    println!("$ v6podctl explain {}\n{}{}", words.join(" "), finished.stdout, finished.stderr);
 }

@@ -4,8 +4,9 @@
 //! another's container he gets the answer that he would get if nobody had its address, and of a flow of which
 //! neither end is one that he may see, the one that is given for what is not there.
 //!
-//! What the answer depends on is looked up in the kernel's sets, for this answer. A change that is on its
-//! way is no difference: it is looked again.
+//! What the answer depends on is looked up in the kernel's sets, for this answer, while nobody changes
+//! what is open. A change that is noted and not yet made is no difference: it is waited for. What ends
+//! meanwhile is looked for again, and is not there any more.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
@@ -25,7 +26,7 @@ use crate::kernel::{self, Worker};
 /// How often it is looked before the kernel is said to do otherwise.
 const LOOKS: usize = 4;
 
-/// How long what is on its way is waited for, between two looks.
+/// How long it takes between two looks.
 const PAUSE: Duration = Duration::from_millis(25);
 
 /// An end, before it is known which container it is, if it is one.
@@ -71,19 +72,24 @@ impl Shared {
         if asked.uid.is_some() && !matches!(source, Named::Host(_)) {
             return Err(Refused::Unclear("`uid` is for a process on this host".to_owned()));
         }
-        let mut looks = 1;
-        loop {
+        for look in 1..=LOOKS {
             let rules = self.rules.hold();
-            let (answer, probes) = {
-                let ends = [&source, &destination];
-                let ends = self.places(worker, viewer, asked.uid.unwrap_or(asker), ends)?;
-                let ledger = self.ledger();
-                self.answer(&ledger, &ends, asked)?
+            let places =
+                self.places(worker, viewer, asked.uid.unwrap_or(asker), [&source, &destination])?;
+            let in_force = self.rules.are_in_force(worker)?;
+            let alone = self.rules.change_alone();
+            let Some((answer, probes)) = self.answer(&self.ledger(), &places, asked)? else {
+                // Of what is noted the kernel is told by whoever has noted it.
+                drop((alone, rules));
+                thread::sleep(PAUSE);
+                continue;
             };
-            let kernel = self.seen(worker, &probes)?;
-            drop(rules);
-            if kernel.agrees || looks == LOOKS {
-                if !kernel.agrees {
+            let elements = self.seen(worker, &probes)?;
+            drop((alone, rules));
+            let agrees = in_force && elements.iter().all(|e| e.wanted == e.there);
+            if agrees || look == LOOKS {
+                let kernel = told::Kernel { agrees, rules: in_force, elements };
+                if !agrees {
                     tracing::error!(
                         flow = %asked.flow, elements = ?kernel.elements, rules = kernel.rules,
                         "the kernel does not do what the rules say: somebody has changed the tables"
@@ -91,9 +97,9 @@ impl Shared {
                 }
                 return Ok(Explanation { kernel, ..answer });
             }
-            looks += 1;
             thread::sleep(PAUSE);
         }
+        Err(Refused::NotReady("what is open of it is being changed"))
     }
 
     /// Who is meant. The kernel is asked before the book is: nobody waits for it there.
@@ -149,13 +155,21 @@ impl Shared {
         }
     }
 
-    /// The answer but for the kernel's part, and what that depends on.
+    /// The answer but for the kernel's part, and what that depends on; none while the kernel is still to
+    /// be told what is open.
     fn answer(
         &self,
         ledger: &Ledger,
         places: &[Place; 2],
         asked: &Explain,
-    ) -> Result<(Explanation, Vec<Probe>), Refused> {
+    ) -> Result<Option<(Explanation, Vec<Probe>)>, Refused> {
+        let behind = |place: &Place| match place {
+            Place::Container(id) => ledger.book.is_behind(id),
+            Place::Other(_) => false,
+        };
+        if places.iter().any(behind) {
+            return Ok(None);
+        }
         let end = |place: &Place| match place {
             Place::Container(id) => {
                 let there = ledger.book.find(id).filter(|a| a.phase.shown().is_some());
@@ -189,23 +203,20 @@ impl Shared {
             chain: met.collect(),
             kernel: told::Kernel { agrees: false, rules: false, elements: Vec::new() },
         };
-        Ok((answer, probes))
+        Ok(Some((answer, probes)))
     }
 
     /// What the kernel has of what an answer depends on.
-    fn seen(&self, worker: &mut Worker, probes: &[Probe]) -> Result<told::Kernel, Refused> {
-        let mut elements = Vec::new();
-        for Probe { element, wanted } in probes {
-            elements.push(told::Element {
+    fn seen(&self, worker: &mut Worker, probes: &[Probe]) -> Result<Vec<told::Element>, Refused> {
+        let seen = |Probe { element, wanted }: &Probe| {
+            Ok(told::Element {
                 set: element.set().to_owned(),
                 element: element.text(),
                 wanted: *wanted,
                 there: worker.rules.has(&self.links, element)?,
-            });
-        }
-        let rules = self.rules.are_in_force(worker)?;
-        let agrees = rules && elements.iter().all(|element| element.wanted == element.there);
-        Ok(told::Kernel { agrees, rules, elements })
+            })
+        };
+        probes.iter().map(seen).collect()
     }
 }
 

@@ -7,7 +7,7 @@ use v6pod_daemon::client::ClientError;
 use v6pod_proto::Uid;
 use v6pod_proto::explain::{Element, End, Explanation, Kernel, Kind, Verdict};
 
-use super::table::columns;
+use super::table::{columns, printable};
 
 /// What stands behind the help of `v6podctl explain`.
 pub(crate) const HELP: &str = "Examples:
@@ -99,7 +99,9 @@ pub(crate) fn text(e: &Explanation) -> String {
         [hook.to_owned(), word(&met.rule), met.why.clone()]
     }));
     rows.extend(kernel(&e.kernel));
-    format!("{} from {from} to {to} {verdict}\n{}", e.flow, columns(&rows))
+    let loud = if e.kernel.agrees { "" } else { ", but THE KERNEL DISAGREES" };
+    let first = printable(&format!("{} from {from} to {to} {verdict}{loud}", e.flow));
+    format!("{first}\n{}", columns(&rows))
 }
 
 /// What is wrong if the kernel does something else.
@@ -189,10 +191,27 @@ mod tests {
         );
         assert!(shown.contains("has open { 2001:db8::5 . tcp . 80 }"), "{shown}");
         let shown = text(&explanation(false));
+        assert!(shown.lines().next().is_some_and(|line| line.ends_with("DISAGREES")), "{shown}");
         assert!(
             shown.contains("DISAGREES  open { 2001:db8::5 . tcp . 80 } is not there"),
             "{shown}"
         );
+    }
+
+    #[test]
+    fn a_container_does_not_speak_to_the_terminal_by_its_name() {
+        let mut hostile = explanation(true);
+        let name = "x\nechoed \u{1b}[2J".to_owned();
+        hostile.chain[0].why = name.clone();
+        hostile.source = End::Container {
+            container: "0".repeat(64).parse().unwrap(),
+            name: Some(name),
+            owner: Uid::ROOT,
+            address: "2001:db8::6".parse().unwrap(),
+        };
+        let shown = text(&hostile);
+        assert_eq!(shown.lines().count(), 4, "{shown}");
+        assert!(!shown.contains('\u{1b}'), "{shown}");
     }
 
     #[test]
