@@ -5,6 +5,7 @@
 //! that can own something. Unknown fields in a request are an error that names the field.
 #![forbid(unsafe_code)]
 
+pub mod explain;
 mod ids;
 pub mod oci;
 mod problem;

@@ -15,6 +15,7 @@ use super::routes::OPENAPI;
         handlers::list,
         handlers::show,
         handlers::change,
+        handlers::explain,
         handlers::status,
         handlers::capacity,
         handlers::prefix,

@@ -9,6 +9,7 @@ use axum::extract::{Extension, Path, Query, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
+use v6pod_proto::explain::{Explain, Explanation};
 use v6pod_proto::{
     Activate, Attachment, AttachmentList, Capacity, Change, Code, Deactivate, Deactivated,
     PrefixView, Status, Uid,
@@ -210,6 +211,19 @@ pub(crate) async fn change(
     let rights = attachments.rights(caller.uid).await;
     let changer = Changer { caller: caller.counted_as(), viewer: connection.viewer(), rights };
     Ok(Json(attachments.change(changer, reference, change).await?))
+}
+
+/// `GET /api/explain`
+#[cfg_attr(test, utoipa::path(get, path = "/api/explain", params(Explain), responses((status = 200, description = "Which rule decides, and whether the kernel has what that depends on", body = Explanation), (status = 400, description = "Malformed", body = v6pod_proto::Problem, content_type = "application/problem+json"), (status = 404, description = "Neither end is a container of yours, or one is unknown, or another's", body = v6pod_proto::Problem, content_type = "application/problem+json"), (status = 409, description = "A reference means several", body = v6pod_proto::Problem, content_type = "application/problem+json"), (status = 500, description = "The kernel failed", body = v6pod_proto::Problem, content_type = "application/problem+json"), (status = 503, description = "Try again", body = v6pod_proto::Problem, content_type = "application/problem+json"))))]
+pub(crate) async fn explain(
+    State(attachments): State<Attachments>,
+    Extension(connection): Extension<Connection>,
+    asked: Result<Query<Explain>, QueryRejection>,
+) -> Result<Json<Explanation>, Failure> {
+    let Query(asked) = asked.map_err(|error| Failure::new(Code::Malformed, error.body_text()))?;
+    let Caller { uid, .. } = connection.caller;
+    let turn = connection.caller.counted_as();
+    Ok(Json(attachments.explain(connection.viewer(), uid, turn, asked).await?))
 }
 
 /// `GET /api/status`

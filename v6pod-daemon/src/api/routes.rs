@@ -26,6 +26,7 @@ pub fn router(attachments: Attachments) -> Router {
         .route("/deactivate", post(handlers::deactivate))
         .route("/api/attachments", get(handlers::list))
         .route("/api/attachments/{reference}", get(handlers::show).patch(handlers::change))
+        .route("/api/explain", get(handlers::explain))
         .route("/api/status", get(handlers::status))
         .route("/api/capacity", get(handlers::capacity))
         .route("/api/prefix", get(handlers::prefix))

@@ -11,6 +11,7 @@
 
 mod completing;
 mod ending;
+mod explaining;
 mod holding;
 mod lock;
 mod making;

@@ -93,6 +93,16 @@ impl Rules {
             && worker.rules.observe_rules(links)?.has_all_of(&self.loaded()))
     }
 
+    /// What the rules follow from.
+    pub(super) const fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// Whether all rules that were loaded are in force, whatever their sets hold.
+    pub(super) fn are_in_force(&self, worker: &mut Worker) -> Result<bool, kernel::Error> {
+        Ok(worker.rules.observe_rules(&self.policy.links)?.has_all_of(&self.loaded()))
+    }
+
     fn loaded(&self) -> MutexGuard<'_, ObservedRules> {
         self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -144,7 +144,7 @@ impl Attachments {
     }
 }
 
-fn unopened(NotOpened { opening, by, why }: &NotOpened) -> Unopened {
+pub(super) fn unopened(NotOpened { opening, by, why }: &NotOpened) -> Unopened {
     Unopened { opening: *opening, by: *by, why: why.to_string() }
 }
 

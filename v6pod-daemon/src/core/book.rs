@@ -412,6 +412,11 @@ impl Book {
         Some(before)
     }
 
+    /// Whether the kernel is still to be told what is open of this attachment.
+    pub fn is_behind(&self, id: &AttachmentId) -> bool {
+        self.behind.contains_key(id)
+    }
+
     /// What the kernel has open of an attachment, and what it is to have; nothing if that is the same, or
     /// if it ends. Afterwards the kernel is taken to have it.
     pub fn follow(&mut self, id: &AttachmentId) -> Option<(Holes, Holes)> {

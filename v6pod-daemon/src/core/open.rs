@@ -277,6 +277,20 @@ impl OpenPorts {
         })
     }
 
+    /// What is open by this element: of several, what came first.
+    pub fn opener(&self, hole: &Hole) -> Option<Opened> {
+        self.open.iter().find(|open| holes(open.opening).contains(hole)).copied()
+    }
+
+    /// What was asked for of this port and is not open.
+    pub fn not_opened(&self, protocol: Protocol, port: u16) -> Vec<NotOpened> {
+        let of_port = |one: &&NotOpened| {
+            let Opening { protocol: of, ports, .. } = one.opening;
+            of == protocol && ports.first() <= port && port <= ports.last()
+        };
+        self.unopened.iter().filter(of_port).copied().collect()
+    }
+
     /// The elements that let all of it in.
     pub fn holes(&self) -> Holes {
         let all: BTreeSet<_> = self.open.iter().flat_map(|o| holes(o.opening)).collect();
@@ -436,6 +450,18 @@ pub enum Hole {
 impl Hole {
     /// The lengths of prefixes for which there are sets. Others are made of longer ones.
     pub const LENGTHS: [u8; 6] = [32, 40, 48, 56, 64, 128];
+
+    /// The elements each of which lets such a flow in, in the order in which they are looked for; from
+    /// whoever it is, if no source is said.
+    pub fn of_flow(protocol: Protocol, port: u16, source: Option<Ipv6Addr>) -> Vec<Self> {
+        let mut all = vec![Self::Port(protocol, port), Self::Every(protocol)];
+        for (length, source) in source.into_iter().flat_map(|s| Self::LENGTHS.map(|l| (l, s))) {
+            let behind = u128::MAX.checked_shr(length.into()).unwrap_or(0);
+            let prefix = Ipv6Addr::from(u128::from(source) & !behind);
+            all.push(Self::From(length, protocol, port, prefix));
+        }
+        all
+    }
 }
 
 /// The elements that one attachment has beyond the three of everybody, without doubles, sorted.

@@ -73,7 +73,8 @@ impl Hole {
         }
     }
 
-    fn text(&self, address: Ipv6Addr) -> String {
+    /// The element of this address's, as nft writes it.
+    pub fn text(&self, address: Ipv6Addr) -> String {
         match self {
             Self::Port(protocol, port) => format!("{address} . {} . {port}", protocol.as_str()),
             Self::Every(protocol) => format!("{address} . {}", protocol.as_str()),

@@ -3,6 +3,7 @@
 //! An ordinary user is shown his own attachments; root on the unix socket is shown all.
 #![forbid(unsafe_code)]
 
+mod explain;
 mod table;
 
 use std::path::PathBuf;
@@ -14,6 +15,7 @@ use v6pod_daemon::client::{Client, ClientError};
 use v6pod_daemon::config::Options;
 use v6pod_daemon::purge;
 use v6pod_daemon::report::chain;
+use v6pod_proto::explain::Explanation;
 use v6pod_proto::wishes::{Opening, OpeningList};
 use v6pod_proto::{Attachment, AttachmentList, Capacity, Change, DEFAULT_SOCKET, Status};
 
@@ -52,6 +54,9 @@ enum Command {
     /// all.
     #[command(after_help = CLOSE_HELP)]
     Close(Ports),
+    /// Say what becomes of a flow, which rule decides, and who opened it.
+    #[command(after_help = explain::HELP)]
+    Explain(explain::Words),
     /// Show what the daemon does and does not do.
     Status,
     /// Show how many more attachments fit, and what ends first.
@@ -120,6 +125,16 @@ async fn run(cli: &Cli) -> Result<String, Failure> {
             let close = Some(OpeningList(ports.ports.clone()));
             cli.change(&client, ports, &Change { close, ..Change::default() }).await
         }
+        Command::Explain(words) => {
+            let answer = client.get(&words.resource()).await;
+            let answer: Explanation = answer.map_err(|error| words.failure(error))?;
+            let text = cli.render(&answer, explain::text)?;
+            if answer.kernel.agrees {
+                return Ok(text);
+            }
+            print(&text);
+            Err(explain::DISAGREES.into())
+        }
         Command::Status => {
             let status: Status = client.get("/api/status").await?;
             cli.render(&status, table::status)
@@ -172,7 +187,12 @@ impl Cli {
 
 /// The path of an attachment, whatever the reference has in it.
 fn resource(reference: &str) -> String {
-    let mut path = String::from("/api/attachments/");
+    format!("/api/attachments/{}", escaped(reference))
+}
+
+/// What stays one part of a path or of a query.
+fn escaped(reference: &str) -> String {
+    let mut path = String::new();
     for byte in reference.bytes() {
         match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b':' => {

@@ -209,7 +209,7 @@ fn duration(seconds: u64) -> String {
 }
 
 /// Left-aligned columns, two spaces apart, nothing behind the last.
-fn columns<const N: usize>(rows: &[[String; N]]) -> String {
+pub(crate) fn columns<const N: usize>(rows: &[[String; N]]) -> String {
     let width = |column: usize| rows.iter().map(|row| printable(&row[column]).len()).max();
     let widths: [usize; N] = std::array::from_fn(|column| width(column).unwrap_or(0));
     let mut text = String::new();
@@ -225,7 +225,7 @@ fn columns<const N: usize>(rows: &[[String; N]]) -> String {
 }
 
 /// A container's name comes from its owner: on a terminal, his control characters are not played.
-fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 

@@ -109,6 +109,11 @@ impl Message {
         Self::about_set(GET_ELEMENT, table, set)
     }
 
+    /// The question for one element of a set.
+    pub(super) fn get_element(table: Table<'_>, set: &str, key: &[u8]) -> Self {
+        Self::elements(GET_ELEMENT, table, set, &[key])
+    }
+
     /// The question for all rules of a table.
     pub(super) fn list_rules(table: Table<'_>) -> Self {
         let mut message = Self::new(GET_RULE, table.family, 0);

@@ -14,6 +14,7 @@
 
 mod conntrack;
 pub mod foreign;
+mod lookup;
 mod message;
 pub mod nft;
 mod watch;
@@ -290,13 +291,7 @@ fn no_rules(error: Error, doing: String, links: &Links) -> Error {
 /// All of an attachment's elements, set by set.
 fn every(elements: &Elements) -> Vec<Element> {
     let Elements { port, mode, mac, address, owner, open } = elements;
-    // IFNAMSIZ is 16; a name has 15 bytes at most. An Ethernet address takes two registers.
-    let mut name = [0; 16];
-    for (to, from) in name.iter_mut().zip(port.as_str().bytes()) {
-        *to = from;
-    }
-    let [a, b, c, d, e, f] = mac.octets();
-    let mac = [a, b, c, d, e, f, 0, 0];
+    let (name, mac) = (lookup::name_key(port), lookup::mac_key(*mac));
     let octets = address.octets();
     // A uid is a number of the host's byte order to nft.
     let uid = owner.as_raw().to_ne_bytes();

@@ -117,6 +117,51 @@ fn elements_of_the_text_are_those_that_netlink_makes() {
 }
 
 #[test]
+fn one_element_is_looked_up_in_every_set() {
+    use crate::core::explain::Element;
+    in_netns(|| {
+        let policy = policy(Ingress::Deny);
+        let links = &policy.links;
+        let mut rules = RulesSocket::open().unwrap();
+        let all = [open_elements(1), open_elements(3)];
+        let each: Vec<_> = all.iter().flat_map(of_attachment).collect();
+        let sets: BTreeSet<_> = each.iter().map(Element::set).collect();
+        assert_eq!(sets.len(), SETS.len(), "{sets:?}");
+        let has = |rules: &mut RulesSocket, e: &Element| rules.has(links, e).unwrap();
+        assert!(each.iter().all(|e| !has(&mut rules, e)), "without a table");
+        nft::load(&Ruleset::of(&policy, &all[..1])).unwrap();
+        for one in &each {
+            let wanted = of_attachment(&all[0]).contains(one);
+            assert_eq!(has(&mut rules, one), wanted, "{} {}", one.set(), one.text());
+        }
+        rules.add(links, &all[1]).unwrap();
+        assert!(each.iter().all(|e| has(&mut rules, e)));
+        // The words are nft's: by them it takes each away.
+        for one in &each {
+            let family = if one.set() == PORT_SET { "bridge" } else { "inet" };
+            let (set, text) = (one.set(), one.text());
+            sh(&format!("nft delete element {family} {} {set} '{{ {text} }}'", table()));
+            assert!(!has(&mut rules, one), "{set} {text}");
+        }
+    });
+}
+
+/// All elements of an attachment's.
+fn of_attachment(elements: &Elements) -> Vec<crate::core::explain::Element> {
+    use crate::core::explain::Element;
+    let Elements { port, mode, mac, address, owner, open } = elements.clone();
+    let mut all = match mode {
+        Mode::Bridge => {
+            vec![Element::Sender(port, mac, address), Element::Known(mac, address)]
+        }
+        Mode::Routed => vec![Element::Routed(port, address)],
+    };
+    all.push(Element::Owner(address, owner));
+    all.extend(open.each().iter().map(|hole| Element::Open(address, *hole)));
+    all
+}
+
+#[test]
 fn what_is_open_changes_in_one_and_whatever_somebody_has_taken_away() {
     in_netns(|| {
         let policy = policy(Ingress::Deny);
