@@ -206,6 +206,15 @@ mod tests {
             let all = [name(users), tags, ingress(Source::ImageLabel)];
             assert_eq!(found(&json(infra), Some(&image)), all);
         }
+        // What would open ports is the image's as long as it is not known that it is not.
+        let annotated = format!(
+            r#"{{"rootfsImageID":"{ID}","spec":{{"annotations":{{"v6pod.ingress":"tcp/80"}}}}}}"#
+        );
+        let annotation = text(Source::ImageAnnotation, "v6pod.ingress", "tcp/80");
+        assert_eq!(found(&annotated, Some(&image)), []);
+        let unknown = Image::read(&images.path().join("elsewhere"), ID);
+        assert_eq!(found(&annotated, Some(&unknown)), [annotation]);
+        assert_eq!(found(&annotated, None), []);
         // Without an image there is nobody else.
         let all = [ingress(Source::Label), name(Source::Label)];
         assert_eq!(found(&json(false), None), all);
