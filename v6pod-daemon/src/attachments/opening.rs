@@ -20,7 +20,9 @@ use crate::core::open::{ChangeError, Holes, NotOpened, OpenPorts, OpenTerms, Rig
 use crate::core::ruleset::Ingress;
 use crate::failpoint;
 use crate::kernel::firewall::Flow;
-use crate::kernel::{self, Worker, sock_diag};
+use crate::kernel::netlink::RouteSocket;
+use crate::kernel::sock_diag::Holders;
+use crate::kernel::{self, Worker};
 
 /// A change that memory and disk know of, and the kernel does not yet.
 #[must_use]
@@ -87,25 +89,37 @@ fn changed(
     let rights = changer.rights.as_ref().ok_or(UNKNOWN_RIGHTS)?;
     let room = ledger.book.room(there.owner, Some(&there.id));
     let (id, next) = (there.id.clone(), there.open.change(change, by, rights, room)?);
-    // Recorded first: what cannot be recorded is not changed.
-    let mut changed = there.clone();
-    changed.open = next.clone();
-    shared.records.write(&changed).map_err(|error| {
-        tracing::error!(attachment = %id, %error, "cannot record what is open");
-        Refused::Failed("the daemon cannot write its record; its log says why".to_owned())
-    })?;
-    failpoint::reach("opening:recorded");
+    // What is nothing new is neither written nor told again, but answered like the rest: when it is in force.
+    if next.recorded() != there.open.recorded() {
+        // Recorded first: what cannot be recorded is not changed.
+        let mut changed = there.clone();
+        changed.open = next.clone();
+        shared.records.write(&changed).map_err(|error| {
+            tracing::error!(attachment = %id, %error, "cannot record what is open");
+            Refused::Failed("the daemon cannot write its record; its log says why".to_owned())
+        })?;
+        failpoint::reach("opening:recorded");
+        tell_change(&changed, changer.caller);
+    }
     let pending = shared.open(&mut ledger, &id, next);
-    let openings: Vec<_> = changed.open.open().iter().map(|o| o.opening.to_string()).collect();
-    tracing::info!(
-        attachment = %id, owner = %changed.owner, by = %changer.caller, openings = openings.join(","),
-        "what is open has changed"
-    );
     drop(ledger);
     shared.enforce(worker, rules, pending)?;
     let ledger = shared.ledger();
     let there = ledger.book.find(&id).and_then(|a| shared.view(&ledger, a));
     there.ok_or(Refused::Unknown)
+}
+
+/// Tells the log what is open now. Of a long list only the beginning: a line's length is not to be a tenant's
+/// to choose.
+fn tell_change(changed: &Attachment, by: Uid) {
+    const TOLD: usize = 16;
+
+    let all = changed.open.open();
+    let openings: Vec<_> = all.iter().take(TOLD).map(|open| open.opening.to_string()).collect();
+    tracing::info!(
+        attachment = %changed.id, owner = %changed.owner, %by, openings = openings.join(","),
+        more = all.len().saturating_sub(TOLD), "what is open has changed"
+    );
 }
 
 /// Tells the log what was asked for and is not open.
@@ -189,34 +203,50 @@ impl Shared {
             (ledger, None) => ledger.book.shown().map(of).collect(),
         };
         let Worker { rules, socket, .. } = worker;
-        let forbidden = |flow: &Flow| {
-            let Some((owner, open)) = all.get(&flow.answers) else { return false };
-            let let_in = open.let_in(flow.asks, flow.protocol, flow.port);
-            !let_in && !is_of(socket, flow, *owner)
-        };
-        let ended = rules.end_flows(&self.links, forbidden)?;
-        if ended > 0 {
-            self.metrics.ended_flows(ended);
-            tracing::info!(ended, "ended flows to what is not open");
+        let mut flows = rules.flows(|flow| {
+            let Some((_, open)) = all.get(&flow.answers) else { return false };
+            !open.let_in(flow.asks, flow.protocol, flow.port)
+        })?;
+        // Sockets are looked at behind the flows: whoever began one of these has his by now.
+        let mut here = Here::default();
+        flows.retain(|begun| {
+            let owner = all.get(&begun.flow.answers).map(|(owner, _)| *owner);
+            owner.is_none_or(|owner| !here.began(socket, &begun.flow, owner))
+        });
+        rules.end_flows(&self.links, &flows)?;
+        if !flows.is_empty() {
+            self.metrics.ended_flows(flows.len());
+            tracing::info!(ended = flows.len(), "ended flows to what is not open");
         }
         Ok(())
     }
 }
 
-/// Whether a process on this host began it that is let in anyway: root's, or the owner's. What cannot be
-/// looked up is nobody's.
-fn is_of(socket: &mut kernel::netlink::RouteSocket, flow: &Flow, owner: Uid) -> bool {
-    let Flow { asks, from, answers, port, .. } = *flow;
-    if !kernel::is_local(socket, asks).unwrap_or(false) {
-        return false;
+/// What was found out about this host for one look at its flows. Of these there are as many as a tenant cares
+/// to begin, so nothing is asked twice.
+#[derive(Default)]
+struct Here {
+    local: HashMap<Ipv6Addr, bool>,
+    holders: Holders,
+}
+
+impl Here {
+    /// Whether a process on this host began it that is let in anyway: root's, or the owner's. What cannot be
+    /// looked up is nobody's; nor is a port that they share with others.
+    fn began(&mut self, socket: &mut RouteSocket, flow: &Flow, owner: Uid) -> bool {
+        let Flow { asks, from, answers, port, .. } = *flow;
+        let local = self.local.entry(asks);
+        if !*local.or_insert_with(|| kernel::is_local(socket, asks).unwrap_or(false)) {
+            return false;
+        }
+        let (there, here) = (SocketAddr::from((answers, port)), SocketAddr::from((asks, from)));
+        let holders = match flow.protocol {
+            Protocol::Tcp => self.holders.of_tcp(here, there).map(|uid| uid.into_iter().collect()),
+            Protocol::Udp => self.holders.of_udp(here),
+        };
+        let holders = holders.unwrap_or_default();
+        !holders.is_empty() && holders.iter().all(|uid| uid.is_root() || *uid == owner)
     }
-    let (here, there) = (SocketAddr::from((answers, port)), SocketAddr::from((asks, from)));
-    let holders = match flow.protocol {
-        Protocol::Tcp => sock_diag::owner_of_peer(here, there).map(|uid| uid.into_iter().collect()),
-        Protocol::Udp => sock_diag::owners_of_udp(there),
-    };
-    let holders: Vec<Uid> = holders.unwrap_or_default();
-    holders.iter().any(|uid| uid.is_root() || *uid == owner)
 }
 
 impl From<ChangeError> for Refused {

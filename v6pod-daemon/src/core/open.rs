@@ -136,9 +136,10 @@ pub enum ChangeError {
 #[error(
     "that is more than {} elements of the firewall for a container, or {} for all of its owner's: each \
      port counts once for each prefix of 32, 40, 48, 56, 64 or 128 bits that its addresses are made of; \
-     tcp/1-65535 to all counts once",
+     tcp/1-65535 to all counts once; or it is more than {} openings",
     Holes::MOST,
-    Holes::MOST_OF_OWNER
+    Holes::MOST_OF_OWNER,
+    ENTRIES
 )]
 pub struct TooMany;
 
@@ -327,9 +328,11 @@ impl OpenPorts {
                 return Err(ChangeError::TooMany(TooMany));
             }
         }
-        // What is left of every port is many.
-        let fits = next.open.len() <= ENTRIES && next.count() <= most(room);
-        if !fits && next.count() > self.count() {
+        // What is left of every port is many elements, and what is left of ranges many entries: a restart would
+        // drop those behind the last that there is room for.
+        let more_entries = next.open.len() > ENTRIES && next.open.len() > self.open.len();
+        let more_elements = next.count() > most(room) && next.count() > self.count();
+        if more_entries || more_elements {
             return Err(ChangeError::TooMany(TooMany));
         }
         Ok(next)

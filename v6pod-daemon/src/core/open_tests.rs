@@ -215,6 +215,26 @@ fn what_is_closed_is_closed_and_a_part_of_its_addresses_cannot_be() {
 }
 
 #[test]
+fn attack_25_nothing_is_split_into_more_openings_than_a_restart_takes_up() {
+    let [list, middle] = [(0..256, "1-4"), (0..256, "2")].map(|(sources, ports)| {
+        sources.map(|n| format!("tcp/{ports}@2001:db8::{n:x}")).collect::<Vec<_>>()
+    });
+    let texts = |all: &[String]| all.iter().map(|text| opening(text)).collect::<Vec<_>>();
+    let none = OpenPorts::default();
+    let all = Change { openings: Some(OpeningList(texts(&list))), ..Change::default() };
+    let open = none.change(&all, OpenedBy::Owner, &Rights::All, usize::MAX).unwrap();
+    assert_eq!(open.open().len(), 256);
+    let close = |texts: Vec<Opening>| {
+        let change = Change { close: Some(OpeningList(texts)), ..Change::default() };
+        open.change(&change, OpenedBy::Owner, &Rights::All, usize::MAX)
+    };
+    assert_eq!(close(texts(&middle)), Err(ChangeError::TooMany(TooMany)));
+    // Whole ones are closed as ever, and what is left is taken up again, all of it.
+    let half = close(texts(&list[..128])).unwrap();
+    assert_eq!(OpenPorts::as_recorded(half.recorded()), half);
+}
+
+#[test]
 fn a_port_cannot_be_taken_out_of_all_of_them() {
     let ports = asks(&[(Source::Annotation, "tcp/1-65535")], &usual());
     assert_eq!(changed(&ports, "close", &["tcp/22"]), Err(ChangeError::TooMany(TooMany)));

@@ -50,21 +50,29 @@ pub struct Flow {
     pub port: u16,
 }
 
-/// The flows of TCP and UDP that are chosen, and their names.
+/// A flow and how conntrack calls it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Begun {
+    /// The flow.
+    pub flow: Flow,
+    name: Vec<u8>,
+}
+
+/// The flows of TCP and UDP that are chosen. All others wait for the choice: it must not ask anybody.
 pub(super) fn choose(
     socket: &mut Socket<Message>,
     mut chosen: impl FnMut(&Flow) -> bool,
-) -> Result<Vec<(Flow, Vec<u8>)>, Error> {
+) -> Result<Vec<Begun>, Error> {
     socket.dump("list the flows", &Message::list_flows(), |kind, payload| {
-        message::flow(kind, payload).filter(|(flow, _)| chosen(flow))
+        let (flow, name) = message::flow(kind, payload)?;
+        chosen(&flow).then_some(Begun { flow, name })
     })
 }
 
 /// Has one flow forgotten.
 pub(super) fn forget_one(
     socket: &mut Socket<Message>,
-    flow: &Flow,
-    name: &[u8],
+    Begun { flow, name }: &Begun,
 ) -> Result<(), Error> {
     let doing = format!("forget the flow from {} to {}", flow.asks, flow.answers);
     gone_is_fine(socket.ack(doing, &Message::forget_flow(name), 0))

@@ -38,7 +38,7 @@ use crate::core::ruleset::{
     ROUTED_SET,
 };
 
-pub use conntrack::Flow;
+pub use conntrack::{Begun, Flow};
 pub use watch::{Losses, News};
 
 /// The families of an instance's tables.
@@ -235,17 +235,17 @@ impl RulesSocket {
         conntrack::forget(&mut self.0, addresses)
     }
 
-    /// Ends the flows of TCP and UDP that are chosen: conntrack forgets them, and what their answering
-    /// side sends on in them does not begin them anew (the chains forward and input). Gives how many there
-    /// were. Asks for each flow that there is, as [`RulesSocket::forget_flows`] does.
-    pub fn end_flows(
-        &mut self,
-        links: &Links,
-        chosen: impl FnMut(&Flow) -> bool,
-    ) -> Result<usize, Error> {
-        let flows = conntrack::choose(&mut self.0, chosen)?;
-        let datagrams = flows.iter().filter(|(flow, _)| flow.protocol == Protocol::Udp);
-        let ended: BTreeSet<_> = datagrams.map(|(flow, _)| ended_element(flow)).collect();
+    /// The flows of TCP and UDP that are chosen. Asks for each flow that there is, as
+    /// [`RulesSocket::forget_flows`] does.
+    pub fn flows(&mut self, chosen: impl FnMut(&Flow) -> bool) -> Result<Vec<Begun>, Error> {
+        conntrack::choose(&mut self.0, chosen)
+    }
+
+    /// Ends these flows: conntrack forgets them, and what their answering side sends on in them does not
+    /// begin them anew (the chains forward and input).
+    pub fn end_flows(&mut self, links: &Links, flows: &[Begun]) -> Result<(), Error> {
+        let datagrams = flows.iter().filter(|begun| begun.flow.protocol == Protocol::Udp);
+        let ended: BTreeSet<_> = datagrams.map(|begun| ended_element(&begun.flow)).collect();
         let ended: Vec<_> = ended.into_iter().collect();
         for some in ended.chunks(message::TOGETHER) {
             let listed =
@@ -255,8 +255,7 @@ impl RulesSocket {
                 tracing::warn!(%error, "flows that were ended may come back");
             }
         }
-        flows.iter().try_for_each(|(flow, name)| conntrack::forget_one(&mut self.0, flow, name))?;
-        Ok(flows.len())
+        flows.iter().try_for_each(|begun| conntrack::forget_one(&mut self.0, begun))
     }
 
     /// Does all of it or nothing.
