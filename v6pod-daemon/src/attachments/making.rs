@@ -422,10 +422,11 @@ fn overflow(
     let (id, host) = (attachment.id.clone(), shared.host());
     tracing::debug!(attachment = %id, bridge = %host.links.bridge, "the bridge is full; routing");
     {
+        // Whoever loads the rules meanwhile would load those of the bridge port again.
         let _rules = shared.rules.hold();
         kernel::wire::undo(worker, &host, &attachment.port, &step::Step::Rules)?;
+        attachment.port = shared.ledger().book.reroute(&id).ok_or(ENDED)?.port.clone();
     }
-    attachment.port = shared.ledger().book.reroute(&id).ok_or(ENDED)?.port.clone();
     record(shared, attachment)?;
     failpoint::reach("making:overflowed");
     Ok(())
