@@ -4,7 +4,7 @@
 
 Every command prints `ready` once its harm is done or under way, and then goes on until it is killed.
 """
-import array, ctypes, errno, json, os, random, resource, select, signal, socket, struct, sys, tempfile, time
+import array, ctypes, errno, json, os, random, resource, select, signal, socket, struct, sys, tempfile, threading, time
 
 SOCKET, COMMAND, *WORDS = sys.argv[1:]
 libc = ctypes.CDLL(None, use_errno=True)
@@ -149,6 +149,33 @@ def idle(count):
         except OSError:
             break
     return kept
+
+
+def waiting(words):
+    """So many threads that all connect, to the socket or to another one, and most of whom wait."""
+    count, *path = words.split(" ")
+    path = path[0] if path else SOCKET
+    threading.stack_size(64 << 10)
+    each = 250
+
+    def again():
+        while True:
+            s = socket.socket(socket.AF_UNIX)
+            try:
+                s.connect(path)
+            except OSError:
+                time.sleep(0.01)
+            s.close()
+
+    for _ in range(int(count) // each):
+        if os.fork() == 0:
+            libc.prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL
+            for _ in range(each - 1):
+                threading.Thread(target=again, daemon=True).start()
+            again()
+    time.sleep(2)
+    with open("/proc/net/unix") as f:
+        print("waiting", sum(1 for line in f if line.split()[7:] == [path]), flush=True)
 
 
 def half(count):
@@ -372,7 +399,7 @@ def flood(names):
     time.sleep(1)
 
 
-COMMANDS = (idle, half, linger, fuse, unread, mount_over, leases, storm, flood)
+COMMANDS = (idle, half, linger, fuse, unread, mount_over, leases, storm, waiting, flood)
 COMMANDS = {f.__name__: f for f in COMMANDS}
 everything = COMMANDS[COMMAND](*(WORDS or [None]))
 print("ready", flush=True)

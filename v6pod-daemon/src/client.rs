@@ -1,8 +1,9 @@
 //! A client of the daemon's API over its unix socket: what v6podctl speaks.
 
-use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use std::{fs, io};
 
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Bytes;
@@ -12,7 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
-use v6pod_proto::Problem;
+use v6pod_proto::{Problem, Uid, sockets};
 
 /// How long a whole call may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -101,8 +102,27 @@ impl Client {
     }
 }
 
-/// Connects. A queue that is full, in a crowd, is one that does not block says (unix(7)).
-async fn connect(path: &Path) -> io::Result<UnixStream> {
+/// Connects, at the caller's own socket if there is one.
+async fn connect(common: &Path) -> io::Result<UnixStream> {
+    if let Some(own) = own_socket(common)
+        && let Ok(stream) = connect_to(&own).await
+    {
+        return Ok(stream);
+    }
+    connect_to(common).await
+}
+
+/// Where this process's user may have a socket of his own. Only in a folder that is nobody else's to write in
+/// than theirs who made the common one: in /tmp anybody could have made it.
+fn own_socket(common: &Path) -> Option<PathBuf> {
+    let own = sockets::folder(common)?;
+    let mode = fs::metadata(own.parent()?).ok()?.mode();
+    let uid = Uid::new(rustix::process::geteuid().as_raw())?;
+    (mode & 0o022 == 0).then(|| own.join(sockets::name(uid)))
+}
+
+/// A queue that is full, in a crowd, is one that does not block says (unix(7)).
+async fn connect_to(path: &Path) -> io::Result<UnixStream> {
     loop {
         match UnixStream::connect(path).await {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(AGAIN).await,

@@ -18,7 +18,8 @@ use v6pod_proto::Uid;
 const SHARE: u32 = 10;
 
 /// Which part of one processor's time goes into refusing. Between two evils: what it takes slows others'
-/// programs, and the less it is, the longer others stand behind a crowd that waits in connect(2).
+/// programs, and the less it is, the longer a first caller, who has no socket of his own yet, stands behind a
+/// crowd that waits in connect(2).
 const REFUSING: u32 = 4;
 
 /// How much of it he may have at once: to make and end some 60 attachments, at the 3.8 ms that each

@@ -9,6 +9,7 @@ pub mod explain;
 mod ids;
 pub mod oci;
 mod problem;
+pub mod sockets;
 pub mod storage;
 mod wire;
 pub mod wishes;

@@ -11,7 +11,7 @@ use std::fmt;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd as _, OwnedFd, RawFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,9 @@ use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
     SocketFlags, SocketType, connect, sendmsg, socket_with,
 };
-use v6pod_proto::{Activate, Code, Deactivate, Problem};
+use v6pod_proto::{Activate, Code, Deactivate, Problem, Uid, sockets};
+
+use crate::identity::outer_uid;
 
 /// The longest that a connection may take to be accepted into the daemon's queue.
 pub(crate) const CONNECT: Duration = Duration::from_secs(1);
@@ -190,11 +192,12 @@ pub(crate) fn ask(
     limit: usize,
     end: Deadline,
 ) -> Result<(Lease, Vec<u8>), Failure> {
-    let address = SocketAddrUnix::new(socket)?;
+    let common = SocketAddrUnix::new(socket)?;
+    let own = own_socket(socket).and_then(|own| SocketAddrUnix::new(own).ok());
     let request = http_request(what, body);
     let mut was_there = false;
     loop {
-        match attempt(&address, &request, netns, limit, end) {
+        match attempt(own.as_ref(), &common, &request, netns, limit, end) {
             Err(Failure::Ended) => was_there = true,
             Err(Failure::Absent) if was_there => {}
             Err(Failure::Late) if was_there => return Err(Failure::Ended),
@@ -204,14 +207,28 @@ pub(crate) fn ask(
     }
 }
 
+/// Where this process's user may have a socket of his own. Only in a folder that is nobody else's to write in
+/// than theirs who made the common one: in /tmp anybody could have made it.
+fn own_socket(common: &Path) -> Option<PathBuf> {
+    let folder = sockets::folder(common)?;
+    let mode = rustix::fs::stat(folder.parent()?).ok()?.st_mode;
+    let uid = Uid::new(outer_uid())?;
+    (mode & 0o022 == 0).then(|| folder.join(sockets::name(uid)))
+}
+
 fn attempt(
-    address: &SocketAddrUnix,
+    own: Option<&SocketAddrUnix>,
+    common: &SocketAddrUnix,
     request: &[u8],
     netns: Option<BorrowedFd<'_>>,
     limit: usize,
     end: Deadline,
 ) -> Result<(Lease, Vec<u8>), Failure> {
-    let socket = open(address, end)?;
+    let socket = match own.map(|own| open(own, end)) {
+        // Nobody listens there yet, or it is somebody else's: he is not who he takes himself for.
+        None | Some(Err(Failure::Absent | Failure::Io(_))) => open(common, end)?,
+        Some(opened) => opened?,
+    };
     send(socket.as_fd(), request, netns, end)?;
     let answer = receive(socket.as_fd(), limit, end)?;
     match answer.status {

@@ -27,7 +27,8 @@ use rustix::net::{SocketFlags, accept_with, listen};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpListener, TcpStream, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tower::Service as _;
 use v6pod_proto::Uid;
@@ -35,6 +36,7 @@ use v6pod_proto::Uid;
 use super::caller::{Caller, Via, peer_of};
 use super::handlers::Connection;
 use super::inherited::{Inherited, tell_of_the_missing};
+use super::own_sockets::{OwnSockets, tell_of_logins};
 use super::problem;
 use super::shares::Shares;
 use super::stream::{Inbox, Stream, dismiss, keep_urgent_bytes};
@@ -61,6 +63,9 @@ const REFUSED: Duration = Duration::from_micros(10);
 /// How many connections may wait to be accepted; who comes later waits in connect(2). Few, because
 /// whoever stands behind a crowd waits until all of it has been refused.
 const WAITING: i32 = 64;
+
+/// Of how many users who were served it is kept in mind that they need sockets of their own.
+const SERVED_AT_ONCE: usize = 64;
 
 /// How many connections there may be that are not leases.
 pub(crate) const CONNECTIONS: usize = 2048;
@@ -95,10 +100,11 @@ pub enum ListenError {
     },
 }
 
-/// Both listeners, bound.
+/// All listeners, bound, and where each user's own are to be.
 #[derive(Debug)]
 pub struct Listeners {
     unix: AsyncFd<OwnedFd>,
+    own: Option<OwnSockets>,
     tcp: Vec<TcpListener>,
 }
 
@@ -132,7 +138,10 @@ impl Listeners {
             tcp.push(listener.map_err(|source| ListenError::Tcp { address, source })?);
         }
         inherited.tell_of_the_rest();
-        Ok(Self { unix, tcp })
+        let own = OwnSockets::beside(&path).inspect_err(|error| {
+            tracing::warn!(%error, "users get no sockets of their own: {}", path.display());
+        });
+        Ok(Self { unix, own: own.ok(), tcp })
     }
 
     /// Serves until `stop` says so. Requests at work are finished; leases are left alone.
@@ -143,6 +152,7 @@ impl Listeners {
         stop: watch::Receiver<bool>,
     ) {
         let room = Arc::new(Semaphore::new(CONNECTIONS));
+        let (served, users) = mpsc::channel(SERVED_AT_ONCE);
         let server = Server {
             router,
             closer: attachments.closer(),
@@ -150,8 +160,12 @@ impl Listeners {
             room: Arc::clone(&room),
             shares: Shares::default(),
             refusals: Refusals::default(),
+            served,
         };
-        let mut loops = tokio::task::JoinSet::new();
+        let mut loops = JoinSet::new();
+        if let Some(own) = self.own {
+            loops.spawn(until(stop.clone(), server.clone().welcome(own, users)));
+        }
         loops.spawn(until(stop.clone(), server.clone().accept_unix(self.unix)));
         for listener in self.tcp {
             let server = Server { refusals: Refusals::default(), ..server.clone() };
@@ -195,9 +209,52 @@ struct Server {
     shares: Shares,
     /// Those of one listener.
     refusals: Refusals,
+    /// Is told of users who were served at the common socket.
+    served: mpsc::Sender<Uid>,
 }
 
 impl Server {
+    /// Listens for each user who has come or comes.
+    async fn welcome(self, mut own: OwnSockets, mut users: mpsc::Receiver<Uid>) {
+        let (due, mut loops) = (own.due(), JoinSet::new());
+        let mut listen_for = |uid| match own.make(uid) {
+            Ok(Some(listener)) => drop(loops.spawn(self.clone().accept_from(uid, listener))),
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%uid, %error, "a user gets no socket of his own"),
+        };
+        due.for_each(&mut listen_for);
+        tokio::spawn(tell_of_logins(self.served.clone()));
+        while let Some(uid) = users.recv().await {
+            listen_for(uid);
+        }
+    }
+
+    /// Accepts what comes in by this user's own socket, no faster than is his: what he makes more stays in
+    /// the queue, which is his too.
+    async fn accept_from(self, uid: Uid, listener: AsyncFd<OwnedFd>) {
+        let nonblocking = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let accept = |listener: &AsyncFd<OwnedFd>| Ok(accept_with(listener, nonblocking)?);
+        let paces = self.attachments.paces();
+        loop {
+            let Ok(mut ready) = listener.readable().await else { return };
+            self.shares.room(uid).await;
+            while let Some(wait) = paces.wait(uid, Instant::now()) {
+                sleep(wait).await;
+            }
+            let permit = self.permit().await;
+            match ready.try_io(accept) {
+                Ok(Ok(stream)) => {
+                    paces.charge(uid, REFUSED, Instant::now());
+                    if let Some(stream) = self.turn_away(stream.into()) {
+                        tokio::spawn(self.clone().serve_unix(stream, permit));
+                    }
+                }
+                Ok(Err(error)) => self.pause(&error).await,
+                Err(_would_block) => {}
+            }
+        }
+    }
+
     async fn accept_unix(self, listener: AsyncFd<OwnedFd>) {
         let nonblocking = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         loop {
@@ -279,6 +336,10 @@ impl Server {
             return dismiss(stream, Uid::ROOT, &self.closer);
         };
         let caller = self.caller(uid, via).await;
+        if caller.standing.attaches {
+            // Full: he is told of the next time.
+            let _ = self.served.try_send(uid);
+        }
         let peer = caller.counted_as();
         let place = self.shares.enter(peer).filter(|_| !self.closer.is_behind(peer));
         let Some(place) = place else { return self.refuse(stream, peer) };

@@ -17,6 +17,7 @@ mod handlers;
 mod inherited;
 mod listener;
 mod metrics;
+mod own_sockets;
 mod problem;
 mod routes;
 mod shares;

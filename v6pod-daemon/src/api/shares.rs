@@ -3,8 +3,9 @@
 //! Guarantee: never more than [`EACH`], so that nobody can take all that there are.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::Notify;
 use v6pod_proto::Uid;
 
 /// How many connections, leases aside, one caller may have. A request takes a millisecond.
@@ -12,7 +13,14 @@ pub(crate) const EACH: usize = 128;
 
 /// All shares.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Shares(Arc<Mutex<HashMap<Uid, usize>>>);
+pub(crate) struct Shares(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    open: Mutex<HashMap<Uid, usize>>,
+    /// Somebody has left.
+    left: Notify,
+}
 
 /// One connection's place in its caller's share, until it is dropped.
 #[derive(Debug)]
@@ -24,7 +32,7 @@ pub(crate) struct Place {
 impl Shares {
     /// A place for one more connection of this caller, if his share has one.
     pub(crate) fn enter(&self, caller: Uid) -> Option<Place> {
-        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.open();
         let count = open.entry(caller).or_default();
         if *count >= EACH {
             return None;
@@ -32,31 +40,61 @@ impl Shares {
         *count += 1;
         Some(Place { caller, shares: self.clone() })
     }
-}
 
-impl Shares {
     /// Whether this caller has all that he may have.
     pub(crate) fn is_full(&self, caller: Uid) -> bool {
-        let open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        open.get(&caller).is_some_and(|count| *count >= EACH)
+        self.open().get(&caller).is_some_and(|count| *count >= EACH)
+    }
+
+    /// Waits until this caller has less than he may have.
+    pub(crate) async fn room(&self, caller: Uid) {
+        loop {
+            // Before the look: who leaves from here on is heard of.
+            let left = self.0.left.notified();
+            if !self.is_full(caller) {
+                return;
+            }
+            left.await;
+        }
+    }
+
+    fn open(&self) -> MutexGuard<'_, HashMap<Uid, usize>> {
+        self.0.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut open = self.shares.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.shares.open();
         if let Some(count) = open.get_mut(&self.caller) {
             *count -= 1;
             if *count == 0 {
                 open.remove(&self.caller);
             }
         }
+        drop(open);
+        self.shares.0.left.notify_waiters();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn who_waits_for_room_is_woken_by_whoever_leaves() {
+        let (one, shares) = (Uid::new(1).unwrap(), Shares::default());
+        shares.room(one).await;
+        let mut places: Vec<_> = (0..EACH).map(|_| shares.enter(one).unwrap()).collect();
+        let waiting = tokio::spawn({
+            let shares = shares.clone();
+            async move { shares.room(one).await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        places.pop();
+        waiting.await.unwrap();
+    }
 
     #[test]
     fn attack_26_a_full_share_is_nobody_elses_and_frees_itself() {
@@ -68,6 +106,6 @@ mod tests {
         places.pop();
         assert!(shares.enter(one).is_some());
         drop(places);
-        assert!(shares.0.lock().unwrap().is_empty(), "nobody is remembered");
+        assert!(shares.open().is_empty(), "nobody is remembered");
     }
 }

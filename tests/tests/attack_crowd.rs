@@ -1,0 +1,130 @@
+//! Attack 26, in front of the door: a tenant has ten thousand threads wait for the daemon's socket, and
+//! others do not stand behind them.
+//!
+//! ```text
+//!   v6t1: 10,000 × connect(2) ──▶ run/v6pod.sock ─────────┐
+//!   v6t2: `podman run` ─────────▶ run/users/UID.sock ──▶ v6podd
+//! ```
+#![allow(clippy::expect_used, reason = "a test")]
+
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use v6pod_tests::{Attacker, Halves, PATIENCE, Stage, User, eventually, require, run};
+
+/// How many threads a tenant has.
+const THREADS: &str = "10000";
+
+/// How often `podman run` is measured.
+const TIMES: usize = 15;
+
+/// What `podman run` takes of this user's, the median.
+#[track_caller]
+fn podman_takes(user: &User) -> Duration {
+    let once = |_| {
+        let began = Instant::now();
+        let seen = user.run(&[], &["grep", "-q", "eth0", "/proc/net/if_inet6"]);
+        assert!(seen.status.success(), "no address: {seen}");
+        began.elapsed()
+    };
+    let mut times: Vec<_> = (0..TIMES).map(once).collect();
+    times.sort();
+    times[times.len() / 2]
+}
+
+/// Once there is one.
+#[track_caller]
+fn own_socket(stage: &Stage, user: &User) -> PathBuf {
+    let path = stage.daemon.run_dir().join(format!("users/{}.sock", user.uid()));
+    eventually(PATIENCE, "a user who has logged in has a socket of his own", || {
+        path.exists().then(|| path.clone())
+    })
+}
+
+/// Whether this user can connect to a socket.
+fn connects(user: &User, path: &std::path::Path) -> bool {
+    let program = "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])";
+    let mut command = user.command("/usr/bin/python3");
+    let seen = run(command.arg("-c").arg(program).arg(path));
+    let refused = ["PermissionError", "ConnectionRefusedError"];
+    let refused = refused.iter().any(|why| seen.stderr.contains(why));
+    assert!(seen.status.success() || refused, "{seen}");
+    seen.status.success()
+}
+
+#[test]
+fn attack_26_ten_thousand_who_wait_for_the_socket_are_in_nobody_elses_way() {
+    let _machine = require!(Podman);
+    let halves = Halves::of_this_thread();
+    halves.first();
+    let mut stage = Stage::with_users(2);
+    stage.daemon.replace_by_release();
+    let stage = stage;
+    let [tenant, other] = [&stage.users[0], &stage.users[1]];
+    let at_his_own = own_socket(&stage, tenant).display().to_string();
+    let before = stage.daemon.footprint();
+    let rest = podman_takes(other);
+    for (place, words) in
+        [("the common socket", THREADS.to_owned()), ("his own", format!("{THREADS} {at_his_own}"))]
+    {
+        let crowd = {
+            halves.second();
+            let crowd = Attacker::start(tenant, &stage.daemon, &["waiting", &words]);
+            halves.first();
+            crowd
+        };
+        let flooded = podman_takes(other);
+        let times = flooded.as_secs_f64() / rest.as_secs_f64();
+        eprintln!("{THREADS} at {place}: {flooded:.1?}, {times:.2} × {rest:.1?}");
+        assert!(flooded < 2 * rest, "{place}: {flooded:?}, {rest:?}");
+        drop(crowd);
+    }
+    before.comes_back(&stage.daemon);
+}
+
+#[test]
+fn who_has_not_logged_in_has_a_socket_once_he_was_served() {
+    let _machine = require!(Root);
+    let stage = Stage::with_users(1);
+    // An account of every Debian's.
+    let daemon = 1;
+    let own = stage.daemon.run_dir().join(format!("users/{daemon}.sock"));
+    assert!(!own.exists());
+    assert_eq!(stage.daemon.as_user(daemon).get("/api/status").status, 200);
+    eventually(PATIENCE, "he has one", || own.exists().then_some(()));
+    // A container's user, who has no account, has none: there are too many of them.
+    let stranger = stage.user().subordinate_ids().start;
+    assert_eq!(stage.daemon.as_user(stranger).get("/api/status").status, 200);
+    // Who comes after him has one, and is told of after him.
+    let next = stage.daemon.run_dir().join("users/2.sock");
+    assert_eq!(stage.daemon.as_user(2).get("/api/status").status, 200);
+    eventually(PATIENCE, "the next has one", || next.exists().then_some(()));
+    assert!(!stage.daemon.run_dir().join(format!("users/{stranger}.sock")).exists());
+}
+
+#[test]
+fn a_users_own_socket_is_nobody_elses() {
+    let _machine = require!(Root);
+    let mut stage = Stage::with_users(2);
+    let [one, two] = [own_socket(&stage, &stage.users[0]), own_socket(&stage, &stage.users[1])];
+    assert!(connects(&stage.users[0], &one) && !connects(&stage.users[0], &two));
+    assert!(connects(&stage.users[1], &two) && !connects(&stage.users[1], &one));
+    // Neither can he take its place, nor see who else has one.
+    let folder = stage.daemon.run_dir().join("users");
+    let mode = fs::metadata(&folder).expect("it is there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o711);
+    // The next daemon listens there again.
+    stage.daemon.stop();
+    stage.daemon.restart();
+    eventually(PATIENCE, "the next daemon listens there", || {
+        connects(&stage.users[0], &own_socket(&stage, &stage.users[0])).then_some(())
+    });
+    // A daemon that is gone leaves nobody at a socket without a listener.
+    stage.daemon.kill9();
+    assert!(one.exists());
+    let refused = std::os::unix::net::UnixStream::connect(&one).expect_err("nobody is there");
+    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+}
