@@ -446,6 +446,7 @@ fn wire(
         failpoint::reach_step("making", step);
     }
     wire.settle();
+    wire.trim();
     Ok(wire.ifindex().unwrap_or_default())
 }
 
