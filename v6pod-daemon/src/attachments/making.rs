@@ -458,6 +458,7 @@ fn wire(
         failpoint::reach_step("making", step);
     }
     wire.settle();
+    wire.trim();
     Ok(wire.ifindex().unwrap_or_default())
 }
 

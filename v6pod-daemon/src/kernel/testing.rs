@@ -175,6 +175,7 @@ impl Bench {
             wire.run(step).unwrap();
         }
         wire.settle();
+        wire.trim();
         wire.ifindex().unwrap()
     }
 }
