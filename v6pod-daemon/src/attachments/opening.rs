@@ -5,22 +5,18 @@
 //! kernel. Nothing is opened for an attachment that has ended. When a change is answered, every flow
 //! that it forbids has ended, and no other.
 
-use std::collections::HashMap;
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::Ipv6Addr;
 use std::sync::{Arc, RwLockReadGuard};
 
 use v6pod_proto as proto;
-use v6pod_proto::wishes::Protocol;
-use v6pod_proto::{AttachmentId, Change, OpenedBy, Uid};
+use v6pod_proto::{AttachmentId, Change, EgressView, OpenedBy, Uid};
 
 use super::view::find;
 use super::{Attachments, Ledger, Refused, Shared, Viewer};
-use crate::core::attachment::{Attachment, Phase};
-use crate::core::open::{ChangeError, Holes, NotOpened, OpenPorts, OpenTerms, Rights};
-use crate::core::ruleset::Ingress;
+use crate::core::attachment::Phase;
+use crate::core::open::{ChangeError, Holes, NotOpened, OpenPorts, OpenTerms, Rights, TooMany};
 use crate::failpoint;
-use crate::kernel::firewall::Flow;
-use crate::kernel::{self, Worker, sock_diag};
+use crate::kernel::Worker;
 
 /// A change that memory and disk know of, and the kernel does not yet.
 #[must_use]
@@ -108,10 +104,18 @@ fn changed(
     there.ok_or(Refused::Unknown)
 }
 
-/// Tells the log what was asked for and is not open.
+/// Tells the log what was asked for and is not open, and what is out of reach.
 pub(super) fn tell_unopened(id: &AttachmentId, open: &OpenPorts) {
     for NotOpened { opening, by, why } in open.unopened() {
         tracing::info!(attachment = %id, %opening, %by, "not open: {why}");
+    }
+    let reach = open.reach();
+    if reach.is_confined() {
+        let EgressView { rule, by } = reach.view();
+        tracing::info!(attachment = %id, egress = %rule, %by, "reaches nothing else");
+    }
+    for opening in reach.cut() {
+        tracing::info!(attachment = %id, %opening, "not in reach: {TooMany}");
     }
 }
 
@@ -122,7 +126,8 @@ pub(super) const UNKNOWN_RIGHTS: Refused =
 impl Shared {
     /// What decides about what somebody with these rights asks for, who has room for so much.
     pub(super) fn open_terms(&self, rights: Rights, room: usize) -> OpenTerms {
-        OpenTerms { ways: self.config.openings, rights, room }
+        let (ways, egress) = (self.config.openings, self.config.egress.clone());
+        OpenTerms { ways, rights, egress, room }
     }
 
     /// Notes in memory what is open from now on; nothing if that is nothing new. Goes with
@@ -162,7 +167,7 @@ impl Shared {
                 Refused::NotReady("the firewall could not be changed; it is tried again each minute")
             })?;
         }
-        let closed = self.open_now(&id).is_none_or(|now| before.without(&now) != Holes::default());
+        let closed = self.open_now(&id).is_none_or(|now| before.allow_more_than(&now));
         if closed { Ok(self.end_flows(worker, Some(&id))?) } else { Ok(()) }
     }
 
@@ -172,51 +177,6 @@ impl Shared {
         let there = ledger.book.find(id).filter(|a| a.phase.shown().is_some());
         there.map(|a| a.port.open.clone())
     }
-
-    /// Ends every flow to this attachment, or to all, that nothing allows: no opening, and not that it is
-    /// one of its owner's or root's on this host.
-    pub(super) fn end_flows(
-        &self,
-        worker: &mut Worker,
-        only: Option<&AttachmentId>,
-    ) -> Result<(), kernel::Error> {
-        if self.config.ingress == Ingress::Allow {
-            return Ok(());
-        }
-        let of = |a: &Attachment| (a.port.address, (a.owner, a.open.clone()));
-        let all: HashMap<Ipv6Addr, (Uid, OpenPorts)> = match (self.ledger(), only) {
-            (ledger, Some(id)) => ledger.book.find(id).map(of).into_iter().collect(),
-            (ledger, None) => ledger.book.shown().map(of).collect(),
-        };
-        let Worker { rules, socket, .. } = worker;
-        let forbidden = |flow: &Flow| {
-            let Some((owner, open)) = all.get(&flow.answers) else { return false };
-            let let_in = open.let_in(flow.asks, flow.protocol, flow.port);
-            !let_in && !is_of(socket, flow, *owner)
-        };
-        let ended = rules.end_flows(&self.links, forbidden)?;
-        if ended > 0 {
-            self.metrics.ended_flows(ended);
-            tracing::info!(ended, "ended flows to what is not open");
-        }
-        Ok(())
-    }
-}
-
-/// Whether a process on this host began it that is let in anyway: root's, or the owner's. What cannot be
-/// looked up is nobody's.
-fn is_of(socket: &mut kernel::netlink::RouteSocket, flow: &Flow, owner: Uid) -> bool {
-    let Flow { asks, from, answers, port, .. } = *flow;
-    if !kernel::is_local(socket, asks).unwrap_or(false) {
-        return false;
-    }
-    let (here, there) = (SocketAddr::from((answers, port)), SocketAddr::from((asks, from)));
-    let holders = match flow.protocol {
-        Protocol::Tcp => sock_diag::owner_of_peer(here, there).map(|uid| uid.into_iter().collect()),
-        Protocol::Udp => sock_diag::owners_of_udp(there),
-    };
-    let holders: Vec<Uid> = holders.unwrap_or_default();
-    holders.iter().any(|uid| uid.is_root() || *uid == owner)
 }
 
 impl From<ChangeError> for Refused {

@@ -4,7 +4,7 @@
 use v6pod_proto::SwitchedOff;
 
 use super::error::{Mistake, line_of};
-use super::file::{File, HostPolicy, Key, Nat66, Verdict};
+use super::file::{EastWest, File, Key, Nat66};
 use super::values::{ConsulUrl, PrefixText, Slice, Text};
 use super::{Config, Registry};
 use crate::core::ruleset::Ingress;
@@ -64,18 +64,14 @@ fn addressing(file: &File) -> [Option<Later>; 7] {
     ]
 }
 
-#[rustfmt::skip]
-fn policy(file: &File) -> [Option<Later>; 3] {
-    let File { firewall, .. } = file;
-    [
-        later("firewall.egress", &firewall.egress, |v| *v == Verdict::Allow, "rules for what leaves",
-            "write \"allow\", which is what is in force"),
-        later("firewall.east_west", &firewall.east_west, never,
-            "rules of their own for neighbours", LEAVE),
-        later("firewall.host", &firewall.host, |v| *v == HostPolicy::AsOutside,
-            "rules for containers to this host",
-            "write \"as-outside\", which is what is in force"),
-    ]
+fn policy(file: &File) -> [Option<Later>; 1] {
+    [later(
+        "firewall.east_west",
+        &file.firewall.east_west,
+        |v| *v != EastWest::Owner,
+        "rules for owners",
+        "write \"policy\" or \"deny\"",
+    )]
 }
 
 #[rustfmt::skip]
@@ -105,12 +101,7 @@ fn names(file: &File) -> [Option<Later>; 11] {
 }
 
 /// What is off in every configuration, and what that means.
-const OFF: [(&str, &str); 7] = [
-    (
-        "egress",
-        "Containers reach whatever this host does, whatever v6pod.egress says, and the host's own addresses as far as its own \
-         firewall lets them.",
-    ),
+const OFF: [(&str, &str); 6] = [
     (
         "nat66",
         "A unique local address (RFC 4193) reaches no further than its prefix is routed: nothing \
@@ -124,7 +115,7 @@ const OFF: [(&str, &str); 7] = [
     ("renumbering", "The prefix is read at the start and stays while the daemon runs."),
     (
         "wishes",
-        "Of annotations and labels v6pod, v6pod.name and v6pod.ingress are acted upon, and of the environment SERVICE_NAME: \
+        "Of annotations and labels v6pod, v6pod.name, v6pod.ingress and v6pod.egress are acted upon, and of the environment SERVICE_NAME: \
          v6pod.address, .subnet, .tags and .check, and what is said of single services, are read and shown.",
     ),
     ("owner-slices", "The containers of all owners draw their addresses from one range."),

@@ -1,0 +1,113 @@
+//! Flows that go on though nothing allows them any more, and their end.
+//!
+//! The rules decide when a flow begins, so what is closed, or out of reach from now on, goes on until
+//! conntrack forgets it. Guarantee: a flow that would be let begin does not end.
+
+use std::collections::HashMap;
+use std::net::{Ipv6Addr, SocketAddr};
+
+use v6pod_proto::wishes::Protocol;
+use v6pod_proto::{AttachmentId, Uid};
+
+use super::Shared;
+use crate::core::attachment::Attachment;
+use crate::core::open::OpenPorts;
+use crate::core::ruleset::{EastWest, HostAccess, Ingress};
+use crate::kernel::firewall::Flow;
+use crate::kernel::netlink::RouteSocket;
+use crate::kernel::{self, Worker, sock_diag};
+
+/// What decides about flows: attachments by their address, and the configuration.
+struct Judge {
+    all: HashMap<Ipv6Addr, (Uid, OpenPorts)>,
+    gateway: Ipv6Addr,
+    ingress: Ingress,
+    east_west: EastWest,
+    host: HostAccess,
+}
+
+impl Judge {
+    /// Whether it could end anything.
+    fn is_needed(&self) -> bool {
+        self.ingress == Ingress::Deny
+            || self.east_west == EastWest::Deny
+            || self.host == HostAccess::Deny
+            || self.confined().next().is_some()
+    }
+
+    /// Those that reach what is listed alone.
+    fn confined(&self) -> impl Iterator<Item = Ipv6Addr> {
+        let confined = self.all.iter().filter(|(_, (_, open))| open.reach().is_confined());
+        confined.map(|(address, _)| *address)
+    }
+
+    fn allows(&self, socket: &mut RouteSocket, flow: &Flow) -> bool {
+        let Flow { protocol, asks, answers, port, .. } = *flow;
+        let (from, to) = (self.all.get(&asks), self.all.get(&answers));
+        let kept_apart = match (from, to) {
+            (Some(_), Some(_)) => self.east_west == EastWest::Deny,
+            (Some(_), None) if self.host == HostAccess::Deny => {
+                let resolver = (answers, port) == (self.gateway, 53);
+                !resolver && kernel::is_local(socket, answers).unwrap_or(false)
+            }
+            _ => false,
+        };
+        let kept_in = from.is_some_and(|(_, open)| !open.reach().lets_out(answers, protocol, port));
+        let kept_out = self.ingress == Ingress::Deny
+            && to.is_some_and(|(owner, open)| {
+                !open.let_in(asks, protocol, port) && !is_of(socket, flow, *owner)
+            });
+        !kept_apart && !kept_in && !kept_out
+    }
+}
+
+impl Shared {
+    /// Ends every flow of this attachment, or of all, that nothing allows. One to it is allowed by an
+    /// opening, or as its owner's or root's on this host; one that it began, by what it may reach.
+    pub(super) fn end_flows(
+        &self,
+        worker: &mut Worker,
+        only: Option<&AttachmentId>,
+    ) -> Result<(), kernel::Error> {
+        let of = |a: &Attachment| (a.port.address, (a.owner, a.open.clone()));
+        let judge = {
+            let ledger = self.ledger();
+            let all = match only {
+                Some(id) => ledger.book.find(id).map(of).into_iter().collect(),
+                None => ledger.book.shown().map(of).collect(),
+            };
+            let gateway = ledger.book.terms().prefix.gateway();
+            let config = &self.config;
+            let (ingress, east_west, host) = (config.ingress, config.east_west, config.host);
+            Judge { all, gateway, ingress, east_west, host }
+        };
+        if !judge.is_needed() {
+            return Ok(());
+        }
+        let Worker { rules, socket, .. } = worker;
+        let mut ended = rules.end_flows(&self.links, |flow| !judge.allows(socket, flow))?;
+        let confined = judge.confined().collect();
+        ended += rules.forget_portless(&confined)?;
+        if ended > 0 {
+            self.metrics.ended_flows(ended);
+            tracing::info!(ended, "ended flows that nothing allows");
+        }
+        Ok(())
+    }
+}
+
+/// Whether a process on this host began it that is let in anyway: root's, or the owner's. What cannot be
+/// looked up is nobody's.
+fn is_of(socket: &mut RouteSocket, flow: &Flow, owner: Uid) -> bool {
+    let Flow { asks, from, answers, port, .. } = *flow;
+    if !kernel::is_local(socket, asks).unwrap_or(false) {
+        return false;
+    }
+    let (here, there) = (SocketAddr::from((answers, port)), SocketAddr::from((asks, from)));
+    let holders = match flow.protocol {
+        Protocol::Tcp => sock_diag::owner_of_peer(here, there).map(|uid| uid.into_iter().collect()),
+        Protocol::Udp => sock_diag::owners_of_udp(there),
+    };
+    let holders: Vec<Uid> = holders.unwrap_or_default();
+    holders.iter().any(|uid| uid.is_root() || *uid == owner)
+}
