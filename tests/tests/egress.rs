@@ -562,6 +562,50 @@ fn containers_that_are_kept_apart_reach_no_open_port_of_each_others() {
 }
 
 #[test]
+fn an_owners_containers_reach_each_other_and_nobody_elses() {
+    let _machine = require!(Root);
+    for mode in MODES {
+        let mut place = Place::with(mode, "");
+        let server = place.container(&[]);
+        let network = server.namespace.network();
+        let _server = Server::start(&network, &[90]);
+        let own = place.container(&[]);
+        let confined = place.container(&[("v6pod.egress", "deny")]);
+        let others = Attached::new(&place.daemon, &place.users[1]);
+        let to = [(server.address(), 90)];
+        let seen = |place: &Place| {
+            let of = |attached: &Attached| reached(&attached.namespace.network(), &to).len();
+            [of(&own), of(&confined), of(&others), reached(&place.outside(), &to).len()]
+        };
+        assert_eq!(seen(&place), [0, 0, 0, 0]);
+        place.daemon.stop();
+        let tables = "[firewall]\neast_west = \"owner\"\n".to_owned();
+        place.daemon.reconfigure(&Config { tables, ..Config::default() }.with_mode(mode));
+        place.daemon.restart();
+        assert_eq!(seen(&place), [2, 0, 0, 0]);
+        let later = place.container(&[]);
+        assert_eq!(reached(&later.namespace.network(), &to).len(), 2);
+        // What is opened and closed again is nothing between these.
+        let mut goes_on = tcp(&own.namespace.network(), to[0]);
+        let path = format!("/api/attachments/{}", server.attachment.id);
+        for change in [r#"{"open": ["tcp/90"]}"#, r#"{"close": ["tcp/90"]}"#] {
+            let caller = place.daemon.as_user(server.namespace.uid());
+            assert_eq!(caller.call("PATCH", &path, Body::Json(change), None).0.status, 200);
+        }
+        assert!(goes_on.is_answered());
+        let living =
+            [&server, &own, &confined, &others, &later].map(|a| (&a.namespace, a.address()));
+        Invariants::hold(&place.daemon, &living);
+        // With the daemon's word it is over.
+        place.daemon.stop();
+        place.daemon.reconfigure(&Config::default().with_mode(mode));
+        place.daemon.restart();
+        goes_on.ends();
+        assert_eq!(seen(&place), [0, 0, 0, 0]);
+    }
+}
+
+#[test]
 fn podman_says_what_a_container_may_reach_and_an_image_only_confines() {
     const BUILD: &str = "printf 'FROM localhost/v6test\\nLABEL v6pod.egress=deny,tcp/7000\\n' | \
          podman build --quiet --format oci --tag localhost/bearing -f - .";

@@ -147,7 +147,7 @@ fn describe(
         && ask.opens()
     {
         let room = ledger.book.room(owner, Some(id));
-        let terms = shared.open_terms(rights.clone(), room);
+        let terms = shared.open_terms(owner, rights.clone(), room);
         let (wishes, found) = (&described.wishes, &described.found);
         described.open = match described.open.is_changed() {
             true => described.open.clone().reaching(wishes, found, &terms),

@@ -20,6 +20,8 @@ use crate::kernel::{self, Worker, sock_diag};
 /// What decides about flows: attachments by their address, and the configuration.
 struct Judge {
     all: HashMap<Ipv6Addr, (Uid, OpenPorts)>,
+    /// Whose containers reach each other freely, by address: of every one.
+    kin: HashMap<Ipv6Addr, Uid>,
     gateway: Ipv6Addr,
     ingress: Ingress,
     east_west: EastWest,
@@ -55,7 +57,8 @@ impl Judge {
         let kept_in = from.is_some_and(|(_, open)| !open.reach().lets_out(answers, protocol, port));
         let kept_out = self.ingress == Ingress::Deny
             && to.is_some_and(|(owner, open)| {
-                !open.let_in(asks, protocol, port) && !is_of(socket, flow, *owner)
+                let kin = self.kin.get(&asks) == Some(owner);
+                !kin && !open.let_in(asks, protocol, port) && !is_of(socket, flow, *owner)
             });
         !kept_apart && !kept_in && !kept_out
     }
@@ -76,10 +79,14 @@ impl Shared {
                 Some(id) => ledger.book.find(id).map(of).into_iter().collect(),
                 None => ledger.book.shown().map(of).collect(),
             };
+            let kin = match self.config.east_west {
+                EastWest::Owner => ledger.book.all().map(|a| (a.port.address, a.owner)).collect(),
+                EastWest::Policy | EastWest::Deny => HashMap::new(),
+            };
             let gateway = ledger.book.terms().prefix.gateway();
             let config = &self.config;
             let (ingress, east_west, host) = (config.ingress, config.east_west, config.host);
-            Judge { all, gateway, ingress, east_west, host }
+            Judge { all, kin, gateway, ingress, east_west, host }
         };
         if !judge.is_needed() {
             return Ok(());

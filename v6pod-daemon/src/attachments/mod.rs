@@ -278,11 +278,12 @@ impl Ask {
     /// # Errors
     /// [`Refused::Wish`]: it asks by name for what it may not have. [`Refused::NotReady`]: whether it may
     /// cannot be told.
-    fn open_ports(&self, shared: &Shared, room: usize) -> Result<OpenPorts, Refused> {
+    fn open_ports(&self, shared: &Shared, owner: Uid, room: usize) -> Result<OpenPorts, Refused> {
         // Who asks for nothing needs no rights.
         let none = (!self.opens()).then(Rights::none);
         let rights = self.rights.clone().or(none).ok_or(opening::UNKNOWN_RIGHTS)?;
-        let open = OpenPorts::asked(&self.wishes, &self.found, &shared.open_terms(rights, room));
+        let open =
+            OpenPorts::asked(&self.wishes, &self.found, &shared.open_terms(owner, rights, room));
         if self.declines() {
             return Ok(open);
         }

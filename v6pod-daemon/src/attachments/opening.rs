@@ -15,6 +15,7 @@ use super::view::find;
 use super::{Attachments, Ledger, Refused, Shared, Viewer};
 use crate::core::attachment::Phase;
 use crate::core::open::{ChangeError, Holes, NotOpened, OpenPorts, OpenTerms, Rights, TooMany};
+use crate::core::ruleset::EastWest;
 use crate::failpoint;
 use crate::kernel::Worker;
 
@@ -124,10 +125,11 @@ pub(super) const UNKNOWN_RIGHTS: Refused =
     Refused::NotReady("the system does not say what you may open (firewall.allow)");
 
 impl Shared {
-    /// What decides about what somebody with these rights asks for, who has room for so much.
-    pub(super) fn open_terms(&self, rights: Rights, room: usize) -> OpenTerms {
+    /// What decides about what this owner asks for with these rights, who has room for so much.
+    pub(super) fn open_terms(&self, owner: Uid, rights: Rights, room: usize) -> OpenTerms {
         let (ways, egress) = (self.config.openings, self.config.egress.clone());
-        OpenTerms { ways, rights, egress, room }
+        let kin = (self.config.east_west == EastWest::Owner).then_some(owner);
+        OpenTerms { ways, rights, egress, kin, room }
     }
 
     /// Notes in memory what is open from now on; nothing if that is nothing new. Goes with

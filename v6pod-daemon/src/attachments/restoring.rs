@@ -301,7 +301,7 @@ async fn judge(shared: &Arc<Shared>, living: &mut [Attachment]) -> HashSet<Attac
         let used = used.entry(a.owner).or_default();
         let rights = rights.get(&a.owner).cloned().flatten();
         let room = Holes::MOST_OF_OWNER.saturating_sub(*used);
-        let terms = shared.open_terms(rights.clone().unwrap_or_else(Rights::none), room);
+        let terms = shared.open_terms(a.owner, rights.clone().unwrap_or_else(Rights::none), room);
         let open = match rights {
             Some(_) => a.open.again(&a.wishes, &a.found, &terms),
             None => a.open.clone().reaching(&a.wishes, &a.found, &terms),

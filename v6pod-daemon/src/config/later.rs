@@ -4,7 +4,7 @@
 use v6pod_proto::SwitchedOff;
 
 use super::error::{Mistake, line_of};
-use super::file::{EastWest, File, Key, Nat66};
+use super::file::{File, Key, Nat66};
 use super::values::{ConsulUrl, PrefixText, Slice, Text};
 use super::{Config, Registry};
 use crate::core::ruleset::Ingress;
@@ -21,7 +21,7 @@ struct Later {
 
 /// The first key, in the text's order, that asks for something that this version does not have.
 pub(super) fn refuse(text: &str, file: &File) -> Result<(), Mistake> {
-    let all = addressing(file).into_iter().chain(policy(file)).chain(names(file));
+    let all = addressing(file).into_iter().chain(names(file));
     match all.flatten().min_by_key(|later| later.at) {
         None => Ok(()),
         Some(Later { key, at, what, instead }) => {
@@ -62,16 +62,6 @@ fn addressing(file: &File) -> [Option<Later>; 7] {
         later("renumber.grace", &renumber.grace, never, "renumbering", LEAVE),
         later("renumber.settle", &renumber.settle, never, "renumbering", LEAVE),
     ]
-}
-
-fn policy(file: &File) -> [Option<Later>; 1] {
-    [later(
-        "firewall.east_west",
-        &file.firewall.east_west,
-        |v| *v != EastWest::Owner,
-        "rules for owners",
-        "write \"policy\" or \"deny\"",
-    )]
 }
 
 #[rustfmt::skip]

@@ -173,7 +173,8 @@ impl Config {
             },
             east_west: match file.firewall.east_west.map(Spanned::into_inner) {
                 None => default.east_west,
-                Some(file::EastWest::Policy | file::EastWest::Owner) => EastWest::Policy,
+                Some(file::EastWest::Policy) => EastWest::Policy,
+                Some(file::EastWest::Owner) => EastWest::Owner,
                 Some(file::EastWest::Deny) => EastWest::Deny,
             },
             host: match file.firewall.host.map(Spanned::into_inner) {

@@ -86,7 +86,8 @@ fn openings_and_reach_share_one_limit() {
     let wishes = [("v6pod.egress", "deny,udp/1-1000"), ("v6pod.ingress", "tcp/1-20,tcp/30-60")];
     let wishes = Wishes::read(wishes).unwrap();
     let ways = Ways { annotations: true, published: true, labels: false };
-    let terms = OpenTerms { ways, rights: Rights::All, egress: Egress::Allow, room: 5000 };
+    let terms =
+        OpenTerms { ways, rights: Rights::All, egress: Egress::Allow, kin: None, room: 5000 };
     let ports = OpenPorts::asked(&wishes, &OtherWishes::default(), &terms);
     assert_eq!(ports.holes().each().len(), 1021);
     assert_eq!(ports.unopened().len(), 1);
@@ -96,7 +97,8 @@ fn openings_and_reach_share_one_limit() {
 fn a_record_keeps_what_is_out_of_reach_and_one_of_before_says_nothing() {
     let wishes = Wishes::read([("v6pod.egress", "deny,tcp/443@2001:db8::/32")]).unwrap();
     let ways = Ways { annotations: true, published: true, labels: false };
-    let terms = OpenTerms { ways, rights: Rights::All, egress: Egress::Allow, room: 5000 };
+    let terms =
+        OpenTerms { ways, rights: Rights::All, egress: Egress::Allow, kin: None, room: 5000 };
     let ports = OpenPorts::asked(&wishes, &OtherWishes::default(), &terms);
     let json = serde_json::to_string(&ports.recorded()).unwrap();
     assert!(json.contains(r#""rule":"deny,tcp/443@2001:db8::/32""#), "{json}");
@@ -112,7 +114,8 @@ fn what_allows_less_is_told_from_what_allows_as_much() {
     let holes = |text: &str| {
         let wishes = Wishes::read([("v6pod.egress", text)]).unwrap();
         let ways = Ways { annotations: true, published: true, labels: false };
-        let terms = OpenTerms { ways, rights: Rights::All, egress: Egress::Allow, room: 5000 };
+        let terms =
+            OpenTerms { ways, rights: Rights::All, egress: Egress::Allow, kin: None, room: 5000 };
         OpenPorts::asked(&wishes, &OtherWishes::default(), &terms).holes()
     };
     let less = |before: &str, now: &str| holes(before).allow_more_than(&holes(now));
@@ -162,7 +165,7 @@ proptest! {
         let wish = if list.is_empty() { "deny".to_owned() } else { format!("deny,{list}") };
         let wishes = Wishes::read([("v6pod.egress", wish.as_str())]).unwrap();
         let ways = Ways { annotations: true, published: true, labels: false };
-        let terms = OpenTerms { ways, rights: Rights::All, egress: Egress::Allow, room: 5000 };
+        let terms = OpenTerms { ways, rights: Rights::All, egress: Egress::Allow, kin: None, room: 5000 };
         let ports = OpenPorts::asked(&wishes, &OtherWishes::default(), &terms);
         let protocol = if tcp { Protocol::Tcp } else { Protocol::Udp };
         let peer = Ipv6Addr::from(if high { 0x2001_0db9 << 96 } else { 0x2001_0db8 << 96 } | low);

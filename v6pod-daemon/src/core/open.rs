@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use v6pod_proto::wishes::{
     Egress, Opening, OpeningList, Openings, OtherWishes, Peers, Ports, Protocol,
 };
-use v6pod_proto::{Change, EgressView, Opened, OpenedBy, Wishes};
+use v6pod_proto::{Change, EgressView, Opened, OpenedBy, Uid, Wishes};
 
 use super::egress::Reach;
 
@@ -96,6 +96,8 @@ pub struct OpenTerms {
     pub rights: Rights,
     /// What a container may reach that says nothing of that.
     pub egress: Egress,
+    /// Whose it is, where an owner's containers reach each other freely (`firewall.east_west`).
+    pub kin: Option<Uid>,
     /// How many elements are left for it of its owner's.
     pub room: usize,
 }
@@ -107,6 +109,7 @@ pub struct OpenPorts {
     unopened: Vec<NotOpened>,
     changed: bool,
     reach: Reach,
+    kin: Option<Uid>,
 }
 
 /// The same as it stands in a record: without what is not open, which follows from the rest.
@@ -245,8 +248,9 @@ impl OpenPorts {
     /// The same, reaching what a container may that asks for this. What is open stays as it is.
     #[must_use]
     pub fn reaching(self, wishes: &Wishes, found: &OtherWishes, terms: &OpenTerms) -> Self {
-        let OpenTerms { ways, egress, room, .. } = terms;
-        Self { reach: Reach::asked(wishes, found, egress, ways.labels, *room), ..self }
+        let OpenTerms { ways, egress, room, kin, .. } = terms;
+        let reach = Reach::asked(wishes, found, egress, ways.labels, *room);
+        Self { reach, kin: *kin, ..self }
     }
 
     /// What was open before a restart.
@@ -310,7 +314,9 @@ impl OpenPorts {
     /// The elements that let all of it in, and that hold the container to what it may reach.
     pub fn holes(&self) -> Holes {
         let open = self.open.iter().flat_map(|o| holes(o.opening));
-        let all: BTreeSet<_> = open.chain(self.reach.each()).collect();
+        let kin = self.kin.map_or(0, Uid::as_raw);
+        let bits = (0..32).filter(|bit| kin >> bit & 1 == 1).map(Hole::Kin);
+        let all: BTreeSet<_> = open.chain(self.reach.each()).chain(bits).collect();
         Holes(all.into_iter().collect())
     }
 
@@ -329,8 +335,7 @@ impl OpenPorts {
             | Change { openings: Some(_), .. } => return Err(ChangeError::Unclear),
             Change { openings: None, open, close } => (self.closed(list(close))?, list(open)),
         };
-        let reach = self.reach.clone();
-        let mut next = Self { open: kept, unopened: Vec::new(), changed: true, reach };
+        let mut next = Self { open: kept, unopened: Vec::new(), changed: true, ..self.clone() };
         for &opening in more {
             if next.open.iter().any(|open| open.opening == opening) {
                 continue;
@@ -471,6 +476,8 @@ pub enum Hole {
     ReachEvery(Protocol),
     /// One port at the addresses of one prefix. The length is one of [`Hole::LENGTHS`].
     ReachIn(u8, Protocol, u16, Ipv6Addr),
+    /// This bit of its owner's uid is one.
+    Kin(u8),
 }
 
 impl Hole {

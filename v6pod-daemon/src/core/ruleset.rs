@@ -70,6 +70,11 @@ pub const CONFINED_SET: &str = "confined";
 pub const REACH_SET: &str = "reach";
 /// And of which every port: `ipv6_addr . inet_proto`.
 pub const REACH_ALL_SET: &str = "reachall";
+/// The set with the bits of owners' uids: `ipv6_addr`, whose first 16 bits are not the address's but
+/// the number of a bit that is one, from 1. Equal owners are so told by a fixed number of look-ups, however
+/// many owners and containers there are: nft compares no two fields of a packet, nor what it looked up of
+/// them, and keeps nothing from one rule to the next but marks, which are the host's.
+pub const KIN_SET: &str = "kin";
 /// What it reaches at the addresses of a prefix, by the prefix's length, as [`FROM_SETS`].
 pub const REACH_SETS: [(u8, &str); 6] = [
     (32, "reach32"),
@@ -90,6 +95,7 @@ impl Hole {
             Self::Confined => CONFINED_SET,
             Self::Reach(..) => REACH_SET,
             Self::ReachEvery(_) => REACH_ALL_SET,
+            Self::Kin(_) => KIN_SET,
             Self::ReachIn(length, ..) => of_length(REACH_SETS, *length),
         }
     }
@@ -97,6 +103,7 @@ impl Hole {
     fn text(&self, address: Ipv6Addr) -> String {
         match self {
             Self::Confined => address.to_string(),
+            Self::Kin(bit) => with_bit(address, *bit).to_string(),
             Self::Port(protocol, port) | Self::Reach(protocol, port) => {
                 format!("{address} . {} . {port}", protocol.as_str())
             }
@@ -108,6 +115,13 @@ impl Hole {
             }
         }
     }
+}
+
+/// How the bit of a uid stands in [`KIN_SET`].
+pub fn with_bit(address: Ipv6Addr, bit: u8) -> Ipv6Addr {
+    let [_, rest @ ..] = address.segments();
+    let [b, c, d, e, f, g, h] = rest;
+    Ipv6Addr::new(u16::from(bit) + 1, b, c, d, e, f, g, h)
 }
 
 /// The set for prefixes of this length.
@@ -130,6 +144,8 @@ pub enum Ingress {
 pub enum EastWest {
     /// What anybody may.
     Policy,
+    /// Those of one owner everything, others what anybody may.
+    Owner,
     /// Nothing.
     Deny,
 }
@@ -220,7 +236,9 @@ impl Ruleset {
             ("{DENY_OUTPUT}", output.to_owned()),
             ("{DENY_INPUT}", input.to_owned()),
             ("{TO_CONTAINER}", to_container.to_owned()),
-            ("{EAST_WEST}", east_west.rules().to_owned()),
+            ("{EAST_WEST}", east_west.rules().0.to_owned()),
+            ("{SAME_OWNER}", east_west.rules().1.to_owned()),
+            ("{KIN}", east_west.chain()),
             ("{HOST}", host.rules().to_owned()),
             ("{FLOW_SETS}", when(*flows, include_str!("ruleset/flow_sets.nft"))),
             ("{BEGUN}", when(*flows, include_str!("ruleset/begun.nft"))),
@@ -256,6 +274,7 @@ impl Ruleset {
             ("{CONFINED_ELEMENTS}", holes(CONFINED_SET)),
             ("{REACH_ELEMENTS}", holes(REACH_SET)),
             ("{REACH_ALL_ELEMENTS}", holes(REACH_ALL_SET)),
+            ("{KIN_ELEMENTS}", holes(KIN_SET)),
             ("{REACH32_ELEMENTS}", holes("reach32")),
             ("{REACH40_ELEMENTS}", holes("reach40")),
             ("{REACH48_ELEMENTS}", holes("reach48")),
@@ -307,12 +326,33 @@ impl Ingress {
 }
 
 impl EastWest {
-    /// The lines of the chain forward.
-    const fn rules(self) -> &'static str {
+    /// The lines of the chain forward, before and after that about confined containers.
+    const fn rules(self) -> (&'static str, &'static str) {
         match self {
-            Self::Policy => "",
-            Self::Deny => include_str!("ruleset/apart.nft"),
+            Self::Policy => ("", ""),
+            Self::Owner => ("", include_str!("ruleset/same_owner.nft")),
+            Self::Deny => (include_str!("ruleset/apart.nft"), ""),
         }
+    }
+
+    /// The chain that compares owners, bit by bit.
+    fn chain(self) -> String {
+        if self != Self::Owner {
+            return String::new();
+        }
+        let mut text = "\n\t# Lets containers of one owner begin anything with each other: of no bit of his uid is \
+                        one in the set\n\t# and the other not.\n\tchain kin {\n"
+            .to_owned();
+        for bit in 0..32 {
+            let coded = with_bit(Ipv6Addr::UNSPECIFIED, bit);
+            let end = |end| format!("ip6 {end} & 0:ffff:ffff:ffff:ffff:ffff:ffff:ffff | {coded}");
+            let (from, to) = (end("saddr"), end("daddr"));
+            let _infallible = write!(
+                text,
+                "\t\t{from} @kin {to} != @kin return\n\t\t{from} != @kin {to} @kin return\n"
+            );
+        }
+        text + "\t\tgoto offered\n\t}\n"
     }
 }
 

@@ -29,7 +29,8 @@ fn elements(n: u8) -> Elements {
 fn with(n: u8, openings: &str) -> Elements {
     let wishes = Wishes::read([("v6pod.ingress", openings)]).unwrap();
     let ways = Ways { annotations: true, published: true, labels: false };
-    let terms = OpenTerms { ways, rights: Rights::All, egress: Egress::Allow, room: 2000 };
+    let terms =
+        OpenTerms { ways, rights: Rights::All, egress: Egress::Allow, kin: None, room: 2000 };
     let open = OpenPorts::asked(&wishes, &OtherWishes::default(), &terms).holes();
     assert_ne!(open, Holes::default());
     Elements { open, ..elements(n) }
@@ -39,7 +40,8 @@ fn with(n: u8, openings: &str) -> Elements {
 fn confined(n: u8, listed: &str) -> Elements {
     let wishes = Wishes::read([("v6pod.egress", listed)]).unwrap();
     let ways = Ways { annotations: true, published: true, labels: false };
-    let terms = OpenTerms { ways, rights: Rights::All, egress: Egress::Allow, room: 2000 };
+    let terms =
+        OpenTerms { ways, rights: Rights::All, egress: Egress::Allow, kin: None, room: 2000 };
     let open = OpenPorts::asked(&wishes, &OtherWishes::default(), &terms).holes();
     Elements { open, ..elements(n) }
 }
@@ -74,7 +76,7 @@ fn the_rules_are_the_golden_documents() {
         (
             "allow",
             include_str!("golden/allow.nft"),
-            policy("v6pod", prefix, Ingress::Allow),
+            Policy { east_west: EastWest::Owner, ..policy("v6pod", prefix, Ingress::Allow) },
             &five[..0],
         ),
         ("other", include_str!("golden/other.nft"), apart, &five[..]),
@@ -265,6 +267,53 @@ fn where_containers_are_kept_apart_or_from_the_host_that_is_decided_before_anyth
     position(&rules, "ip6 daddr 2001:db8:1:2:3::1 udp dport 53 goto begun");
     let text = Ruleset::of(&usual, &[]);
     assert!(chain(&text, "inet", "input").iter().all(|rule| !rule.contains("dport 53")));
+}
+
+/// Those of one with this owner, where owners' containers reach each other.
+fn owned(n: u8, uid: u32) -> Elements {
+    let ways = Ways { annotations: true, published: true, labels: false };
+    let kin = Uid::new(uid);
+    let terms = OpenTerms { ways, rights: Rights::All, egress: Egress::Allow, kin, room: 2000 };
+    let open = OpenPorts::asked(&Wishes::default(), &OtherWishes::default(), &terms).holes();
+    Elements { open, ..elements(n) }
+}
+
+#[test]
+fn owners_are_compared_bit_by_bit_behind_what_confines() {
+    let usual = policy("v6pod", "2001:db8:1:2:3::/80", Ingress::Deny);
+    let text = Ruleset::of(&Policy { east_west: EastWest::Owner, ..usual.clone() }, &[owned(2, 5)]);
+    for element in ["1:db8:1:2:3::2", "3:db8:1:2:3::2"] {
+        assert_eq!(text.matches(&format!("\t{element}")).count(), 1, "{element}");
+    }
+    assert_eq!(text.matches(":db8:1:2:3::2").count(), 3 + 2);
+    let rules = chain(&text, "inet", "kin");
+    assert_eq!((rules.len(), rules.last()), (65, Some(&"goto offered")));
+    for bit in 1..=32 {
+        let end =
+            |end: &str| format!("ip6 {end} & 0:ffff:ffff:ffff:ffff:ffff:ffff:ffff | {bit:x}::");
+        let (from, to) = (end("saddr"), end("daddr"));
+        position(&rules, &format!("{from} @kin {to} != @kin return"));
+        position(&rules, &format!("{from} != @kin {to} @kin return"));
+    }
+    let forward = chain(&text, "inet", "forward");
+    let confined = position(&forward, "ip6 saddr @confined jump from_confined");
+    let kin = forward.iter().position(|rule| rule.ends_with("jump kin")).unwrap();
+    // Between two ports alone: who is on neither has no bits, as root.
+    assert!(confined < kin && forward[kin].matches("ifgroup").count() == 2, "{forward:?}");
+    assert!(!Ruleset::of(&usual, &[]).contains("@kin"));
+}
+
+proptest! {
+    #[test]
+    fn owners_have_the_same_bits_only_if_they_are_the_same(
+        one in 0..u32::MAX, bit in 0..33_u32, other in 0..u32::MAX, same in any::<bool>()
+    ) {
+        // One that differs in one bit, in none, or in any.
+        let near = one ^ 1_u32.checked_shl(bit).unwrap_or(0);
+        let other = if same { near.min(u32::MAX - 1) } else { other };
+        let [a, b] = [one, other].map(|uid| owned(2, uid).open);
+        prop_assert_eq!(a == b, one == other);
+    }
 }
 
 #[test]

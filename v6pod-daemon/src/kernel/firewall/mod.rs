@@ -32,8 +32,8 @@ use super::netlink::Socket;
 use crate::core::links::Links;
 use crate::core::open::{Hole, Holes};
 use crate::core::ruleset::{
-    CONFINED_SET, ENDED_SET, Elements, FROM_SETS, KNOWN_SET, OPEN_ALL_SET, OPEN_SET, OWNER_SET,
-    PORT_SET, REACH_ALL_SET, REACH_SET, REACH_SETS, ROUTED_SET,
+    CONFINED_SET, ENDED_SET, Elements, FROM_SETS, KIN_SET, KNOWN_SET, OPEN_ALL_SET, OPEN_SET,
+    OWNER_SET, PORT_SET, REACH_ALL_SET, REACH_SET, REACH_SETS, ROUTED_SET, with_bit,
 };
 
 pub use conntrack::Flow;
@@ -62,7 +62,7 @@ pub struct RulesSocket(Socket<Message>);
 type Element = (u8, &'static str, Vec<u8>);
 
 /// All sets whose elements are attachments'.
-const SETS: [(u8, &str); 21] = [
+const SETS: [(u8, &str); 22] = [
     (message::BRIDGE, PORT_SET),
     (message::INET, KNOWN_SET),
     (message::INET, ROUTED_SET),
@@ -78,6 +78,7 @@ const SETS: [(u8, &str); 21] = [
     (message::INET, CONFINED_SET),
     (message::INET, REACH_SET),
     (message::INET, REACH_ALL_SET),
+    (message::INET, KIN_SET),
     (message::INET, REACH_SETS[0].1),
     (message::INET, REACH_SETS[1].1),
     (message::INET, REACH_SETS[2].1),
@@ -328,9 +329,12 @@ fn every(elements: &Elements) -> Vec<Element> {
 }
 
 fn hole_element(address: Ipv6Addr, hole: &Hole) -> Element {
+    if let Hole::Kin(bit) = hole {
+        return (message::INET, KIN_SET, with_bit(address, *bit).octets().to_vec());
+    }
     let address = address.octets();
     let key = match hole {
-        Hole::Confined => address.to_vec(),
+        Hole::Confined | Hole::Kin(_) => address.to_vec(),
         Hole::Port(protocol, port) | Hole::Reach(protocol, port) => {
             [&address[..], &number(*protocol), &port_key(*port)].concat()
         }
