@@ -53,6 +53,7 @@ use crate::core::book::{Book, Released};
 use crate::core::description::Descriptions;
 use crate::core::name::Names;
 use crate::core::open::{NotOpened, OpenPorts, Rights, TooMany};
+use crate::kernel::traffic::Counters;
 use crate::kernel::{self, NetNs, Process, Worker, Workers};
 use crate::pace::Paces;
 use crate::registry::Registrar;
@@ -117,7 +118,8 @@ struct Shared {
     /// For work that a worker's thread leaves to the runtime.
     runtime: Handle,
     metrics: Metrics,
-    readings: Readings,
+    readings: Readings<HashMap<u32, Counters>>,
+    full: Readings<[usize; 2]>,
     users: Mutex<HashMap<Uid, String>>,
     /// Held as long as the daemon is: there is one of its instance.
     _lock: File,

@@ -168,6 +168,7 @@ pub async fn start(config: Config, closer: Closer) -> Result<Attachments, StartE
         runtime: Handle::current(),
         metrics: Metrics::default(),
         readings: Readings::default(),
+        full: Readings::default(),
         host: Mutex::new(host),
         topology,
         config,

@@ -295,12 +295,20 @@ fn related(policy: &Policy, query: &Query<'_>) -> Option<Step> {
     denies.then(|| Step::decides(Rule::Related, Verdict::Passes, why))
 }
 
-/// `firewall.east_west = "deny"`.
+/// `firewall.east_west = "deny"`. Of every address of the range, as who asks may not be told which of them
+/// a container has.
 fn apart(policy: &Policy, query: &Query<'_>) -> Option<Step> {
-    let (End::Container(_), End::Container(_)) = (query.from, query.to) else { return None };
+    let range = policy.prefix;
+    let is_within = |end| match end {
+        End::Container(_) => true,
+        End::Address(address) | End::Vacant(address) => {
+            range.contains(address) && address != range.gateway()
+        }
+        End::Host { .. } | End::Outside => false,
+    };
     let why =
         "containers of this host begin nothing with each other (firewall.east_west = \"deny\")";
-    (policy.east_west == EastWest::Deny)
+    (policy.east_west == EastWest::Deny && is_within(query.from) && is_within(query.to))
         .then(|| Step::decides(Rule::EastWest, Verdict::Dropped, why))
 }
 

@@ -185,6 +185,18 @@ fn neighbours_and_the_host_are_as_the_operator_has_them() {
     ] {
         assert_eq!(ask(east_west(rule), to, kind), expected, "{rule:?} {kind}");
     }
+    // Of another's container as of an address that nobody has, which is no container's to anybody else.
+    for (address, expected) in [
+        ("2001:db8:1::9", (Dropped, Rule::EastWest)),
+        ("2001:db8:1::1", (Dropped, Rule::Closed)),
+        ("2001:db8:2::9", (Dropped, Rule::Closed)),
+    ] {
+        let query =
+            Query { from: at(address), sends_as: None, to: own, kind: "tcp/81".parse().unwrap() };
+        let explained = explain(&east_west(EastWest::Deny), &query);
+        let told = (explained.verdict, explained.chain.last().unwrap().1.rule);
+        assert_eq!(told, expected, "{address}");
+    }
     let closed = Policy { host: HostAccess::Deny, ..policy(Deny) };
     for (to, kind, verdict) in [
         (host(OTHER), "udp/53", Passes),

@@ -75,6 +75,10 @@ pub const REACH_ALL_SET: &str = "reachall";
 /// many owners and containers there are: nft compares no two fields of a packet, nor what it looked up of
 /// them, and keeps nothing from one rule to the next but marks, which are the host's.
 pub const KIN_SET: &str = "kin";
+/// The set with who was refused a flow that it began, in the last second: `ipv6_addr`.
+pub const FULL_BY_SET: &str = "full_by";
+/// And with whom others were.
+pub const FULL_TO_SET: &str = "full_to";
 /// What it reaches at the addresses of a prefix, by the prefix's length, as [`FROM_SETS`].
 pub const REACH_SETS: [(u8, &str); 6] = [
     (32, "reach32"),
@@ -173,7 +177,8 @@ pub struct Policy {
     pub east_west: EastWest,
     /// What they may begin with this host.
     pub host: HostAccess,
-    /// How many flows one container may have begun, and as many others with it; none: any number.
+    /// How many flows one container may have begun, and as many others with it; none: any number. Stands in
+    /// the names of the sets that count: an element keeps the limit that it was made with.
     pub flows: Option<NonZeroU32>,
 }
 

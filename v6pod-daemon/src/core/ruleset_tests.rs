@@ -230,8 +230,8 @@ fn attack_25_each_flow_that_is_let_through_is_counted_first() {
         let policy = policy("v6pod", "2001:db8:1:2:3::/80", ingress);
         let text = Ruleset::of(&policy, &[]);
         for (chain_name, set, full) in [
-            ("begun", "begun_by { ip6 saddr", "@full_by"),
-            ("offered", "offered_to { ip6 daddr", "@full_to"),
+            ("begun", "begun_by_16384 { ip6 saddr", "@full_by"),
+            ("offered", "offered_to_16384 { ip6 daddr", "@full_to"),
         ] {
             let rules = chain(&text, "inet", chain_name);
             let counts = format!("add @{set} ct count over 16384 }}");
@@ -390,10 +390,10 @@ fn nft_0_9_8_reads_the_names_of_the_sets() {
         CONFINED_SET,
         REACH_SET,
         REACH_ALL_SET,
-        "begun_by",
-        "offered_to",
-        "full_by",
-        "full_to",
+        "begun_by_16384",
+        "offered_to_16384",
+        FULL_BY_SET,
+        FULL_TO_SET,
     ] {
         assert!(names.contains(&set), "{set}: {names:?}");
     }

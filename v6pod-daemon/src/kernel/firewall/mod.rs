@@ -34,8 +34,9 @@ use super::netlink::Socket;
 use crate::core::links::Links;
 use crate::core::open::{Hole, Holes};
 use crate::core::ruleset::{
-    CONFINED_SET, ENDED_SET, Elements, FROM_SETS, KIN_SET, KNOWN_SET, OPEN_ALL_SET, OPEN_SET,
-    OWNER_SET, PORT_SET, REACH_ALL_SET, REACH_SET, REACH_SETS, ROUTED_SET, with_bit,
+    CONFINED_SET, ENDED_SET, Elements, FROM_SETS, FULL_BY_SET, FULL_TO_SET, KIN_SET, KNOWN_SET,
+    OPEN_ALL_SET, OPEN_SET, OWNER_SET, PORT_SET, REACH_ALL_SET, REACH_SET, REACH_SETS, ROUTED_SET,
+    with_bit,
 };
 
 pub use conntrack::{Begun, Flow};
@@ -190,6 +191,17 @@ impl RulesSocket {
         let doing = format!("list the set {set} of {}", links.table);
         let read = |kind, payload: &[u8]| message::elements(kind, payload);
         Ok(self.0.dump(doing, &question, read)?.into_iter().flatten().collect())
+    }
+
+    /// How many containers were refused a flow in the last second: that they began, and that others began with
+    /// them.
+    pub fn at_flow_limit(&mut self, links: &Links) -> Result<[usize; 2], Error> {
+        let mut count = |set| match self.list(links, message::INET, set) {
+            // Where flows are not limited there are no such sets.
+            Err(error) if error.is_gone() => Ok(0),
+            other => other.map(|keys| keys.len()),
+        };
+        Ok([count(FULL_BY_SET)?, count(FULL_TO_SET)?])
     }
 
     /// The messages for these elements, of which those of one set stand together.

@@ -7,6 +7,10 @@
 //!                          └── port ── eth0 ┌ others ┐
 //! ```
 #![allow(clippy::expect_used, reason = "a test")]
+#![forbid(unsafe_code)]
+
+mod flows;
+mod place;
 
 use std::fs::File;
 use std::net::{Ipv6Addr, TcpListener};
@@ -16,107 +20,14 @@ use std::thread;
 use v6pod_proto::{Activate, Attachment, EgressBy, Mode};
 use v6pod_tests::packet::{Extension, IPV6, Load, Route, frame};
 use v6pod_tests::{
-    Attached, Body, Config, Daemon, Flow, HostNs, Invariants, OUTSIDE_V6, PATIENCE, Server, Stage,
-    Tap, User, built, eventually, reach_in_kernel, reach_of, require, run, within,
+    Attached, Body, Config, Flow, HostNs, Invariants, OUTSIDE_V6, PATIENCE, Server, Stage, built,
+    eventually, reach_in_kernel, reach_of, require, run, within,
 };
+
+use place::{MODES, Place, answered, outside, pings, reached, tcp, udp};
 
 const MARK: &[u8] = b"v6t-out";
 const LAST: &[u8] = b"v6t-honest";
-
-const MODES: [Mode; 2] = [Mode::Bridge, Mode::Routed];
-
-fn outside() -> Ipv6Addr {
-    OUTSIDE_V6.parse().expect("an address")
-}
-
-/// A host with a daemon and two users; containers come as they are asked for.
-struct Place {
-    users: [User; 2],
-    daemon: Daemon,
-    host: HostNs,
-}
-
-impl Place {
-    #[track_caller]
-    fn with(mode: Mode, tables: &str) -> Self {
-        eprintln!("    {mode:?} {}", tables.replace('\n', " "));
-        let host = HostNs::new();
-        let config = Config { tables: tables.to_owned(), ..Config::default() }.with_mode(mode);
-        let daemon = Daemon::configured(&host, &config);
-        let users = [1, 2].map(|number| User::account(number, &host));
-        // Host and outside know each other: else a first packet waits a second for its retransmission.
-        run(host.command("ping").args(["-c", "1", "-W", "10", OUTSIDE_V6])).ok();
-        Self { users, daemon, host }
-    }
-
-    /// A container of the first user that says this.
-    #[track_caller]
-    fn container(&self, annotations: &[(&str, &str)]) -> Attached {
-        Attached::asking(&self.daemon, &self.users[0], annotations)
-    }
-
-    #[track_caller]
-    fn outside(&self) -> File {
-        File::open(self.host.outside_path()).expect("the outside")
-    }
-
-    #[track_caller]
-    fn host(&self) -> File {
-        File::open(self.host.path()).expect("the host")
-    }
-
-    #[track_caller]
-    fn outside_tap(&self) -> Tap {
-        Tap::open(&self.outside(), "out0")
-    }
-
-    #[track_caller]
-    fn host_tap(&self, interface: &str) -> Tap {
-        Tap::open(&self.host(), interface)
-    }
-
-    /// The Ethernet address that every container sends to.
-    #[track_caller]
-    fn gateway_mac(&self) -> [u8; 6] {
-        self.host_tap(&self.daemon.bridge()).mac()
-    }
-
-    /// The host's own address in the containers' range.
-    fn service(&self) -> Ipv6Addr {
-        "2001:db8:1:2:3::1".parse().expect("an address")
-    }
-
-    /// What conntrack remembers of an address.
-    #[track_caller]
-    fn flows(&self, address: Ipv6Addr) -> usize {
-        let digits: Vec<_> = address.segments().iter().map(|s| format!("{s:04x}")).collect();
-        let table = run(self.host.command("cat").arg("/proc/net/nf_conntrack"));
-        table.ok().lines().filter(|line| line.contains(&digits.join(":"))).count()
-    }
-}
-
-/// Which of these are reached from that namespace, TCP and UDP. All are tried at once: what is dropped says
-/// nothing.
-#[track_caller]
-fn reached(from: &File, to: &[(Ipv6Addr, u16)]) -> Vec<String> {
-    let name = |word: &str, (address, port): (Ipv6Addr, u16)| format!("{word}/{port} {address}");
-    thread::scope(|scope| {
-        let tries = to.iter().map(|&to| {
-            let tcp = scope.spawn(move || Flow::tcp(from, to).map(|_| name("tcp", to)));
-            let udp = scope.spawn(move || Flow::udp(from, to).map(|_| name("udp", to)));
-            [tcp, udp]
-        });
-        let tries: Vec<_> = tries.flatten().collect();
-        tries.into_iter().filter_map(|attempt| attempt.join().expect("an attempt")).collect()
-    })
-}
-
-fn pings(from: &Attached, to: Ipv6Addr) -> bool {
-    from.namespace
-        .run("ping", &["-c", "2", "-i", "0.2", "-W", "1", &to.to_string()])
-        .status
-        .success()
-}
 
 #[test]
 fn a_confined_container_reaches_what_it_lists_and_answers_what_reached_it() {
@@ -279,24 +190,6 @@ fn describe(place: &Place, attached: &Attached, annotations: &[(&str, &str)]) ->
     outcome.unwrap_or_else(|refused| panic!("{refused}"))
 }
 
-#[track_caller]
-fn tcp(from: &File, to: (Ipv6Addr, u16)) -> Flow {
-    Flow::tcp(from, to).expect("a connection")
-}
-
-#[track_caller]
-fn udp(from: &File, to: (Ipv6Addr, u16)) -> Flow {
-    Flow::udp(from, to).expect("an answer")
-}
-
-fn answered(flows: &mut [Flow]) -> Vec<bool> {
-    thread::scope(|scope| {
-        let asked: Vec<_> =
-            flows.iter_mut().map(|flow| scope.spawn(move || flow.is_answered())).collect();
-        asked.into_iter().map(|flow| flow.join().expect("a flow")).collect()
-    })
-}
-
 #[test]
 fn what_the_hook_adds_late_confines_and_ends_what_is_out_of_reach_and_nothing_else() {
     let _machine = require!(Root);
@@ -356,11 +249,7 @@ fn a_hosts_default_confines_who_says_nothing_after_a_restart_too() {
             [&[][..], &[("v6pod.egress", "allow")]].map(|asks| place.container(asks));
         let networks = [&silent, &says].map(|a| a.namespace.network());
         let mut flows = networks.each_ref().map(|network| tcp(network, (outside(), 7000)));
-        place.daemon.stop();
-        let tables = "[firewall]\negress = \"deny\"\n".to_owned();
-        let config = Config { tables, ..Config::default() }.with_mode(mode);
-        place.daemon.reconfigure(&config);
-        place.daemon.restart();
+        place.again(mode, "[firewall]\negress = \"deny\"\n");
         flows[0].ends();
         assert!(flows[1].is_answered());
         let to = [(outside(), 7000)];
@@ -400,86 +289,6 @@ fn attack_11_nothing_that_began_while_there_were_no_rules_goes_on() {
     }
 }
 
-/// Sends this many datagrams, each a flow of its own, and one of a flow that is known behind them.
-fn flood(tap: &Tap, by: [u8; 6], from: [u8; 6], route: &Route, to: u16, count: u16) {
-    for port in 0..count {
-        tap.send(&frame(by, from, IPV6, &route.carry(&route.udp(10_000 + port, to, MARK))));
-    }
-}
-
-#[test]
-fn attack_25_a_container_holds_so_many_flows_and_others_go_on() {
-    const LIMIT: usize = 300;
-    const FLOOD: u16 = 3000;
-    let _machine = require!(Root);
-    for (mode, limit) in MODES.into_iter().flat_map(|mode| [0, LIMIT].map(|limit| (mode, limit))) {
-        let place = Place::with(mode, &format!("[limits]\nflows = {limit}\n"));
-        let outside_ns = place.outside();
-        let _server = Server::start(&outside_ns, &[7000]);
-        let attacker = place.container(&[("v6pod.ingress", "udp/90,tcp/91")]);
-        let victim = place.container(&[("v6pod.ingress", "tcp/90,udp/90")]);
-        let networks = [&attacker, &victim].map(|a| a.namespace.network());
-        let _own = Server::start(&networks[1], &[90]);
-        let _its = Server::start(&networks[0], &[91]);
-        let mut goes_on = [
-            tcp(&networks[0], (outside(), 7000)),
-            udp(&networks[0], (outside(), 7000)),
-            tcp(&outside_ns, (attacker.address(), 91)),
-            tcp(&networks[1], (outside(), 7000)),
-        ];
-        let (gateway, out) = (place.gateway_mac(), place.outside_tap());
-        let uplink = place.host_tap("up0").mac();
-        let of = |to| Route::new(attacker.address(), to);
-
-        // To the outside, to the host, to a neighbour.
-        for to in [outside(), place.service(), victim.address()] {
-            flood(&attacker.tap, gateway, attacker.mac(), &of(to), 90, FLOOD / 3);
-        }
-        let begun = eventually(PATIENCE, "the flood is over", || {
-            let before = place.flows(attacker.address());
-            let frames = out.frames_within(std::time::Duration::from_millis(300)).with(MARK);
-            (frames == 0).then_some(before)
-        });
-        if limit == 0 {
-            assert!(begun >= usize::from(FLOOD), "{begun}");
-            continue;
-        }
-        // Its own and those that others began with it are counted apart.
-        assert!((LIMIT..LIMIT + 20).contains(&begun), "{begun}");
-        // Towards an open port of it, from outside.
-        let inwards = Route::new(outside(), attacker.address());
-        flood(&out, uplink, out.mac(), &inwards, 90, FLOOD);
-        let all = eventually(PATIENCE, "the flood is over", || {
-            let before = place.flows(attacker.address());
-            attacker.tap.drain();
-            let frames = attacker.tap.frames_within(std::time::Duration::from_millis(300));
-            (frames.with(MARK) == 0).then_some(before)
-        });
-        assert!((2 * LIMIT..2 * LIMIT + 20).contains(&all), "{all}");
-        assert!(Flow::tcp(&networks[0], (outside(), 7000)).is_none(), "it has as many as it may");
-        // What it had goes on, and others have their own.
-        assert_eq!(answered(&mut goes_on), [true; 4]);
-        let seen = reached(&networks[1], &[(outside(), 7000)]);
-        assert_eq!(seen.len(), 2);
-        assert_eq!(reached(&outside_ns, &[(victim.address(), 90)]).len(), 2);
-    }
-}
-
-#[test]
-fn a_flood_at_an_open_port_leaves_the_containers_own_way_out() {
-    let _machine = require!(Root);
-    for mode in MODES {
-        let place = Place::with(mode, "[limits]\nflows = 100\n");
-        let _server = Server::start(&place.outside(), &[7000]);
-        let victim = place.container(&[("v6pod.ingress", "udp/90")]);
-        let (out, uplink) = (place.outside_tap(), place.host_tap("up0").mac());
-        let inwards = Route::new(outside(), victim.address());
-        flood(&out, uplink, out.mac(), &inwards, 90, 1000);
-        eventually(PATIENCE, "it is full", || (place.flows(victim.address()) >= 100).then_some(()));
-        assert_eq!(reached(&victim.namespace.network(), &[(outside(), 7000)]).len(), 2);
-    }
-}
-
 /// One that answers one connection, and says nothing by itself.
 #[track_caller]
 fn quiet_server(namespace: &File, port: u16) {
@@ -513,10 +322,7 @@ fn of_the_host_containers_reach_what_the_operator_says() {
         assert!(ends.is_answered());
         let mut goes_on = [tcp(&network, (service, 53)), tcp(&network, (outside(), 53))];
 
-        place.daemon.stop();
-        let tables = firewall + "host = \"deny\"\n";
-        place.daemon.reconfigure(&Config { tables, ..Config::default() }.with_mode(mode));
-        place.daemon.restart();
+        place.again(mode, &(firewall + "host = \"deny\"\n"));
         let expected = [
             format!("tcp/53 {service}"),
             format!("udp/53 {service}"),
@@ -551,10 +357,7 @@ fn containers_that_are_kept_apart_reach_no_open_port_of_each_others() {
         };
         assert_eq!(seen(&place), [2, 2, 2]);
         let mut ends = tcp(&networks[0], to[0]);
-        place.daemon.stop();
-        let tables = firewall + "east_west = \"deny\"\n";
-        place.daemon.reconfigure(&Config { tables, ..Config::default() }.with_mode(mode));
-        place.daemon.restart();
+        place.again(mode, &(firewall + "east_west = \"deny\"\n"));
         assert_eq!(seen(&place), [0, 0, 2]);
         assert!(!pings(&own, server.address()) && pings(&own, outside()));
         ends.ends();
@@ -578,10 +381,7 @@ fn an_owners_containers_reach_each_other_and_nobody_elses() {
             [of(&own), of(&confined), of(&others), reached(&place.outside(), &to).len()]
         };
         assert_eq!(seen(&place), [0, 0, 0, 0]);
-        place.daemon.stop();
-        let tables = "[firewall]\neast_west = \"owner\"\n".to_owned();
-        place.daemon.reconfigure(&Config { tables, ..Config::default() }.with_mode(mode));
-        place.daemon.restart();
+        place.again(mode, "[firewall]\neast_west = \"owner\"\n");
         assert_eq!(seen(&place), [2, 0, 0, 0]);
         let later = place.container(&[]);
         assert_eq!(reached(&later.namespace.network(), &to).len(), 2);
@@ -597,9 +397,7 @@ fn an_owners_containers_reach_each_other_and_nobody_elses() {
             [&server, &own, &confined, &others, &later].map(|a| (&a.namespace, a.address()));
         Invariants::hold(&place.daemon, &living);
         // With the daemon's word it is over.
-        place.daemon.stop();
-        place.daemon.reconfigure(&Config::default().with_mode(mode));
-        place.daemon.restart();
+        place.again(mode, "");
         goes_on.ends();
         assert_eq!(seen(&place), [0, 0, 0, 0]);
     }
