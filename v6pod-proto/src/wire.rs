@@ -5,7 +5,7 @@ use std::net::Ipv6Addr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::wishes::{Egress, Findings, Opening, OpeningList, OtherWishes};
+use crate::wishes::{Egress, Findings, NameWish, Opening, OpeningList, OtherWishes};
 use crate::{AttachmentId, ContainerId, LinkName, Mac, NetworkName, Uid, Wishes};
 
 const fn yes() -> bool {
@@ -112,9 +112,9 @@ pub struct Deactivated {
     pub removed: bool,
 }
 
-/// `PATCH /api/attachments/{reference}`: what is open from now on, as long as the attachment lasts. What
-/// a container asks for counts no more. Either `openings`, or `close` and `open`, of which `close` comes
-/// first; all of it at once, or nothing. Saying what is so already is fine.
+/// `PATCH /api/attachments/{reference}`: what is open from now on, and the name, as long as the attachment
+/// lasts. What a container asks for of it counts no more. Either `openings`, or `close` and `open`, of which
+/// `close` comes first; all of it at once, or nothing. Saying what is so already is fine.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
@@ -132,6 +132,17 @@ pub struct Change {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<Vec<String>>))]
     pub close: Option<OpeningList>,
+    /// The name to be registered by, as `v6pod.name` has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
+    pub name: Option<NameWish>,
+}
+
+impl Change {
+    /// Whether it says something of what is open.
+    pub const fn is_of_openings(&self) -> bool {
+        self.openings.is_some() || self.open.is_some() || self.close.is_some()
+    }
 }
 
 /// Something that is open.

@@ -1,4 +1,5 @@
-//! What is open of attachments that serve: changed, brought into force, and the flows that it ends.
+//! What is open of attachments that serve: changed, brought into force, and the flows that it ends. And their
+//! names, changed by the same request.
 //!
 //! Guarantees: what is to be open is on disk before the kernel hears of it. Of many changes at once
 //! the last that was recorded is in force when all are done, whatever the order in which they got to the
@@ -49,7 +50,7 @@ impl Attachments {
         self.0.ledger().book.all_holes()
     }
 
-    /// Changes what is open of the one attachment that this reference means to the changer.
+    /// Changes what is open, or the name, of the one attachment that this reference means to the changer.
     pub async fn change(
         &self,
         changer: Changer,
@@ -81,22 +82,35 @@ fn changed(
         Viewer::All => OpenedBy::Operator,
         Viewer::Owner(_) => OpenedBy::Owner,
     };
-    let rights = changer.rights.as_ref().ok_or(UNKNOWN_RIGHTS)?;
-    let room = ledger.book.room(there.owner, Some(&there.id));
-    let (id, next) = (there.id.clone(), there.open.change(change, by, rights, room)?);
+    let id = there.id.clone();
+    let mut changed = there.clone();
+    if change.is_of_openings() || change.name.is_none() {
+        let rights = changer.rights.as_ref().ok_or(UNKNOWN_RIGHTS)?;
+        let room = ledger.book.room(there.owner, Some(&there.id));
+        changed.open = there.open.change(change, by, rights, room)?;
+    }
+    let name = change.name.as_ref().filter(|name| there.asked_name() != Some(name));
+    if let Some(name) = name {
+        changed.wishes.name = Some(name.clone());
+    }
     // What is nothing new is neither written nor told again, but answered like the rest: when it is in force.
-    if next.recorded() != there.open.recorded() {
+    let reopened = changed.open.recorded() != there.open.recorded();
+    if reopened || name.is_some() {
         // Recorded first: what cannot be recorded is not changed.
-        let mut changed = there.clone();
-        changed.open = next.clone();
         shared.records.write(&changed).map_err(|error| {
-            tracing::error!(attachment = %id, %error, "cannot record what is open");
+            tracing::error!(attachment = %id, %error, "cannot record a change");
             Refused::Failed("the daemon cannot write its record; its log says why".to_owned())
         })?;
         failpoint::reach("opening:recorded");
-        tell_change(&changed, changer.caller);
+        if reopened {
+            tell_change(&changed, changer.caller);
+        }
     }
-    let pending = shared.open(&mut ledger, &id, next);
+    if let Some(name) = name {
+        tracing::info!(attachment = %id, owner = %changed.owner, by = %changer.caller, %name, "renamed");
+        shared.rename(&mut ledger, &id, name.clone());
+    }
+    let pending = shared.open(&mut ledger, &id, changed.open);
     drop(ledger);
     shared.enforce(worker, rules, pending)?;
     let ledger = shared.ledger();

@@ -131,7 +131,7 @@ fn is_unconfined(egress: &EgressView) -> bool {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ChangeError {
     /// `openings` beside `open` or `close`, or none of them.
-    #[error("say either `openings`, or `open` and `close`")]
+    #[error("say `name`, or either `openings`, or `open` and `close`")]
     Unclear,
     /// The operator lets this user not open it.
     #[error("{opening} is not open: {}", Why::NotAllowed)]
@@ -345,10 +345,10 @@ impl OpenPorts {
         room: usize,
     ) -> Result<Self, ChangeError> {
         let (kept, more) = match change {
-            Change { openings: Some(all), open: None, close: None } => (Vec::new(), &all.0[..]),
-            Change { openings: None, open: None, close: None }
+            Change { openings: Some(all), open: None, close: None, .. } => (vec![], &all.0[..]),
+            Change { openings: None, open: None, close: None, .. }
             | Change { openings: Some(_), .. } => return Err(ChangeError::Unclear),
-            Change { openings: None, open, close } => (self.closed(list(close))?, list(open)),
+            Change { openings: None, open, close, .. } => (self.closed(list(close))?, list(open)),
         };
         let mut next = Self { open: kept, unopened: Vec::new(), changed: true, ..self.clone() };
         for &opening in more {
