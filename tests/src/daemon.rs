@@ -172,6 +172,12 @@ impl Daemon {
     #[track_caller]
     pub fn replace_by_release(&mut self) {
         self.stop();
+        self.restart_release();
+    }
+
+    /// Starts that one again, after [`Daemon::kill9`] or [`Daemon::stop`].
+    #[track_caller]
+    pub fn restart_release(&mut self) {
         let answers = self.launch(&built_for_release(), None);
         assert!(answers, "v6podd ended at once:\n{}", self.log());
     }

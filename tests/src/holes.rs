@@ -5,7 +5,7 @@ use std::net::Ipv6Addr;
 use std::path::Path;
 
 use serde_json::Value;
-use v6pod_proto::wishes::{Opening, Peers, Ports};
+use v6pod_proto::wishes::{Egress, Opening, Peers, Ports};
 
 use crate::{Daemon, run};
 
@@ -15,6 +15,17 @@ const LENGTHS: [u8; 6] = [32, 40, 48, 56, 64, 128];
 /// The elements of all sets of openings in the daemon's table.
 #[track_caller]
 pub fn open_in_kernel(daemon: &Daemon) -> BTreeSet<String> {
+    in_kernel(daemon, &["open", "from"])
+}
+
+/// The elements of all sets with who reaches what alone.
+#[track_caller]
+pub fn reach_in_kernel(daemon: &Daemon) -> BTreeSet<String> {
+    in_kernel(daemon, &["confined", "reach"])
+}
+
+#[track_caller]
+fn in_kernel(daemon: &Daemon, names: &[&str]) -> BTreeSet<String> {
     let mut command = daemon.command(Path::new("nft"));
     let finished = run(command.args(["-j", "-n", "list", "table", "inet", &daemon.table()]));
     // None, for the moment that somebody has taken it away.
@@ -23,10 +34,14 @@ pub fn open_in_kernel(daemon: &Daemon) -> BTreeSet<String> {
     let mut all = BTreeSet::new();
     for set in objects.iter().filter_map(|object| object.get("set")) {
         let name = set["name"].as_str().unwrap_or_default();
-        if !(name.starts_with("open") || name.starts_with("from")) {
+        if !names.iter().any(|beginning| name.starts_with(beginning)) {
             continue;
         }
         for element in set["elem"].as_array().into_iter().flatten() {
+            if let Some(address) = element.as_str() {
+                all.insert(format!("{name} {address}"));
+                continue;
+            }
             let parts = element["concat"].as_array().into_iter().flatten().enumerate();
             let words = parts.map(|(at, part)| {
                 let word = part.as_str().map_or(part.to_string(), str::to_owned);
@@ -45,6 +60,14 @@ pub fn open_in_kernel(daemon: &Daemon) -> BTreeSet<String> {
 /// The elements for what is open at this address.
 pub fn elements_of(address: Ipv6Addr, openings: &[Opening]) -> BTreeSet<String> {
     openings.iter().flat_map(|opening| of_one(address, *opening)).collect()
+}
+
+/// The elements for what is in reach of this address.
+pub fn reach_of(address: Ipv6Addr, rule: &Egress) -> BTreeSet<String> {
+    let Egress::Deny(but) = rule else { return BTreeSet::new() };
+    let to = |element: &String| element.replacen("open", "reach", 1).replacen("from", "reach", 1);
+    let listed = elements_of(address, but);
+    listed.iter().map(to).chain([format!("confined {address}")]).collect()
 }
 
 fn of_one(address: Ipv6Addr, opening: Opening) -> Vec<String> {

@@ -16,7 +16,9 @@ use std::time::Instant;
 use serde_json::Value;
 use v6pod_proto::Attachment;
 
-use crate::{Daemon, OwnedNs, PATIENCE, PREFIX, elements_of, open_in_kernel, run};
+use crate::{
+    Daemon, OwnedNs, PATIENCE, PREFIX, elements_of, open_in_kernel, reach_in_kernel, reach_of, run,
+};
 
 /// `RTPROT` of what the daemon makes, as `ip` prints it.
 const PROTOCOL: &str = "118";
@@ -249,6 +251,8 @@ impl<'a> Invariants<'a> {
         };
         let expected = attachments.iter().flat_map(of).collect();
         self.same("what is open", &expected, &open_in_kernel(self.daemon));
+        let reach = attachments.iter().flat_map(|a| reach_of(a.address, &a.egress.rule)).collect();
+        self.same("what is in reach", &reach, &reach_in_kernel(self.daemon));
     }
 
     fn check_names(&mut self, attachments: &[Attachment]) {

@@ -11,6 +11,11 @@ pub const UDP: u8 = 17;
 /// The next header of ICMPv6.
 pub const ICMPV6: u8 = 58;
 
+/// The flags of TCP that begin a connection (RFC 9293, section 3.1).
+pub const SYN: u8 = 2;
+/// And that acknowledge.
+pub const ACK: u8 = 16;
+
 /// Hop-by-hop options, routing, fragment, destination options.
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
@@ -117,10 +122,20 @@ impl Route {
 
     /// A segment that asks for a connection, with data.
     pub fn syn(&self, from: u16, to: u16, data: &[u8]) -> Load {
-        let ports = [from, to].map(u16::to_be_bytes).concat();
-        // Sequence and acknowledgement; five words of header; SYN; window; checksum; urgent.
-        let rest = [0, 0, 0, 1, 0, 0, 0, 0, 5 << 4, 2, 0xff, 0xff, 0, 0, 0, 0];
-        self.checked(TCP, [&ports, &rest[..], data].concat(), 16)
+        self.tcp([from, to], SYN, [1, 0], data)
+    }
+
+    /// A segment without data, with these flags, its sequence number and what it acknowledges.
+    pub fn segment(&self, from: u16, to: u16, flags: u8, numbers: [u32; 2]) -> Load {
+        self.tcp([from, to], flags, numbers, &[])
+    }
+
+    fn tcp(&self, ports: [u16; 2], flags: u8, numbers: [u32; 2], data: &[u8]) -> Load {
+        let ports = ports.map(u16::to_be_bytes).concat();
+        let numbers = numbers.map(u32::to_be_bytes).concat();
+        // Five words of header; flags; window; checksum; urgent.
+        let rest = [5 << 4, flags, 0xff, 0xff, 0, 0, 0, 0];
+        self.checked(TCP, [&ports, &numbers, &rest[..], data].concat(), 16)
     }
 
     /// A message of ICMPv6, what follows its checksum in `body`.

@@ -1,8 +1,8 @@
-//! Issue 5, line 6: open, close, attach, release and restart in any order, against a model of sets; what the
-//! kernel has at the end of each sequence is what the model has, element by element.
+//! Issue 5, line 6: open, close, confine, attach, release and restart in any order, against a model of sets;
+//! what the kernel has at the end of each sequence is what the model has, element by element.
 //!
 //! ```text
-//!   host ── v6podd ✝ ── v6podd again, told to route or not to
+//!   host ── v6podd ✝ ── v6podd again, told to route or not to, and to confine or not to
 //!     └── ports ── eth0 ┌ up to 6 bare namespaces of root's ┐
 //! ```
 //!
@@ -17,11 +17,11 @@ use std::net::Ipv6Addr;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 
-use v6pod_proto::wishes::Opening;
+use v6pod_proto::wishes::{Egress, Opening};
 use v6pod_proto::{Activate, ContainerId, Mode};
 use v6pod_tests::{
     BareNs, Body, Config, Daemon, Dice, HostNs, Invariants, PATIENCE, Response, elements_of,
-    eventually, open_in_kernel, random_container_id, require,
+    eventually, open_in_kernel, random_container_id, reach_in_kernel, reach_of, require,
 };
 
 const STEPS: usize = 16;
@@ -107,6 +107,30 @@ fn closed(holes: &BTreeSet<Hole>, said: &Said) -> Option<BTreeSet<Hole>> {
     Some(left)
 }
 
+/// What a container says of its reach.
+#[derive(Clone)]
+enum Reach {
+    Unsaid,
+    All,
+    Only(BTreeSet<Hole>),
+}
+
+impl Reach {
+    /// As it is meant, and as it is said.
+    fn any(dice: &mut Dice) -> (Self, Option<String>) {
+        match dice.below(4) {
+            0 | 1 => (Self::Unsaid, None),
+            2 => (Self::All, Some("allow".to_owned())),
+            _ => {
+                let said: Vec<_> = (0..dice.below(4)).map(|_| Said::any(dice)).collect();
+                let texts = ["deny"].into_iter().chain(said.iter().map(|said| said.text.as_str()));
+                let text = texts.collect::<Vec<_>>().join(",");
+                (Self::Only(said.iter().flat_map(Said::holes).collect()), Some(text))
+            }
+        }
+    }
+}
+
 /// One container, and what the model says of it.
 struct Slot {
     namespace: BareNs,
@@ -115,13 +139,15 @@ struct Slot {
     /// Whether its wishes have been said, and whether they count no more.
     said: bool,
     changed: bool,
+    reach: Reach,
     lease: Option<UnixStream>,
 }
 
 impl Slot {
     fn new() -> Self {
         let (namespace, id) = (BareNs::new(), random_container_id());
-        Self { namespace, id, has: None, said: false, changed: false, lease: None }
+        let reach = Reach::Unsaid;
+        Self { namespace, id, has: None, said: false, changed: false, reach, lease: None }
     }
 
     fn attach(&mut self, daemon: &Daemon, dice: &mut Dice) {
@@ -131,12 +157,17 @@ impl Slot {
             let texts: Vec<_> = said.iter().map(|said| said.text.as_str()).collect();
             request.annotations.insert("v6pod.ingress".to_owned(), texts.join(","));
         }
+        let (reach, egress) = Reach::any(dice);
+        request.annotations.extend(egress.map(|text| ("v6pod.egress".to_owned(), text)));
         let (answer, stream) = daemon.root().activate(&request, self.namespace.as_fd());
         let made = answer.unwrap_or_else(|refused| panic!("{refused}"));
         match &self.has {
             // What was said first counts.
             Some((address, _)) => assert_eq!(*address, made.address),
-            None => (self.said, self.changed) = (false, false),
+            None => (self.said, self.changed, self.reach) = (false, false, Reach::Unsaid),
+        }
+        if matches!(self.reach, Reach::Unsaid) {
+            self.reach = reach;
         }
         let has = self.has.get_or_insert((made.address, BTreeSet::new()));
         if !self.said && !self.changed {
@@ -215,14 +246,18 @@ fn open_at_once(daemon: &Daemon, slot: &mut Slot) {
     holes.extend([("tcp", 101, ""), ("tcp", 105, "@2001:db8:2::/47")]);
 }
 
-fn restart(daemon: &mut Daemon, dice: &mut Dice, slots: &mut [Slot]) {
+/// Whether those who say nothing of it are confined from now on.
+fn restart(daemon: &mut Daemon, dice: &mut Dice, slots: &mut [Slot]) -> bool {
     if dice.below(2) == 0 {
         daemon.kill9();
     } else {
         daemon.stop();
     }
     let mode = *dice.one_of(&[Mode::Bridge, Mode::Routed]);
-    daemon.reconfigure(&Config::default().with_mode(mode));
+    let confined = dice.below(2) == 0;
+    let egress = if confined { "deny" } else { "allow" };
+    let tables = format!("[firewall]\negress = \"{egress}\"\n");
+    daemon.reconfigure(&Config { tables, ..Config::default() }.with_mode(mode));
     // While nobody looks, one may end.
     if dice.below(4) == 0 {
         let which = dice.below(slots.len());
@@ -230,9 +265,10 @@ fn restart(daemon: &mut Daemon, dice: &mut Dice, slots: &mut [Slot]) {
     }
     daemon.restart();
     slots.iter_mut().for_each(|slot| slot.lease = None);
+    confined
 }
 
-fn sequence(daemon: &mut Daemon, dice: &mut Dice, slots: &mut [Slot]) {
+fn sequence(daemon: &mut Daemon, dice: &mut Dice, slots: &mut [Slot], confined: &mut bool) {
     for _ in 0..STEPS {
         let which = dice.below(slots.len());
         let slot = &mut slots[which];
@@ -247,24 +283,29 @@ fn sequence(daemon: &mut Daemon, dice: &mut Dice, slots: &mut [Slot]) {
             }
             17 => open_at_once(daemon, slot),
             18 => *slot = Slot::new(),
-            _ => restart(daemon, dice, slots),
+            _ => *confined = restart(daemon, dice, slots),
         }
     }
 }
 
-/// The elements that the kernel is to have.
-fn expected(slots: &[Slot]) -> BTreeSet<String> {
-    let of = |(address, holes): &(Ipv6Addr, BTreeSet<Hole>)| {
-        let openings: Vec<Opening> = holes
-            .iter()
-            .map(|(protocol, port, prefix)| {
-                let ports = if *port == 0 { "1-65535".to_owned() } else { port.to_string() };
-                format!("{protocol}/{ports}{prefix}").parse().expect("an opening")
-            })
-            .collect();
-        elements_of(*address, &openings)
+/// The elements that the kernel is to have: of what is open, and of what is in reach.
+fn expected(slots: &[Slot], confined: bool) -> [BTreeSet<String>; 2] {
+    let attached = || slots.iter().filter_map(|slot| Some((slot, slot.has.as_ref()?)));
+    let open = attached().flat_map(|(_, (address, holes))| elements_of(*address, &written(holes)));
+    let reach = attached().flat_map(|(slot, (address, _))| match &slot.reach {
+        Reach::Only(holes) => reach_of(*address, &Egress::Deny(written(holes))),
+        Reach::Unsaid if confined => reach_of(*address, &Egress::Deny(Vec::new())),
+        Reach::Unsaid | Reach::All => BTreeSet::new(),
+    });
+    [open.collect(), reach.collect()]
+}
+
+fn written(holes: &BTreeSet<Hole>) -> Vec<Opening> {
+    let opening = |(protocol, port, prefix): &Hole| {
+        let ports = if *port == 0 { "1-65535".to_owned() } else { port.to_string() };
+        format!("{protocol}/{ports}{prefix}").parse().expect("an opening")
     };
-    slots.iter().filter_map(|slot| slot.has.as_ref()).flat_map(of).collect()
+    holes.iter().map(opening).collect()
 }
 
 #[test]
@@ -275,18 +316,21 @@ fn whatever_is_opened_and_closed_the_kernel_has_what_the_model_has() {
     let host = HostNs::new();
     let mut daemon = Daemon::start(&host);
     let mut slots: Vec<_> = (0..CONTAINERS).map(|_| Slot::new()).collect();
-    let mut most = 0;
+    let (mut most, mut confined) = ([0; 2], false);
     for number in 0..count {
         eprintln!("sequence {number}");
-        sequence(&mut daemon, &mut dice, &mut slots);
-        let expected = expected(&slots);
-        most = most.max(expected.len());
+        sequence(&mut daemon, &mut dice, &mut slots, &mut confined);
+        let expected = expected(&slots, confined);
+        most = [0, 1].map(|which| most[which].max(expected[which].len()));
         eventually(PATIENCE, "the kernel has what the model has", || {
-            (open_in_kernel(&daemon) == expected).then_some(())
+            ([open_in_kernel(&daemon), reach_in_kernel(&daemon)] == expected).then_some(())
         });
     }
-    assert!(most > 10, "next to nothing was open: {most}");
+    assert!(most.iter().all(|most| *most > 10), "next to nothing was open: {most:?}");
     Invariants::hold(&daemon, &[]);
     drop(slots);
-    eventually(PATIENCE, "nothing is open", || open_in_kernel(&daemon).is_empty().then_some(()));
+    eventually(PATIENCE, "nothing is open", || {
+        let left = [open_in_kernel(&daemon), reach_in_kernel(&daemon)];
+        left.iter().all(BTreeSet::is_empty).then_some(())
+    });
 }

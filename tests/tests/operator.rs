@@ -9,7 +9,7 @@
 use std::process::Command;
 
 use serde_json::Value;
-use v6pod_tests::{Config, Daemon, HostNs, Stage, User, built, require, run};
+use v6pod_tests::{Config, Daemon, HostNs, PATIENCE, Stage, User, built, eventually, require, run};
 
 fn ctl_as(user: &User, daemon: &Daemon, args: &[&str]) -> Value {
     // The program under test, where an ordinary user can run it.
@@ -69,6 +69,48 @@ fn a_user_sees_his_own_and_root_sees_all() {
 }
 
 #[test]
+fn an_owner_renames_a_running_container_and_a_name_that_is_anothers_stays_his() {
+    let _machine = require!(Podman);
+    let mut stage = Stage::with_users(2);
+    stage.users[0].sleeper("web");
+    stage.users[1].sleeper("db");
+    let shown = |daemon: &Daemon, reference: &str| -> v6pod_proto::Attachment {
+        daemon.root().get(&format!("/api/attachments/{reference}")).ok()
+    };
+    let rename = |daemon: &Daemon, user: usize, words: [&str; 2]| {
+        let mut command = stage.users[user].command(built("v6podctl"));
+        run(command.arg("--socket").arg(daemon.socket()).arg("rename").args(words))
+    };
+    let labels = |a: &v6pod_proto::Attachment| -> Vec<String> {
+        a.names.iter().map(|name| name.name.clone()).collect()
+    };
+    let before = eventually(PATIENCE, "its name is registered", || {
+        let there = shown(&stage.daemon, "web");
+        (labels(&there) == ["web"]).then_some(there)
+    });
+    // Another's is unknown to him, and what is no label is refused here already.
+    assert!(rename(&stage.daemon, 1, ["web", "x"]).fails().contains("no attachment of yours"));
+    assert!(rename(&stage.daemon, 0, ["web", "No.Label"]).fails().contains("lower-case"));
+    rename(&stage.daemon, 0, ["web", "shop"]).ok();
+    let after = shown(&stage.daemon, "shop");
+    assert_eq!((after.id.clone(), after.address), (before.id, before.address));
+    assert_eq!((labels(&after), after.name.as_deref()), (vec!["shop".to_owned()], Some("web")));
+    // The name that it had is free, one that another has is not.
+    rename(&stage.daemon, 1, ["db", "web"]).ok();
+    let other = shown(&stage.daemon, "web");
+    assert_eq!(labels(&other), ["web"]);
+    rename(&stage.daemon, 0, ["shop", "web"]).ok();
+    let owner = stage.users[0].uid();
+    assert_eq!(labels(&shown(&stage.daemon, &after.id.to_string())), [format!("web-u{owner}")]);
+    stage.daemon.stop();
+    stage.daemon.restart();
+    eventually(PATIENCE, "both are called so after a restart", || {
+        let both = [&after.id, &other.id].map(|id| labels(&shown(&stage.daemon, &id.to_string())));
+        (both == [[format!("web-u{owner}")], ["web".to_owned()]]).then_some(())
+    });
+}
+
+#[test]
 fn status_says_what_is_off() {
     let _machine = require!(Root);
     let host = HostNs::new();
@@ -78,8 +120,8 @@ fn status_says_what_is_off() {
     assert!(!status.prefix.ula && status.prefix.prefix == v6pod_tests::PREFIX, "{status:?}");
     assert_eq!(status.uplink.map(|uplink| uplink.to_string()).as_deref(), Some("up0"));
     // What is not there yet is said where an operator looks, and at every start.
-    assert!(status.off.iter().any(|off| off.feature == "egress"), "{:?}", status.off);
-    assert!(daemon.log().contains("off: egress"), "{}", daemon.log());
+    assert!(status.off.iter().any(|off| off.feature == "renumbering"), "{:?}", status.off);
+    assert!(daemon.log().contains("off: renumbering"), "{}", daemon.log());
 }
 
 #[test]

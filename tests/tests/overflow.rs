@@ -6,10 +6,15 @@
 //! ```
 #![allow(clippy::expect_used, reason = "a test")]
 
-use std::net::Ipv6Addr;
+use std::fs::File;
+use std::io::{Read, Write as _};
+use std::net::{Ipv6Addr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
+use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sched::{CloneFlags, setns};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use v6pod_proto::{Activate, Attachment, Capacity, Mode};
 use v6pod_tests::packet::{IPV6, Route, frame};
 use v6pod_tests::{
@@ -21,9 +26,18 @@ use v6pod_tests::{
 const MORE: usize = 7;
 const BRIDGE: usize = 1023;
 
-/// How many on routed ports alone: more than the machine's table of neighbours takes of others
-/// (`gc_thresh3`, 1024).
-const ROUTED: usize = 2000;
+/// Many: more than the machine's table of neighbours takes of others (`gc_thresh3`, 1024).
+const MANY: usize = 5000;
+
+/// So many when the daemon is started again under traffic.
+const RESTARTED: usize = 1000;
+
+/// The most memory for that many, in KiB.
+const MEMORY: u64 = 32 << 10;
+
+/// How long one TCP stream is measured, and how often: the best counts, as nothing makes one too fast.
+const STREAM: Duration = Duration::from_millis(300);
+const STREAMS: usize = 10;
 
 /// How many activations a median is taken of.
 const TIMED: usize = 40;
@@ -38,6 +52,9 @@ struct Crowd {
 impl Crowd {
     #[track_caller]
     fn new(mode: Mode) -> Self {
+        // A descriptor for each namespace, as many as the daemon has.
+        let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).expect("asking for a limit");
+        setrlimit(Resource::RLIMIT_NOFILE, most, most).expect("raising a limit");
         let tables = "[limits]\nper_owner = 10000\n".to_owned();
         let config = Config { tables, ..Config::default() }.with_mode(mode);
         let host = HostNs::new();
@@ -88,9 +105,8 @@ impl Crowd {
     /// Every one of them answers an echo request from the outside.
     #[track_caller]
     fn all_are_reached(&self) {
-        let open = |path| std::fs::File::open(path).expect("a namespace");
-        let tap = Tap::open(&open(self.host.outside_path()), "out0");
-        let uplink = Tap::open(&open(self.host.path()), "up0").mac();
+        let tap = Tap::open(&open(&self.host.outside_path()), "out0");
+        let uplink = Tap::open(&open(&self.host.path()), "up0").mac();
         let outside: Ipv6Addr = OUTSIDE_V6.parse().expect("an address");
         let mark = |to: Ipv6Addr| [b"v6t-", &to.octets()[..]].concat();
         let send = |to: Ipv6Addr, data: &[u8]| {
@@ -117,6 +133,57 @@ impl Crowd {
     fn reaches(&self, from: usize, to: usize) {
         let to = self.living[to].1.address.to_string();
         self.inside(from, "ping", &["-c", "1", "-W", "10", &to]).ok();
+    }
+
+    /// Bytes a second that the first of them sends to the outside by TCP.
+    #[track_caller]
+    fn stream(&self) -> f64 {
+        let outside = open(&self.host.outside_path());
+        let listener = entered(&outside, || TcpListener::bind((OUTSIDE_V6, 0)));
+        let listener = listener.expect("a listener");
+        let to = listener.local_addr().expect("its address");
+        let one = || {
+            let client = entered(&self.living[0].0, || TcpStream::connect(to));
+            let (mut client, (mut server, _)) =
+                (client.expect("a connection"), listener.accept().expect("a connection"));
+            thread::scope(|scope| {
+                let sink = scope.spawn(move || {
+                    let mut buffer = vec![0; 1 << 17];
+                    let mut all = 0;
+                    while let Ok(length @ 1..) = server.read(&mut buffer) {
+                        all += length;
+                    }
+                    all
+                });
+                let (began, chunk) = (Instant::now(), vec![0; 1 << 17]);
+                while began.elapsed() < STREAM {
+                    client.write_all(&chunk).expect("sending");
+                }
+                drop(client);
+                sink.join().expect("the other end") as f64 / began.elapsed().as_secs_f64()
+            })
+        };
+        (0..STREAMS).map(|_| one()).fold(0.0, f64::max)
+    }
+
+    /// The daemon ends and is started again while the outside pings the first of them; until it serves
+    /// again. No packet may be lost.
+    #[track_caller]
+    fn restart_unnoticed(&mut self) -> Duration {
+        let address = self.living[0].1.address.to_string();
+        let mut ping = self.host.outside("ping");
+        ping.args(["-q", "-i", "0.01", "-W", "5", "-c", "300", &address]);
+        thread::scope(|scope| {
+            let pinged = scope.spawn(move || run(&mut ping));
+            thread::sleep(Duration::from_millis(300));
+            self.daemon.kill9();
+            let began = Instant::now();
+            self.daemon.restart_release();
+            let took = began.elapsed();
+            let said = pinged.join().expect("pinging");
+            assert!(said.ok().contains(" 0% packet loss"), "{said}");
+            took
+        })
     }
 
     fn metric(&self, series: &str) -> Option<String> {
@@ -184,31 +251,51 @@ fn a_bridge_that_others_have_filled_is_no_hindrance() {
     before.comes_back(&crowd.daemon);
 }
 
-#[test]
-fn two_thousand_on_routed_ports_are_all_reached() {
-    let _machine = require!(Root);
-    let mut crowd = Crowd::new(Mode::Routed);
+/// All that the budgets say of many. Of times it only prints what they were.
+#[track_caller]
+fn thousands(mode: Mode) {
+    let mut crowd = Crowd::new(mode);
     crowd.daemon.replace_by_release();
     let before = crowd.daemon.footprint();
     crowd.grow_to(10);
-    let few = crowd.median();
-    crowd.grow_to(ROUTED);
-    let many = crowd.median();
+    let (few, few_stream) = (crowd.median(), crowd.stream());
+    crowd.grow_to(RESTARTED);
+    let restart = crowd.restart_unnoticed();
+    crowd.grow_to(MANY);
+    let memory = crowd.daemon.resident();
+    let (many, many_stream) = (crowd.median(), crowd.stream());
     let ratio = many.as_secs_f64() / few.as_secs_f64();
-    eprintln!("activate, p50: {few:?} at 10, {many:?} at {ROUTED}: {ratio:.2} times");
-    assert_eq!(crowd.modes(), (0, ROUTED));
+    eprintln!("{mode:?}: activate, p50: {few:?} at 10, {many:?} at {MANY}: {ratio:.2} times");
+    let ratio = many_stream / few_stream;
+    eprintln!("TCP to the outside: {few_stream:.3e} B/s at 10, {ratio:.2} times that at {MANY}");
+    eprintln!("resident memory: {memory} KiB; restart with {RESTARTED}: {restart:?}");
+    assert!(memory <= MEMORY, "{memory} KiB");
+    let bridged = if mode == Mode::Bridge { BRIDGE } else { 0 };
+    assert_eq!(crowd.modes(), (bridged, MANY - bridged));
     Invariants::hold(&crowd.daemon, &[]);
     crowd.all_are_reached();
-    crowd.reaches(0, ROUTED - 1);
+    crowd.reaches(0, MANY - 1);
     // Entries that are permanent are not among those that the machine has room for.
     let table = run(crowd.host.command("ip").args(["-6", "neigh", "show", "nud", "permanent"]));
-    assert_eq!(table.ok().lines().count(), ROUTED);
+    assert_eq!(table.ok().lines().count(), MANY);
     crowd.daemon.kill9();
-    crowd.daemon.restart();
-    assert_eq!(crowd.modes(), (0, ROUTED));
+    crowd.daemon.restart_release();
+    assert_eq!(crowd.modes(), (bridged, MANY - bridged));
     crowd.all_are_reached();
     crowd.living.clear();
     before.comes_back(&crowd.daemon);
+}
+
+#[test]
+fn five_thousand_on_the_bridge_and_then_routed_ports_are_all_reached() {
+    let _machine = require!(Root);
+    thousands(Mode::Bridge);
+}
+
+#[test]
+fn five_thousand_on_routed_ports_are_all_reached() {
+    let _machine = require!(Root);
+    thousands(Mode::Routed);
 }
 
 #[test]
@@ -231,4 +318,18 @@ fn a_routed_port_has_the_mtu_that_is_told_to_senders() {
     assert!(said.contains("1400"), "{said}");
     // Whoever may cut it in pieces is heard.
     run(crowd.host.outside("ping").args(["-c", "1", "-W", "10", "-s", "4000", &address])).ok();
+}
+
+#[track_caller]
+fn open(path: &std::path::Path) -> File {
+    File::open(path).expect("a namespace")
+}
+
+/// What the body gives in that network namespace: a socket stays there.
+fn entered<T: Send>(namespace: &(impl AsFd + Sync), body: impl FnOnce() -> T + Send) -> T {
+    let inside = || {
+        setns(namespace, CloneFlags::CLONE_NEWNET).expect("entering a namespace");
+        body()
+    };
+    thread::scope(|scope| scope.spawn(inside).join()).expect("a thread in a namespace")
 }

@@ -189,6 +189,30 @@ fn all_that_needs_a_right_works_without_root() {
     assert!(!journal.contains("ERROR") && !journal.contains("ermission denied"), "{journal}");
 }
 
+/// As docs/known-issues.md has it for hosts with thousands of containers.
+#[test]
+fn with_three_more_system_calls_the_daemon_has_a_procfs_of_its_own() {
+    let _machine = require!(WholeHost);
+    let host = installed();
+    let user = host.log_in("anna");
+    // What is mounted nowhere is a root to whoever asks for its path.
+    let own = || {
+        let pid = host.property("v6podd.service", "MainPID");
+        host.sh(&format!("find /proc/{pid}/fd -lname / | wc -l")).ok().to_owned()
+    };
+    comes_and_goes(&user);
+    assert_eq!(own(), "0");
+    host.sh("mkdir -p /etc/systemd/system/v6podd.service.d").ok();
+    let more = "[Service]\nSystemCallFilter=fsopen fsconfig fsmount\n";
+    host.write("/etc/systemd/system/v6podd.service.d/procfs.conf", more);
+    host.systemctl("daemon-reload").ok();
+    host.systemctl("restart v6podd.service").ok();
+    comes_and_goes(&user);
+    assert_ne!(own(), "0");
+    let journal = host.journal("v6podd.service");
+    assert!(!journal.contains("ERROR") && !journal.contains("ermission denied"), "{journal}");
+}
+
 /// How many descriptors the daemon has open.
 #[track_caller]
 fn descriptors(host: &WholeHost) -> usize {

@@ -235,7 +235,15 @@ pub enum Rule {
     Closed,
     /// The operator has every port of every container open (`firewall.ingress`).
     IngressAllow,
-    /// It is for this host itself, whose own firewall decides.
+    /// Containers of this host are kept apart (`firewall.east_west`).
+    EastWest,
+    /// Containers of one owner reach each other (`firewall.east_west`).
+    SameOwner,
+    /// It may reach this, of all that it does not (`firewall.egress`, `v6pod.egress`).
+    Reach,
+    /// It reaches what is listed alone, and this is not.
+    Confined,
+    /// It is for this host itself, whose own firewall decides; or not let through to it (`firewall.host`).
     Host,
     /// It is for somebody whom the caller is not told of.
     Leaves,

@@ -5,7 +5,7 @@ use std::net::Ipv6Addr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::wishes::{Findings, Opening, OpeningList, OtherWishes};
+use crate::wishes::{Egress, Findings, NameWish, Opening, OpeningList, OtherWishes};
 use crate::{AttachmentId, ContainerId, LinkName, Mac, NetworkName, Uid, Wishes};
 
 const fn yes() -> bool {
@@ -112,9 +112,9 @@ pub struct Deactivated {
     pub removed: bool,
 }
 
-/// `PATCH /api/attachments/{reference}`: what is open from now on, as long as the attachment lasts. What
-/// a container asks for counts no more. Either `openings`, or `close` and `open`, of which `close` comes
-/// first; all of it at once, or nothing. Saying what is so already is fine.
+/// `PATCH /api/attachments/{reference}`: what is open from now on, and the name, as long as the attachment
+/// lasts. What a container asks for of it counts no more. Either `openings`, or `close` and `open`, of which
+/// `close` comes first; all of it at once, or nothing. Saying what is so already is fine.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
@@ -132,6 +132,17 @@ pub struct Change {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<Vec<String>>))]
     pub close: Option<OpeningList>,
+    /// The name to be registered by, as `v6pod.name` has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
+    pub name: Option<NameWish>,
+}
+
+impl Change {
+    /// Whether it says something of what is open.
+    pub const fn is_of_openings(&self) -> bool {
+        self.openings.is_some() || self.open.is_some() || self.close.is_some()
+    }
 }
 
 /// Something that is open.
@@ -188,6 +199,47 @@ impl std::fmt::Display for OpenedBy {
             Self::Published => "published port",
             Self::Owner => "owner",
             Self::Operator => "operator",
+            Self::Image => "image",
+        })
+    }
+}
+
+/// What a container may reach over IPv6, and by whose word.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct EgressView {
+    /// `allow` for all that the host reaches, or `deny` and what is reached all the same.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub rule: Egress,
+    /// Who says so.
+    pub by: EgressBy,
+}
+
+/// Who says what a container may reach.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum EgressBy {
+    /// The host's configuration, for who says nothing.
+    #[default]
+    Host,
+    /// An annotation of the container's.
+    Annotation,
+    /// A label of its pod's.
+    PodLabel,
+    /// A label of its own.
+    Label,
+    /// An annotation or a label that its image bears, or may bear.
+    Image,
+}
+
+impl std::fmt::Display for EgressBy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Host => "this host's default",
+            Self::Annotation => "annotation",
+            Self::PodLabel => "pod's label",
+            Self::Label => "label",
             Self::Image => "image",
         })
     }
@@ -264,6 +316,9 @@ pub struct Attachment {
     /// What was asked for and is not open.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unopened: Vec<Unopened>,
+    /// What it may reach.
+    #[serde(default)]
+    pub egress: EgressView,
     /// Whether a connection holds it.
     pub lease: bool,
     /// Seconds since the epoch at which it was made.

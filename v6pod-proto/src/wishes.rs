@@ -349,6 +349,18 @@ impl fmt::Display for NameWish {
     }
 }
 
+impl Serialize for NameWish {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for NameWish {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
 /// `v6pod.tags`: words for the registry, in the order given.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tags(Vec<String>);

@@ -13,12 +13,12 @@
 #![forbid(unsafe_code)]
 
 mod far;
+mod policies;
 mod probe;
+mod scene;
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::net::Ipv6Addr;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
@@ -27,29 +27,14 @@ use v6pod_proto::{Mode, OpenedBy};
 use v6pod_tests::packet::{IPV6, Route, frame};
 use v6pod_tests::{
     Attached, Body, Caller, Config, Daemon, Finished, HostNs, Law, Neighbours, OUTSIDE_V6,
-    PATIENCE, Ports, Response, Server, Stage, User, built, eventually, require, run,
+    PATIENCE, Ports, Response, Stage, User, built, eventually, require, run,
 };
 
-use far::Far;
 use probe::Who;
+use scene::{Asks, BACK, Row, Scene, network};
 
-/// Where those who are asked back serve, one port for each of them.
-const BACK: u16 = 7000;
-/// What is opened of containers that are asked back.
-const BACK_OPEN: (&str, &str) = ("v6pod.ingress", "tcp/7000-7010 udp/7000-7010");
 /// What is opened of the one that is asked.
 const OPEN: (&str, &str) = ("v6pod.ingress", "tcp/80 udp/80");
-
-/// One row.
-struct Row {
-    name: &'static str,
-    who: Who,
-    /// The address that is asked back.
-    address: Ipv6Addr,
-    /// As `explain` is told of it, and whose process it is, if that matters.
-    source: String,
-    uid: Option<u32>,
-}
 
 /// What is sent, and by which words `explain` is asked.
 const COLUMNS: [(&str, &[&str]); 5] = [
@@ -59,15 +44,6 @@ const COLUMNS: [(&str, &[&str]); 5] = [
     ("too big", &["packet-too-big"]),
     ("reply", &["reply"]),
 ];
-
-fn network(attached: &Attached) -> PathBuf {
-    format!("/proc/{}/ns/net", attached.namespace.pid()).into()
-}
-
-#[track_caller]
-fn file(path: &PathBuf) -> File {
-    File::open(path).expect("a network namespace")
-}
 
 fn path(source: &str, destination: &str, flow: &str, uid: Option<u32>) -> String {
     let uid = uid.map(|uid| format!("&uid={uid}")).unwrap_or_default();
@@ -92,22 +68,12 @@ fn word(rule: Rule) -> String {
 fn who_reaches_a_container_with_what_and_explain_says_so() {
     let _machine = require!(Podman);
     for mode in [Mode::Bridge, Mode::Routed] {
-        let host = HostNs::new();
-        let config = Config::default().with_mode(mode);
-        let daemon = Daemon::configured(&host, &config);
-        let users = [1, 2].map(|number| User::account(number, &host));
-        let [other, owner] = &users;
-        let far = Far::beside(&host, mode);
-        let victim = Attached::asking(&daemon, owner, &[OPEN]);
-        let siblings = [owner, other].map(|user| Attached::asking(&daemon, user, &[BACK_OPEN]));
-        let elsewhere = Attached::asking(&far.daemon, other, &[BACK_OPEN]);
-        assert_eq!(victim.attachment.mode, mode);
-        let _server = Server::start(&file(&network(&victim)), &[80, 81]);
-        let rows = rows(&host, &users, &siblings, &elsewhere);
-        let mut table = vec![head(mode)];
-        for (number, row) in rows.iter().enumerate() {
+        let scene = Scene::with(mode, "", &Asks::default());
+        let Scene { daemon, victim, users: [_, owner], .. } = &scene;
+        let mut table = vec![head(mode, &COLUMNS.map(|(name, _)| name))];
+        for (number, row) in scene.rows().iter().enumerate() {
             let cells = COLUMNS.map(|(column, flows)| {
-                let cell = |flow: &&str| cell(&daemon, &victim, owner, row, number as u16, flow);
+                let cell = |flow: &&str| cell(daemon, victim, owner, row, number as u16, flow);
                 let cells: Vec<_> = flows.iter().map(cell).collect();
                 assert!(cells.windows(2).all(|two| two[0] == two[1]), "{column}: {cells:?}");
                 cells[0].clone()
@@ -129,45 +95,6 @@ const EXPECTED: [&str; 7] = [
     "other owner's container yes opening no closed yes echo yes related yes established",
     "container on another host yes opening no closed yes echo yes related yes established",
 ];
-
-fn rows(
-    host: &HostNs,
-    [other, owner]: &[User; 2],
-    [same, others]: &[Attached; 2],
-    elsewhere: &Attached,
-) -> Vec<Row> {
-    let address = |text: &str| text.parse().expect("an address");
-    let on_host = |name, uid| Row {
-        name,
-        who: Who { network: host.path(), uid },
-        address: address("2001:db8:1:2:3::1"),
-        source: "host".to_owned(),
-        uid: Some(uid),
-    };
-    let container = |name, attached: &Attached| Row {
-        name,
-        who: Who { network: network(attached), uid: 0 },
-        address: attached.address(),
-        source: attached.address().to_string(),
-        uid: None,
-    };
-    let outside = Row {
-        name: "outside host",
-        who: Who { network: host.outside_path(), uid: 0 },
-        address: address(OUTSIDE_V6),
-        source: OUTSIDE_V6.to_owned(),
-        uid: None,
-    };
-    vec![
-        outside,
-        on_host("host's root", 0),
-        on_host("owner's host process", owner.uid()),
-        on_host("another user's host process", other.uid()),
-        container("same owner's container", same),
-        container("other owner's container", others),
-        container("container on another host", elsewhere),
-    ]
-}
 
 /// Whether it gets there, and by which rule: as a packet shows, and as `explain` says to root and to the
 /// owner.
@@ -231,10 +158,9 @@ fn is_answered(daemon: &Daemon, victim: &Attached, row: &Row, number: u16) -> bo
     answered[0]
 }
 
-fn head(mode: Mode) -> Vec<String> {
+fn head(mode: Mode, columns: &[&str]) -> Vec<String> {
     let mode = if mode == Mode::Bridge { "bridge" } else { "routed" };
-    let columns = COLUMNS.map(|(name, _)| name);
-    [mode].into_iter().chain(columns).map(str::to_owned).collect()
+    [mode].iter().chain(columns).map(|&word| word.to_owned()).collect()
 }
 
 #[allow(clippy::print_stdout, reason = "the matrix is to be printed")]

@@ -47,6 +47,13 @@ pub(crate) async fn text(attachments: &Attachments, viewer: Viewer) -> String {
     );
     gauge("registry_pending", "Names on their way", signed(status.registry.pending));
     gauge("registry_healthy", "Whether the registry answers", status.registry.healthy.into());
+    let at_limit: Family<[(&str, &str); 1], Gauge<i64, AtomicI64>> = Family::default();
+    for (flows, count) in ["begun", "offered"].into_iter().zip(attachments.at_flow_limit().await) {
+        at_limit.get_or_create(&[("flows", flows)]).set(signed(count as u64));
+    }
+    let help =
+        "Attachments that were refused a flow in the last second: they hold as many as they may";
+    registry.register("attachments_at_flow_limit", help, at_limit);
     registry.register_collector(Box::new(PerAttachment(attachments.measured(viewer).await)));
     let mut text = String::new();
     // Writing to a string cannot fail.

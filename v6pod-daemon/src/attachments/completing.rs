@@ -144,12 +144,15 @@ fn describe(
     let mut described = described.clone();
     let renamed = !identified || described.wanted_name() != name.as_deref();
     if let Some(rights) = &ask.rights
-        && !described.open.is_changed()
         && ask.opens()
     {
         let room = ledger.book.room(owner, Some(id));
-        let terms = shared.open_terms(rights.clone(), room);
-        described.open = OpenPorts::asked(&described.wishes, &described.found, &terms);
+        let terms = shared.open_terms(owner, rights.clone(), room);
+        let (wishes, found) = (&described.wishes, &described.found);
+        described.open = match described.open.is_changed() {
+            true => described.open.clone().reaching(wishes, found, &terms),
+            false => OpenPorts::asked(wishes, found, &terms),
+        };
     }
     if let Err(error) = shared.records.write(&described) {
         // After a restart it is without what was said.

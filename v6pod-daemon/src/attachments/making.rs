@@ -243,7 +243,7 @@ fn attempt(
         match ledger.book.at(owner, &id) {
             Found::InMotion => return Ok((Attempt::InMotion(ns), process)),
             Found::Attached(found) => {
-                ask.open_ports(shared, ledger.book.room(owner, Some(&found)))?;
+                ask.open_ports(shared, owner, ledger.book.room(owner, Some(&found)))?;
                 return match completing::existing(shared, &mut ledger, ask, &found, process)? {
                     Existing::Attached { hold, renamed, pending } => {
                         drop(ledger);
@@ -255,7 +255,7 @@ fn attempt(
                 };
             }
             Found::Nothing if !ask.plug => {
-                ask.open_ports(shared, ledger.book.room(owner, None))?;
+                ask.open_ports(shared, owner, ledger.book.room(owner, None))?;
                 completing::keep(shared, &mut ledger, ask, Place { owner, namespace: id });
                 return Err(Refused::Unknown);
             }
@@ -264,7 +264,7 @@ fn attempt(
         let ask = completing::completed(&ledger, ask, Place { owner, namespace: id })?;
         let container = ask.container.as_ref();
         let replaced = container.map_or_else(Vec::new, |c| ledger.book.starts_of(owner, c));
-        let open = ask.open_ports(shared, ledger.book.room(owner, None))?;
+        let open = ask.open_ports(shared, owner, ledger.book.room(owner, None))?;
         let wanted = wanted(&ask, owner, id, process.as_ref(), open)?;
         let made = ledger.book.reserve(wanted, Instant::now(), random);
         let made = made.map_err(|refusal| refuse(&refusal))?.clone();
@@ -458,6 +458,7 @@ fn wire(
         failpoint::reach_step("making", step);
     }
     wire.settle();
+    wire.trim();
     Ok(wire.ifindex().unwrap_or_default())
 }
 

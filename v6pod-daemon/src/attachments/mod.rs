@@ -12,6 +12,7 @@
 mod completing;
 mod ending;
 mod explaining;
+mod flows;
 mod holding;
 mod lock;
 mod making;
@@ -51,7 +52,8 @@ use crate::core::attachment::Generation;
 use crate::core::book::{Book, Released};
 use crate::core::description::Descriptions;
 use crate::core::name::Names;
-use crate::core::open::{NotOpened, OpenPorts, Rights};
+use crate::core::open::{NotOpened, OpenPorts, Rights, TooMany};
+use crate::kernel::traffic::Counters;
 use crate::kernel::{self, NetNs, Process, Worker, Workers};
 use crate::pace::Paces;
 use crate::registry::Registrar;
@@ -116,7 +118,8 @@ struct Shared {
     /// For work that a worker's thread leaves to the runtime.
     runtime: Handle,
     metrics: Metrics,
-    readings: Readings,
+    readings: Readings<HashMap<u32, Counters>>,
+    full: Readings<[usize; 2]>,
     users: Mutex<HashMap<Uid, String>>,
     /// Held as long as the daemon is: there is one of its instance.
     _lock: File,
@@ -264,7 +267,7 @@ impl Ask {
         self.asker
     }
 
-    /// Whether it asks for anything to be open, or its image does.
+    /// Whether it asks for anything to be open or in reach, or its image does.
     pub fn opens(&self) -> bool {
         let Self { wishes, found, .. } = self;
         let all = [
@@ -274,7 +277,8 @@ impl Ask {
             &found.image_annotations,
             &found.image_labels,
         ];
-        found.published.is_some() || all.iter().any(|wishes| wishes.ingress.is_some())
+        found.published.is_some()
+            || all.iter().any(|wishes| wishes.ingress.is_some() || wishes.egress.is_some())
     }
 
     /// What is to be open of its container, which has room for so many elements.
@@ -282,15 +286,19 @@ impl Ask {
     /// # Errors
     /// [`Refused::Wish`]: it asks by name for what it may not have. [`Refused::NotReady`]: whether it may
     /// cannot be told.
-    fn open_ports(&self, shared: &Shared, room: usize) -> Result<OpenPorts, Refused> {
-        if !self.opens() {
-            return Ok(OpenPorts::default());
-        }
-        let rights = self.rights.clone().ok_or(opening::UNKNOWN_RIGHTS)?;
-        let open = OpenPorts::asked(&self.wishes, &self.found, &shared.open_terms(rights, room));
-        let Some(forbidden) = open.forbidden().filter(|_| !self.declines()) else {
+    fn open_ports(&self, shared: &Shared, owner: Uid, room: usize) -> Result<OpenPorts, Refused> {
+        // Who asks for nothing needs no rights.
+        let none = (!self.opens()).then(Rights::none);
+        let rights = self.rights.clone().or(none).ok_or(opening::UNKNOWN_RIGHTS)?;
+        let open =
+            OpenPorts::asked(&self.wishes, &self.found, &shared.open_terms(owner, rights, room));
+        if self.declines() {
             return Ok(open);
-        };
+        }
+        if let Some(listed) = open.reach().forbidden() {
+            return Err(Refused::Wish(format!("the v6pod.egress with {listed}: {TooMany}")));
+        }
+        let Some(forbidden) = open.forbidden() else { return Ok(open) };
         let NotOpened { opening, by, why } = forbidden;
         Err(Refused::Wish(format!("the {by} v6pod.ingress: {opening} is not open: {why}")))
     }

@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 use std::sync::{Arc, PoisonError};
 
+use v6pod_proto::wishes::NameWish;
 use v6pod_proto::{AttachmentId, Uid, storage};
 
 use super::{Ledger, Shared};
@@ -111,6 +112,15 @@ impl Shared {
             Some(user) => users.insert(owner, user),
             None => users.remove(&owner),
         };
+    }
+
+    /// Has the attachment ask for this name from now on. Its record says so already.
+    pub(super) fn rename(&self, ledger: &mut Ledger, id: &AttachmentId, name: NameWish) {
+        ledger.book.rename(id, name);
+        self.unname(ledger, id);
+        if let Some(registration) = self.claim(ledger, id, None) {
+            self.registrar.wish(&registration);
+        }
     }
 
     /// Takes the attachment's name away and passes it on to whom it is due next.

@@ -1,28 +1,24 @@
-//! What is open of attachments that serve: changed, brought into force, and the flows that it ends.
+//! What is open of attachments that serve: changed, brought into force, and the flows that it ends. And their
+//! names, changed by the same request.
 //!
 //! Guarantees: what is to be open is on disk before the kernel hears of it. Of many changes at once
 //! the last that was recorded is in force when all are done, whatever the order in which they got to the
 //! kernel. Nothing is opened for an attachment that has ended. When a change is answered, every flow
 //! that it forbids has ended, and no other.
 
-use std::collections::HashMap;
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::Ipv6Addr;
 use std::sync::{Arc, RwLockReadGuard};
 
 use v6pod_proto as proto;
-use v6pod_proto::wishes::Protocol;
-use v6pod_proto::{AttachmentId, Change, OpenedBy, Uid};
+use v6pod_proto::{AttachmentId, Change, EgressView, OpenedBy, Uid};
 
 use super::view::find;
 use super::{Attachments, Ledger, Refused, Shared, Viewer};
 use crate::core::attachment::{Attachment, Phase};
-use crate::core::open::{ChangeError, Holes, NotOpened, OpenPorts, OpenTerms, Rights};
-use crate::core::ruleset::Ingress;
+use crate::core::open::{ChangeError, Holes, NotOpened, OpenPorts, OpenTerms, Rights, TooMany};
+use crate::core::ruleset::EastWest;
 use crate::failpoint;
-use crate::kernel::firewall::Flow;
-use crate::kernel::netlink::RouteSocket;
-use crate::kernel::sock_diag::Holders;
-use crate::kernel::{self, Worker};
+use crate::kernel::Worker;
 
 /// A change that memory and disk know of, and the kernel does not yet.
 #[must_use]
@@ -54,7 +50,7 @@ impl Attachments {
         self.0.ledger().book.all_holes()
     }
 
-    /// Changes what is open of the one attachment that this reference means to the changer.
+    /// Changes what is open, or the name, of the one attachment that this reference means to the changer.
     pub async fn change(
         &self,
         changer: Changer,
@@ -86,22 +82,35 @@ fn changed(
         Viewer::All => OpenedBy::Operator,
         Viewer::Owner(_) => OpenedBy::Owner,
     };
-    let rights = changer.rights.as_ref().ok_or(UNKNOWN_RIGHTS)?;
-    let room = ledger.book.room(there.owner, Some(&there.id));
-    let (id, next) = (there.id.clone(), there.open.change(change, by, rights, room)?);
+    let id = there.id.clone();
+    let mut changed = there.clone();
+    if change.is_of_openings() || change.name.is_none() {
+        let rights = changer.rights.as_ref().ok_or(UNKNOWN_RIGHTS)?;
+        let room = ledger.book.room(there.owner, Some(&there.id));
+        changed.open = there.open.change(change, by, rights, room)?;
+    }
+    let name = change.name.as_ref().filter(|name| there.asked_name() != Some(name));
+    if let Some(name) = name {
+        changed.wishes.name = Some(name.clone());
+    }
     // What is nothing new is neither written nor told again, but answered like the rest: when it is in force.
-    if next.recorded() != there.open.recorded() {
+    let reopened = changed.open.recorded() != there.open.recorded();
+    if reopened || name.is_some() {
         // Recorded first: what cannot be recorded is not changed.
-        let mut changed = there.clone();
-        changed.open = next.clone();
         shared.records.write(&changed).map_err(|error| {
-            tracing::error!(attachment = %id, %error, "cannot record what is open");
+            tracing::error!(attachment = %id, %error, "cannot record a change");
             Refused::Failed("the daemon cannot write its record; its log says why".to_owned())
         })?;
         failpoint::reach("opening:recorded");
-        tell_change(&changed, changer.caller);
+        if reopened {
+            tell_change(&changed, changer.caller);
+        }
     }
-    let pending = shared.open(&mut ledger, &id, next);
+    if let Some(name) = name {
+        tracing::info!(attachment = %id, owner = %changed.owner, by = %changer.caller, %name, "renamed");
+        shared.rename(&mut ledger, &id, name.clone());
+    }
+    let pending = shared.open(&mut ledger, &id, changed.open);
     drop(ledger);
     shared.enforce(worker, rules, pending)?;
     let ledger = shared.ledger();
@@ -122,10 +131,18 @@ fn tell_change(changed: &Attachment, by: Uid) {
     );
 }
 
-/// Tells the log what was asked for and is not open.
+/// Tells the log what was asked for and is not open, and what is out of reach.
 pub(super) fn tell_unopened(id: &AttachmentId, open: &OpenPorts) {
     for NotOpened { opening, by, why } in open.unopened() {
         tracing::info!(attachment = %id, %opening, %by, "not open: {why}");
+    }
+    let reach = open.reach();
+    if reach.is_confined() {
+        let EgressView { rule, by } = reach.view();
+        tracing::info!(attachment = %id, egress = %rule, %by, "reaches nothing else");
+    }
+    for opening in reach.cut() {
+        tracing::info!(attachment = %id, %opening, "not in reach: {TooMany}");
     }
 }
 
@@ -134,9 +151,11 @@ pub(super) const UNKNOWN_RIGHTS: Refused =
     Refused::NotReady("the system does not say what you may open (firewall.allow)");
 
 impl Shared {
-    /// What decides about what somebody with these rights asks for, who has room for so much.
-    pub(super) fn open_terms(&self, rights: Rights, room: usize) -> OpenTerms {
-        OpenTerms { ways: self.config.openings, rights, room }
+    /// What decides about what this owner asks for with these rights, who has room for so much.
+    pub(super) fn open_terms(&self, owner: Uid, rights: Rights, room: usize) -> OpenTerms {
+        let (ways, egress) = (self.config.openings, self.config.egress.clone());
+        let kin = (self.config.east_west == EastWest::Owner).then_some(owner);
+        OpenTerms { ways, rights, egress, kin, room }
     }
 
     /// Notes in memory what is open from now on; nothing if that is nothing new. Goes with
@@ -176,7 +195,7 @@ impl Shared {
                 Refused::NotReady("the firewall could not be changed; it is tried again each minute")
             })?;
         }
-        let closed = self.open_now(&id).is_none_or(|now| before.without(&now) != Holes::default());
+        let closed = self.open_now(&id).is_none_or(|now| before.allow_more_than(&now));
         if closed { Ok(self.end_flows(worker, Some(&id))?) } else { Ok(()) }
     }
 
@@ -185,67 +204,6 @@ impl Shared {
         let ledger = self.ledger();
         let there = ledger.book.find(id).filter(|a| a.phase.shown().is_some());
         there.map(|a| a.port.open.clone())
-    }
-
-    /// Ends every flow to this attachment, or to all, that nothing allows: no opening, and not that it is
-    /// one of its owner's or root's on this host.
-    pub(super) fn end_flows(
-        &self,
-        worker: &mut Worker,
-        only: Option<&AttachmentId>,
-    ) -> Result<(), kernel::Error> {
-        if self.config.ingress == Ingress::Allow {
-            return Ok(());
-        }
-        let of = |a: &Attachment| (a.port.address, (a.owner, a.open.clone()));
-        let all: HashMap<Ipv6Addr, (Uid, OpenPorts)> = match (self.ledger(), only) {
-            (ledger, Some(id)) => ledger.book.find(id).map(of).into_iter().collect(),
-            (ledger, None) => ledger.book.shown().map(of).collect(),
-        };
-        let Worker { rules, socket, .. } = worker;
-        let mut flows = rules.flows(|flow| {
-            let Some((_, open)) = all.get(&flow.answers) else { return false };
-            !open.let_in(flow.asks, flow.protocol, flow.port)
-        })?;
-        // Sockets are looked at behind the flows: whoever began one of these has his by now.
-        let mut here = Here::default();
-        flows.retain(|begun| {
-            let owner = all.get(&begun.flow.answers).map(|(owner, _)| *owner);
-            owner.is_none_or(|owner| !here.began(socket, &begun.flow, owner))
-        });
-        rules.end_flows(&self.links, &flows)?;
-        if !flows.is_empty() {
-            self.metrics.ended_flows(flows.len());
-            tracing::info!(ended = flows.len(), "ended flows to what is not open");
-        }
-        Ok(())
-    }
-}
-
-/// What was found out about this host for one look at its flows. Of these there are as many as a tenant cares
-/// to begin, so nothing is asked twice.
-#[derive(Default)]
-struct Here {
-    local: HashMap<Ipv6Addr, bool>,
-    holders: Holders,
-}
-
-impl Here {
-    /// Whether a process on this host began it that is let in anyway: root's, or the owner's. What cannot be
-    /// looked up is nobody's; nor is a port that they share with others.
-    fn began(&mut self, socket: &mut RouteSocket, flow: &Flow, owner: Uid) -> bool {
-        let Flow { asks, from, answers, port, .. } = *flow;
-        let local = self.local.entry(asks);
-        if !*local.or_insert_with(|| kernel::is_local(socket, asks).unwrap_or(false)) {
-            return false;
-        }
-        let (there, here) = (SocketAddr::from((answers, port)), SocketAddr::from((asks, from)));
-        let holders = match flow.protocol {
-            Protocol::Tcp => self.holders.of_tcp(here, there).map(|uid| uid.into_iter().collect()),
-            Protocol::Udp => self.holders.of_udp(here),
-        };
-        let holders = holders.unwrap_or_default();
-        !holders.is_empty() && holders.iter().all(|uid| uid.is_root() || *uid == owner)
     }
 }
 

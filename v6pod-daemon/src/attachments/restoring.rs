@@ -114,7 +114,14 @@ pub async fn start(config: Config, closer: Closer) -> Result<Attachments, StartE
         forwarding: Forwarding::probe()?,
         proxy: config.ndp_proxy,
     };
-    let policy = Policy { links: links.clone(), prefix, ingress: config.ingress };
+    let policy = Policy {
+        links: links.clone(),
+        prefix,
+        ingress: config.ingress,
+        east_west: config.east_west,
+        host: config.host,
+        flows: config.flows,
+    };
     let paces = Paces::default();
     let workers = Workers::start(WORKERS, paces.clone())?;
     // Before anything of the host is touched: without rules there is no daemon.
@@ -161,6 +168,7 @@ pub async fn start(config: Config, closer: Closer) -> Result<Attachments, StartE
         runtime: Handle::current(),
         metrics: Metrics::default(),
         readings: Readings::default(),
+        full: Readings::default(),
         host: Mutex::new(host),
         topology,
         config,
@@ -299,12 +307,13 @@ async fn judge(shared: &Arc<Shared>, living: &mut [Attachment]) -> HashSet<Attac
     let mut used: HashMap<Uid, usize> = HashMap::new();
     for a in living {
         let used = used.entry(a.owner).or_default();
-        let Some(Some(rights)) = rights.get(&a.owner).cloned() else {
-            *used += a.port.open.each().len();
-            continue;
+        let rights = rights.get(&a.owner).cloned().flatten();
+        let room = Holes::MOST_OF_OWNER.saturating_sub(*used);
+        let terms = shared.open_terms(a.owner, rights.clone().unwrap_or_else(Rights::none), room);
+        let open = match rights {
+            Some(_) => a.open.again(&a.wishes, &a.found, &terms),
+            None => a.open.clone().reaching(&a.wishes, &a.found, &terms),
         };
-        let terms = shared.open_terms(rights, Holes::MOST_OF_OWNER.saturating_sub(*used));
-        let open = a.open.again(&a.wishes, &a.found, &terms);
         *used += open.holes().each().len();
         if open.recorded() != a.open.recorded() {
             changed.insert(a.id.clone());

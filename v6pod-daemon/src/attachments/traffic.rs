@@ -15,8 +15,8 @@ use v6pod_proto::{AttachmentId, ContainerId, Passed, Traffic, Uid};
 
 use super::{Attachments, Shared, Viewer};
 use crate::core::name::Label;
-use crate::kernel;
 use crate::kernel::traffic::{self, Counters};
+use crate::kernel::{self, Worker};
 
 /// How long a reading of all ports is good. A dump holds the lock under which ports are made, a
 /// millisecond for a thousand: whoever floods the daemon with questions must not hold it for long.
@@ -25,15 +25,10 @@ const FRESH: Duration = Duration::from_secs(1);
 /// How long a question about counters waits for the kernel. They are worth no more.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The last reading of all ports. Those who want one meanwhile wait for it, and share it.
-#[derive(Debug, Default)]
-pub(super) struct Readings(Mutex<Option<Reading>>);
-
-#[derive(Debug, Clone)]
-struct Reading {
-    at: Instant,
-    counters: Arc<HashMap<u32, Counters>>,
-}
+/// What the kernel last said of all ports, or of all containers. Those who want it meanwhile wait for it, and
+/// share it.
+#[derive(Debug)]
+pub(super) struct Readings<T>(Mutex<Option<(Instant, Arc<T>)>>);
 
 /// An attachment and what it has carried.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +48,18 @@ pub struct Measured {
 }
 
 impl Attachments {
+    /// How many containers were refused a flow in the last second, of those that they began, and of those that
+    /// others began with them (`limits.flows`); at most a second old.
+    pub async fn at_flow_limit(&self) -> [usize; 2] {
+        let shared = &self.0;
+        let links = shared.links.clone();
+        let ask = || async {
+            let ask = move |worker: &mut Worker| worker.rules.at_flow_limit(&links);
+            in_time(shared.workers.run(ask)).await.unwrap_or_default()
+        };
+        *shared.full.last_or(ask).await
+    }
+
     /// The counters of what the viewer may see, at most a second old, by owner, then id. What has gone
     /// since, or has come, is not among them.
     pub async fn measured(&self, viewer: Viewer) -> Vec<Measured> {
@@ -95,20 +102,23 @@ impl Shared {
     }
 }
 
-impl Readings {
+impl<T> Default for Readings<T> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<T> Readings<T> {
     /// The last reading, or what `read` brings. One that failed brings nothing, and counts too: it is
     /// not tried again at once.
-    async fn last_or<F: Future<Output = HashMap<u32, Counters>>>(
-        &self,
-        read: impl FnOnce() -> F,
-    ) -> Arc<HashMap<u32, Counters>> {
+    async fn last_or<F: Future<Output = T>>(&self, read: impl FnOnce() -> F) -> Arc<T> {
         let mut last = self.0.lock().await;
-        if let Some(fresh) = last.as_ref().filter(|reading| reading.at.elapsed() < FRESH) {
-            return Arc::clone(&fresh.counters);
+        if let Some((_, fresh)) = last.as_ref().filter(|(at, _)| at.elapsed() < FRESH) {
+            return Arc::clone(fresh);
         }
-        let counters = Arc::new(read().await);
-        *last = Some(Reading { at: Instant::now(), counters: Arc::clone(&counters) });
-        counters
+        let read = Arc::new(read().await);
+        *last = Some((Instant::now(), Arc::clone(&read)));
+        read
     }
 }
 
@@ -171,7 +181,7 @@ mod tests {
         assert_eq!(tokio::join!(ask(), ask(), ask()), (1, 1, 1));
         // What is too old is read again.
         let old = Instant::now().checked_sub(2 * FRESH).unwrap();
-        readings.0.lock().await.as_mut().unwrap().at = old;
+        readings.0.lock().await.as_mut().unwrap().0 = old;
         assert_eq!(ask().await, 2);
     }
 }

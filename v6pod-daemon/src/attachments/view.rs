@@ -214,6 +214,7 @@ impl Shared {
             found: a.found.clone(),
             openings: a.open.open().to_vec(),
             unopened: a.open.unopened().iter().map(unopened).collect(),
+            egress: a.open.reach().view().clone(),
             lease: a.lease,
             since: a.since,
             network: a.network.clone(),

@@ -52,6 +52,7 @@ pub(super) struct Renumber {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Limits {
     pub(super) per_owner: Key<u32>,
+    pub(super) flows: Key<u32>,
     pub(super) users: Key<Vec<Text<Who>>>,
     pub(super) operators: Key<Vec<Text<Who>>>,
 }

@@ -13,7 +13,7 @@ use std::hash::Hash;
 use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
 
-use v6pod_proto::wishes::OtherWishes;
+use v6pod_proto::wishes::{NameWish, OtherWishes};
 use v6pod_proto::{AttachmentId, ContainerId, LinkName, Mac, Mode, NetworkName, Uid, Wishes};
 
 use super::address::Pool;
@@ -371,6 +371,13 @@ impl Book {
         a.name = name.map(str::to_owned);
         a.label = label.cloned();
         Some(a)
+    }
+
+    /// What the container asks to be registered by is this from now on.
+    pub fn rename(&mut self, id: &AttachmentId, name: NameWish) {
+        if let Some(a) = self.attachments.get_mut(id) {
+            a.wishes.name = Some(name);
+        }
     }
 
     /// What was said of the container becomes known: which it is, if that was open, and what it asks

@@ -18,7 +18,9 @@ use v6pod_proto::{LinkName, Mac, Mode, Opened, Uid};
 
 use super::attachment::Attachment;
 use super::open::{Hole, NotOpened};
-use super::ruleset::{Ingress, KNOWN_SET, OWNER_SET, PORT_SET, Policy, ROUTED_SET};
+use super::ruleset::{
+    EastWest, HostAccess, Ingress, KNOWN_SET, OWNER_SET, PORT_SET, Policy, ROUTED_SET,
+};
 
 /// What is asked.
 #[derive(Debug, Clone, Copy)]
@@ -182,11 +184,22 @@ const PREROUTING: &[Ask] = &[sender, scope];
 /// The route of the range: unreachable, but for those of containers.
 const ROUTING: &[Ask] = &[vacant];
 /// The chain forward.
-const FORWARD: &[Ask] = &[established, related, leaves, ingress_allow, echo, opening, closed];
+const FORWARD: &[Ask] = &[
+    established,
+    related,
+    apart,
+    confined,
+    same_owner,
+    leaves,
+    ingress_allow,
+    echo,
+    opening,
+    closed,
+];
 /// The chain output.
 const OUTPUT: &[Ask] = &[host_icmp, established, root, owner, ingress_allow, opening, closed];
 /// The chain input.
-const INPUT: &[Ask] = &[host];
+const INPUT: &[Ask] = &[confined, host];
 
 /// Asks the rules.
 pub fn explain(policy: &Policy, query: &Query<'_>) -> Explained {
@@ -282,6 +295,81 @@ fn related(policy: &Policy, query: &Query<'_>) -> Option<Step> {
     denies.then(|| Step::decides(Rule::Related, Verdict::Passes, why))
 }
 
+/// `firewall.east_west = "deny"`. Of every address of the range, as who asks may not be told which of them
+/// a container has.
+fn apart(policy: &Policy, query: &Query<'_>) -> Option<Step> {
+    let range = policy.prefix;
+    let is_within = |end| match end {
+        End::Container(_) => true,
+        End::Address(address) | End::Vacant(address) => {
+            range.contains(address) && address != range.gateway()
+        }
+        End::Host { .. } | End::Outside => false,
+    };
+    let why =
+        "containers of this host begin nothing with each other (firewall.east_west = \"deny\")";
+    (policy.east_west == EastWest::Deny && is_within(query.from) && is_within(query.to))
+        .then(|| Step::decides(Rule::EastWest, Verdict::Dropped, why))
+}
+
+/// The chain from_confined.
+fn confined(_: &Policy, query: &Query<'_>) -> Option<Step> {
+    let End::Container(from) = query.from else { return None };
+    if !from.open.reach().is_confined() {
+        return None;
+    }
+    let (address, by) = (from.port.address, from.open.reach().view().by);
+    let is_confined = Element::Open(address, Hole::Confined);
+    let (protocol, port) = match query.kind {
+        Kind::Port(protocol, port) => (protocol, port),
+        Kind::Reply | Kind::Error(_) => {
+            let why = "a confined container sends answers, and errors about what reached it";
+            return Some(Step::decides(Rule::Established, Verdict::Passes, why));
+        }
+        Kind::Echo => {
+            let why = format!("{} reaches what is listed alone ({by})", called(from));
+            let step = Step::decides(Rule::Confined, Verdict::Dropped, why);
+            return Some(step.depending(true, [is_confined]));
+        }
+    };
+    let to = match query.to {
+        End::Container(to) => Some(to.port.address),
+        End::Host { address, .. } => address,
+        End::Address(address) | End::Vacant(address) => Some(address),
+        End::Outside => None,
+    };
+    let ways: Vec<_> = Hole::of_flow(protocol, port, to).into_iter().map(Hole::outwards).collect();
+    let listed = ways.iter().find(|hole| from.port.open.each().binary_search(hole).is_ok());
+    if let Some(hole) = listed {
+        let why = format!("{} may reach {} there ({by})", called(from), query.kind);
+        let step = Step::goes_on(Rule::Reach, why);
+        return Some(step.depending(true, [Element::Open(address, *hole)]));
+    }
+    let why = format!("{} reaches what is listed alone ({by}), and that is not", called(from));
+    let step = Step::decides(Rule::Confined, Verdict::Dropped, why);
+    let none = ways.into_iter().map(|hole| Element::Open(address, hole));
+    let mut step = step.depending(false, none);
+    step.probes.push(Probe { element: is_confined, wanted: true });
+    Some(step)
+}
+
+/// The chain kin: `firewall.east_west = "owner"`.
+fn same_owner(policy: &Policy, query: &Query<'_>) -> Option<Step> {
+    let (End::Container(from), End::Container(to)) = (query.from, query.to) else { return None };
+    if policy.east_west != EastWest::Owner || from.owner != to.owner {
+        return None;
+    }
+    let uid = from.owner.as_raw();
+    let bits = |a: &Attachment| {
+        let address = a.port.address;
+        let bits = (0..32).filter(move |bit| uid >> bit & 1 == 1);
+        bits.map(move |bit| Element::Open(address, Hole::Kin(bit)))
+    };
+    let why = "containers of one owner reach each other (firewall.east_west = \"owner\")";
+    let step = Step::decides(Rule::SameOwner, Verdict::Passes, why);
+    Some(step.depending(true, bits(from).chain(bits(to)).collect::<Vec<_>>()))
+}
+
 fn leaves(_: &Policy, query: &Query<'_>) -> Option<Step> {
     if matches!(query.to, End::Container(_)) {
         return None;
@@ -369,8 +457,16 @@ fn closed(_: &Policy, query: &Query<'_>) -> Option<Step> {
     Some(Step { unopened, ..step })
 }
 
-fn host(_: &Policy, query: &Query<'_>) -> Option<Step> {
-    let End::Host { .. } = query.to else { return None };
+fn host(policy: &Policy, query: &Query<'_>) -> Option<Step> {
+    let End::Host { address, .. } = query.to else { return None };
+    let offered = match query.kind {
+        Kind::Port(_, port) => port == 53 && address.is_none_or(|to| to == policy.prefix.gateway()),
+        Kind::Echo | Kind::Error(_) | Kind::Reply => true,
+    };
+    if policy.host == HostAccess::Deny && !offered {
+        let why = "of this host containers reach its resolver and echo (firewall.host = \"deny\")";
+        return Some(Step::decides(Rule::Host, Verdict::Dropped, why));
+    }
     let why = "it is for this host itself, whose own firewall decides; v6pod's lets it by";
     Some(Step::decides(Rule::Host, Verdict::Passes, why))
 }

@@ -2,7 +2,7 @@ use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
-use v6pod_proto::wishes::{Findings, OtherWishes, Source};
+use v6pod_proto::wishes::{Egress, Findings, OtherWishes, Source};
 use v6pod_proto::{OpenedBy, Wishes};
 
 use super::super::attachment::NamespaceId;
@@ -17,11 +17,18 @@ const OTHER: Uid = Uid::new(1001).unwrap();
 
 fn policy(ingress: Ingress) -> Policy {
     let links = Links::of(&Instance::default());
-    Policy { links, prefix: "2001:db8:1::/80".parse().unwrap(), ingress }
+    let prefix = "2001:db8:1::/80".parse().unwrap();
+    let (east_west, host) = (EastWest::Policy, HostAccess::AsOutside);
+    Policy { links, prefix, ingress, east_west, host, flows: None }
 }
 
 /// A container of [`OWNER`]'s with these openings.
 fn container(number: u64, mode: Mode, ingress: &str, published: &str) -> Attachment {
+    that_asks(number, mode, &[("v6pod.ingress", ingress)], published)
+}
+
+/// The same by whatever it asks for.
+fn that_asks(number: u64, mode: Mode, asked: &[(&str, &str)], published: &str) -> Attachment {
     let terms = Terms {
         prefix: "2001:db8:1::/80".parse().unwrap(),
         mtu: 1500,
@@ -34,11 +41,13 @@ fn container(number: u64, mode: Mode, ingress: &str, published: &str) -> Attachm
         findings.add(Source::Published, "v6pod.ingress", published.to_owned());
     }
     let found = OtherWishes::read(&findings).unwrap();
-    let annotations = [("v6pod.ingress", ingress)].into_iter().filter(|(_, v)| !v.is_empty());
+    let annotations = asked.iter().copied().filter(|(_, v)| !v.is_empty());
     let wishes = Wishes::read(annotations).unwrap();
     let ways = Ways { annotations: true, published: true, labels: false };
-    let open =
-        OpenPorts::asked(&wishes, &found, &OpenTerms { ways, rights: Rights::All, room: 1024 });
+    // As `firewall.east_west = "owner"` has it.
+    let (egress, kin) = (Egress::Allow, Some(OWNER));
+    let terms_of_it = OpenTerms { ways, rights: Rights::All, egress, kin, room: 1024 };
+    let open = OpenPorts::asked(&wishes, &found, &terms_of_it);
     let wanted = Wanted {
         owner: OWNER,
         container: Some(format!("{number:064x}").parse().unwrap()),
@@ -125,6 +134,82 @@ fn a_container_sends_with_its_own_address_and_to_no_place_of_the_link() {
         assert_eq!(ask(Deny, from, End::Outside, "udp/53"), (Leaves, Rule::Leaves));
         assert_eq!(ask(Deny, from, host(OTHER), "udp/53"), (Passes, Rule::Host));
         assert_eq!(ask(Deny, from, from, "tcp/81"), (Passes, Rule::Loopback));
+    }
+}
+
+#[test]
+fn who_is_confined_reaches_what_is_listed_and_answers_whoever_reaches_him() {
+    let confined = [("v6pod.egress", "deny,tcp/443@2001:db8:9::/48,udp/53")];
+    let confined = that_asks(7, Mode::Bridge, &confined, "");
+    let web = container(8, Mode::Bridge, "udp/53 tcp/443", "");
+    let (from, to) = (End::Container(&confined), End::Container(&web));
+    for (to, kind, expected) in [
+        (at("2001:db8:9::1"), "tcp/443", (Leaves, Rule::Leaves)),
+        (at("2001:db8:8::1"), "tcp/443", (Dropped, Rule::Confined)),
+        (at("2001:db8:8::1"), "udp/53", (Leaves, Rule::Leaves)),
+        (at("2001:db8:8::1"), "echo", (Dropped, Rule::Confined)),
+        (to, "tcp/443", (Dropped, Rule::Confined)),
+        (to, "udp/53", (Passes, Rule::Opening)),
+        (to, "reply", (Passes, Rule::Established)),
+        (host(OTHER), "udp/53", (Passes, Rule::Host)),
+        (host(OTHER), "tcp/22", (Dropped, Rule::Confined)),
+        (host(OTHER), "reply", (Passes, Rule::Established)),
+    ] {
+        assert_eq!(ask(Deny, from, to, kind), expected, "{kind} to {to:?}");
+    }
+    let dropped = last(from, at("2001:db8:8::1"), "tcp/443");
+    let wanted: Vec<_> = dropped.probes.iter().filter(|probe| probe.wanted).collect();
+    assert_eq!((wanted.len(), wanted[0].element.set()), (1, "confined"));
+    assert!(dropped.probes.iter().any(|probe| probe.element.set() == "reach48"));
+}
+
+#[test]
+fn neighbours_and_the_host_are_as_the_operator_has_them() {
+    let (from, to) = (container(7, Mode::Routed, "", ""), container(8, Mode::Bridge, "", ""));
+    let mut others = to.clone();
+    others.owner = OTHER;
+    let ask = |policy: Policy, to, kind: &str| {
+        let query =
+            Query { from: End::Container(&from), sends_as: None, to, kind: kind.parse().unwrap() };
+        let explained = explain(&policy, &query);
+        (explained.verdict, explained.chain.last().unwrap().1.rule)
+    };
+    let east_west = |east_west| Policy { east_west, ..policy(Deny) };
+    let (own, anothers) = (End::Container(&to), End::Container(&others));
+    for (rule, to, kind, expected) in [
+        (EastWest::Policy, own, "tcp/81", (Dropped, Rule::Closed)),
+        (EastWest::Owner, own, "tcp/81", (Passes, Rule::SameOwner)),
+        (EastWest::Owner, anothers, "tcp/81", (Dropped, Rule::Closed)),
+        (EastWest::Deny, own, "echo", (Dropped, Rule::EastWest)),
+        (EastWest::Deny, own, "reply", (Passes, Rule::Established)),
+    ] {
+        assert_eq!(ask(east_west(rule), to, kind), expected, "{rule:?} {kind}");
+    }
+    // Of another's container as of an address that nobody has, which is no container's to anybody else.
+    for (address, expected) in [
+        ("2001:db8:1::9", (Dropped, Rule::EastWest)),
+        ("2001:db8:1::1", (Dropped, Rule::Closed)),
+        ("2001:db8:2::9", (Dropped, Rule::Closed)),
+    ] {
+        let query =
+            Query { from: at(address), sends_as: None, to: own, kind: "tcp/81".parse().unwrap() };
+        let explained = explain(&east_west(EastWest::Deny), &query);
+        let told = (explained.verdict, explained.chain.last().unwrap().1.rule);
+        assert_eq!(told, expected, "{address}");
+    }
+    let closed = Policy { host: HostAccess::Deny, ..policy(Deny) };
+    for (to, kind, verdict) in [
+        (host(OTHER), "udp/53", Passes),
+        (
+            End::Host { uid: OTHER, address: Some("2001:db8::5".parse().unwrap()) },
+            "udp/53",
+            Dropped,
+        ),
+        (host(OTHER), "tcp/22", Dropped),
+        (host(OTHER), "echo", Passes),
+        (host(OTHER), "reply", Passes),
+    ] {
+        assert_eq!(ask(closed.clone(), to, kind), (verdict, Rule::Host), "{kind} to {to:?}");
     }
 }
 

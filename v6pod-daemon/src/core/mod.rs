@@ -6,6 +6,7 @@ pub mod address;
 pub mod attachment;
 pub mod book;
 pub mod description;
+pub mod egress;
 pub mod explain;
 pub mod foreign;
 pub mod links;

@@ -16,8 +16,12 @@ use std::net::Ipv6Addr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use v6pod_proto::wishes::{Opening, OpeningList, Openings, OtherWishes, Peers, Ports, Protocol};
-use v6pod_proto::{Change, Opened, OpenedBy, Wishes};
+use v6pod_proto::wishes::{
+    Egress, Opening, OpeningList, Openings, OtherWishes, Peers, Ports, Protocol,
+};
+use v6pod_proto::{Change, EgressView, Opened, OpenedBy, Uid, Wishes};
+
+use super::egress::Reach;
 
 /// The most entries that one attachment's list has: it stands in a record of bounded size.
 const ENTRIES: usize = 256;
@@ -90,16 +94,22 @@ pub struct OpenTerms {
     pub ways: Ways,
     /// What the owner may open.
     pub rights: Rights,
+    /// What a container may reach that says nothing of that.
+    pub egress: Egress,
+    /// Whose it is, where an owner's containers reach each other freely (`firewall.east_west`).
+    pub kin: Option<Uid>,
     /// How many elements are left for it of its owner's.
     pub room: usize,
 }
 
-/// What of a container is open.
+/// What of a container is open, and what it may reach.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct OpenPorts {
     open: Vec<Opened>,
     unopened: Vec<NotOpened>,
     changed: bool,
+    reach: Reach,
+    kin: Option<Uid>,
 }
 
 /// The same as it stands in a record: without what is not open, which follows from the rest.
@@ -109,13 +119,19 @@ pub struct RecordedPorts {
     open: Vec<Opened>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     changed: bool,
+    #[serde(default, skip_serializing_if = "is_unconfined")]
+    egress: EgressView,
+}
+
+fn is_unconfined(egress: &EgressView) -> bool {
+    *egress == EgressView::default()
 }
 
 /// Why something cannot be changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ChangeError {
     /// `openings` beside `open` or `close`, or none of them.
-    #[error("say either `openings`, or `open` and `close`")]
+    #[error("say `name`, or either `openings`, or `open` and `close`")]
     Unclear,
     /// The operator lets this user not open it.
     #[error("{opening} is not open: {}", Why::NotAllowed)]
@@ -186,7 +202,7 @@ pub enum Why {
 impl OpenPorts {
     /// What is open of a container that asks for this.
     pub fn asked(wishes: &Wishes, found: &OtherWishes, terms: &OpenTerms) -> Self {
-        let mut ports = Self::default();
+        let mut ports = Self::default().reaching(wishes, found, terms);
         let said = [
             (&wishes.ingress, OpenedBy::Annotation),
             (&found.pod_labels.ingress, OpenedBy::PodLabel),
@@ -223,33 +239,55 @@ impl OpenPorts {
         if !self.changed {
             return Self::asked(wishes, found, terms);
         }
-        let mut ports = Self { changed: true, ..Self::default() };
+        let mut ports = Self { changed: true, ..Self::default() }.reaching(wishes, found, terms);
         for Opened { opening, by } in &self.open {
             ports.take(&[*opening], *by, terms);
         }
         ports
     }
 
+    /// The same, reaching what a container may that asks for this. What is open stays as it is.
+    #[must_use]
+    pub fn reaching(self, wishes: &Wishes, found: &OtherWishes, terms: &OpenTerms) -> Self {
+        let OpenTerms { ways, egress, room, kin, .. } = terms;
+        let reach = Reach::asked(wishes, found, egress, ways.labels, *room);
+        Self { reach, kin: *kin, ..self }
+    }
+
     /// What was open before a restart.
     pub fn as_recorded(recorded: Option<RecordedPorts>) -> Self {
-        let recorded = recorded.unwrap_or(RecordedPorts { open: Vec::new(), changed: false });
-        let mut ports = Self { changed: recorded.changed, ..Self::default() };
+        let recorded = recorded.unwrap_or(RecordedPorts {
+            open: Vec::new(),
+            changed: false,
+            egress: EgressView::default(),
+        });
+        let reach = Reach::of(recorded.egress, Holes::MOST);
+        let mut ports = Self { changed: recorded.changed, reach, ..Self::default() };
         for Opened { opening, by } in recorded.open {
             ports.fit(opening, by, Holes::MOST);
         }
         ports
     }
 
-    /// How it stands in a record; nothing if nothing was ever open.
+    /// How it stands in a record; nothing if nothing was ever open, and nothing is out of reach.
     pub fn recorded(&self) -> Option<RecordedPorts> {
-        let Self { open, changed, .. } = self;
-        (!open.is_empty() || *changed)
-            .then(|| RecordedPorts { open: open.clone(), changed: *changed })
+        let Self { open, changed, reach, .. } = self;
+        let egress = reach.view().clone();
+        (!open.is_empty() || *changed || !is_unconfined(&egress)).then(|| RecordedPorts {
+            open: open.clone(),
+            changed: *changed,
+            egress,
+        })
     }
 
     /// What is open.
     pub fn open(&self) -> &[Opened] {
         &self.open
+    }
+
+    /// What it may reach.
+    pub const fn reach(&self) -> &Reach {
+        &self.reach
     }
 
     /// What was asked for and is not.
@@ -271,11 +309,7 @@ impl OpenPorts {
 
     /// Whether this address may begin to speak to this port.
     pub fn let_in(&self, peer: Ipv6Addr, protocol: Protocol, port: u16) -> bool {
-        self.open.iter().map(|open| open.opening).any(|o| {
-            let Opening { protocol: of, ports, peers } = o;
-            let within = ports.first() <= port && port <= ports.last();
-            of == protocol && within && peers.has(peer)
-        })
+        self.open.iter().any(|open| open.opening.is_for(peer, protocol, port))
     }
 
     /// What is open by this element: of several, what came first.
@@ -292,9 +326,12 @@ impl OpenPorts {
         self.unopened.iter().filter(of_port).copied().collect()
     }
 
-    /// The elements that let all of it in.
+    /// The elements that let all of it in, and that hold the container to what it may reach.
     pub fn holes(&self) -> Holes {
-        let all: BTreeSet<_> = self.open.iter().flat_map(|o| holes(o.opening)).collect();
+        let open = self.open.iter().flat_map(|o| holes(o.opening));
+        let kin = self.kin.map_or(0, Uid::as_raw);
+        let bits = (0..32).filter(|bit| kin >> bit & 1 == 1).map(Hole::Kin);
+        let all: BTreeSet<_> = open.chain(self.reach.each()).chain(bits).collect();
         Holes(all.into_iter().collect())
     }
 
@@ -308,12 +345,12 @@ impl OpenPorts {
         room: usize,
     ) -> Result<Self, ChangeError> {
         let (kept, more) = match change {
-            Change { openings: Some(all), open: None, close: None } => (Vec::new(), &all.0[..]),
-            Change { openings: None, open: None, close: None }
+            Change { openings: Some(all), open: None, close: None, .. } => (vec![], &all.0[..]),
+            Change { openings: None, open: None, close: None, .. }
             | Change { openings: Some(_), .. } => return Err(ChangeError::Unclear),
-            Change { openings: None, open, close } => (self.closed(list(close))?, list(open)),
+            Change { openings: None, open, close, .. } => (self.closed(list(close))?, list(open)),
         };
-        let mut next = Self { open: kept, unopened: Vec::new(), changed: true };
+        let mut next = Self { open: kept, unopened: Vec::new(), changed: true, ..self.clone() };
         for &opening in more {
             if next.open.iter().any(|open| open.opening == opening) {
                 continue;
@@ -390,7 +427,7 @@ impl OpenPorts {
 
     /// How many elements it takes; what is open twice counts twice.
     fn count(&self) -> u128 {
-        self.open.iter().map(|open| count(open.opening)).sum()
+        self.reach.count() + self.open.iter().map(|open| count(open.opening)).sum::<u128>()
     }
 
     fn refuse(&mut self, openings: &[Opening], by: OpenedBy, why: Why) {
@@ -439,7 +476,7 @@ fn without(these: &[Opening], those: &[Opening]) -> (Vec<Opening>, Vec<Opening>)
     (rest, same)
 }
 
-/// One element of the firewall that lets something in.
+/// One element of the firewall that lets something in, or out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Hole {
     /// Everybody, to one port.
@@ -448,6 +485,16 @@ pub enum Hole {
     Every(Protocol),
     /// The addresses of one prefix, to one port. The length is one of [`Hole::LENGTHS`].
     From(u8, Protocol, u16, Ipv6Addr),
+    /// The container reaches nothing but what the following let it.
+    Confined,
+    /// One port of everybody's.
+    Reach(Protocol, u16),
+    /// Every port of everybody's.
+    ReachEvery(Protocol),
+    /// One port at the addresses of one prefix. The length is one of [`Hole::LENGTHS`].
+    ReachIn(u8, Protocol, u16, Ipv6Addr),
+    /// This bit of its owner's uid is one.
+    Kin(u8),
 }
 
 impl Hole {
@@ -464,6 +511,18 @@ impl Hole {
             all.push(Self::From(length, protocol, port, prefix));
         }
         all
+    }
+
+    /// What lets the container out to where this one lets others in from.
+    pub(super) const fn outwards(self) -> Self {
+        match self {
+            Self::Port(protocol, port) => Self::Reach(protocol, port),
+            Self::Every(protocol) => Self::ReachEvery(protocol),
+            Self::From(length, protocol, port, prefix) => {
+                Self::ReachIn(length, protocol, port, prefix)
+            }
+            out => out,
+        }
     }
 }
 
@@ -490,6 +549,13 @@ impl Holes {
         Self(both.into_iter().collect())
     }
 
+    /// Whether something was allowed by these that is not by those.
+    pub fn allow_more_than(&self, those: &Self) -> bool {
+        let confined = |holes: &Self| holes.0.contains(&Hole::Confined);
+        let gone = self.without(those).0.iter().any(|hole| *hole != Hole::Confined);
+        gone || (!confined(self) && confined(those))
+    }
+
     /// Those that are not among the others.
     pub fn without(&self, others: &Self) -> Self {
         Self(self.0.iter().filter(|hole| others.0.binary_search(hole).is_err()).copied().collect())
@@ -503,12 +569,12 @@ fn longer(length: u8) -> (u8, u8) {
 }
 
 /// How many elements one attachment may have where so many are left for it.
-fn most(room: usize) -> u128 {
+pub(super) fn most(room: usize) -> u128 {
     room.min(Holes::MOST) as u128
 }
 
 /// How many elements an opening takes: 2^79 at most.
-fn count(opening: Opening) -> u128 {
+pub(super) fn count(opening: Opening) -> u128 {
     let Opening { ports, peers, .. } = opening;
     let each = u128::from(ports.last() - ports.first()) + 1;
     match (peers == Peers::ALL, ports == Ports::ALL) {
@@ -519,7 +585,7 @@ fn count(opening: Opening) -> u128 {
 }
 
 /// Those of an opening that has few.
-fn holes(opening: Opening) -> Vec<Hole> {
+pub(super) fn holes(opening: Opening) -> Vec<Hole> {
     let Opening { protocol, ports, peers } = opening;
     if count(opening) > Holes::MOST as u128 {
         return Vec::new();

@@ -7,7 +7,7 @@ const ROOM: usize = Holes::MOST_OF_OWNER;
 const WAYS: Ways = Ways { annotations: true, published: true, labels: false };
 
 fn terms(ways: Ways, rights: Rights) -> OpenTerms {
-    OpenTerms { ways, rights, room: ROOM }
+    OpenTerms { ways, rights, egress: Egress::Allow, kin: None, room: ROOM }
 }
 
 fn usual() -> OpenTerms {
@@ -334,6 +334,11 @@ fn passes(holes: &Holes, peer: Ipv6Addr, protocol: Protocol, port: u16) -> bool 
     holes.each().iter().any(|hole| match *hole {
         Hole::Port(p, n) => p == protocol && n == port,
         Hole::Every(p) => p == protocol,
+        Hole::Confined
+        | Hole::Reach(..)
+        | Hole::ReachEvery(_)
+        | Hole::ReachIn(..)
+        | Hole::Kin(_) => false,
         Hole::From(length, p, n, source) => {
             let behind = u128::MAX.checked_shr(length.into()).unwrap_or(0);
             p == protocol && n == port && u128::from(peer) & !behind == u128::from(source)

@@ -74,8 +74,8 @@ pub enum Step {
     /// and port of the bridge, if it is to be one, the other in the container. Both down. Undone by
     /// deleting the port.
     Pair,
-    /// A bridge port isolated, not learning, not flooded; locked where the kernel can. A routed port
-    /// without addresses of its own making, deaf to router advertisements, forwarding.
+    /// The port's alias set. A bridge port isolated, not learning, not flooded; locked where the kernel
+    /// can. A routed port without addresses of its own making, deaf to router advertisements, forwarding.
     /// Goes with the port.
     Guard,
     /// The static forwarding entry of the container's Ethernet address. Goes with the port.
@@ -89,7 +89,8 @@ pub enum Step {
     /// The container's end: sysctls, loopback and interface up, address, default route; on a routed
     /// port the gateway's neighbour entry. Goes with the pair.
     Inside,
-    /// The port's alias set and the port up, in one message: the commit.
+    /// The port up: the commit. Nothing else in that message: whatever else changes with it, Linux would
+    /// walk all routes of the host once more.
     Up,
 }
 

@@ -29,7 +29,7 @@ use super::message::{self, FoundLink, find_ours};
 use super::netlink::RouteSocket;
 use super::overlap::{Overlaps, overlaps};
 use super::proxy;
-use super::sysctl::Conf;
+use super::sysctl::{Conf, Folder, Folders};
 use super::view::Route;
 use crate::core::links::Links;
 use crate::core::prefix::Prefix;
@@ -383,7 +383,7 @@ fn forward(socket: &mut RouteSocket, topology: &Topology, host: &Host) -> Result
             }
         }
     }
-    forward_from(host, &host.links.bridge)?;
+    forward_from(host, &Folders::here()?.open(Conf::Link(&host.links.bridge))?)?;
     match &host.uplink {
         // It may have gone since, or have no IPv6.
         Some(uplink) if topology.proxy => {
@@ -393,13 +393,13 @@ fn forward(socket: &mut RouteSocket, topology: &Topology, host: &Host) -> Result
     }
 }
 
-/// Has what comes in by this link of ours forwarded.
-pub(super) fn forward_from(host: &Host, link: &LinkName) -> Result<(), Error> {
+/// Has what comes in by this link of ours, with these settings, forwarded.
+pub(super) fn forward_from(host: &Host, link: &Folder) -> Result<(), Error> {
     let key = match host.forwarding {
         Forwarding::PerInterface => "force_forwarding",
         Forwarding::WholeHost => "forwarding",
     };
-    Conf::Link(link).ensure(key, 1).map(drop)
+    link.ensure(key, 1).map(drop)
 }
 
 /// Has every interface that takes router advertisements as a host go on as a router: those that are

@@ -9,6 +9,7 @@
 //! - Undoing needs neither the namespace nor the memory of having done: names and addresses are
 //!   enough, what is gone is fine, and a link that is not in our group is never deleted.
 
+use std::net::Ipv6Addr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
@@ -20,9 +21,10 @@ use netlink_packet_route::link::{
 use netlink_packet_route::neighbour::{
     NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
-use netlink_packet_route::route::{RouteAttribute, RouteType};
+use netlink_packet_route::route::{RouteAttribute, RouteProtocol, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
 use nix::errno::Errno;
+use nix::libc;
 use v6pod_proto::{Mac, Mode};
 
 use super::error::{Cause, Error, gone_is_fine};
@@ -40,6 +42,9 @@ use crate::failpoint;
 /// The metric of the default route inside: before netavark's 100. Where a container has a network of
 /// podman's with a way out besides, answers must leave by the address that they were asked at.
 const DEFAULT_ROUTE_METRIC: u32 = 64;
+
+/// All of IPv6's groups (RFC 4291, section 2.7), with a length of 8.
+const MULTICAST: Ipv6Addr = Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0);
 
 /// Every network namespace's loopback interface has this number (`LOOPBACK_IFINDEX`).
 const LOOPBACK: u32 = 1;
@@ -116,8 +121,7 @@ impl<'a> Wire<'a> {
                 Ok(())
             }
             Step::Up => {
-                let mut link = message::set_up(message::link(self.ends()?.port), true);
-                link.attributes.push(LinkAttribute::IfAlias(self.port.alias.clone()));
+                let link = message::set_up(message::link(self.ends()?.port), true);
                 let doing = format!("switch {} on", self.port.name);
                 self.worker.socket.ack(doing, &Message::SetLink(link), 0)
             }
@@ -155,6 +159,28 @@ impl<'a> Wire<'a> {
                 return;
             }
             std::thread::sleep(PAUSE);
+        }
+    }
+
+    /// Takes a routed port's route for all multicast away, which Linux makes when it has its carrier: after
+    /// [`Wire::settle`]. The routes `ff00::/8` of all ports would be one list, which is walked from end to
+    /// end to add another, and whenever any interface comes or goes. Nothing on such a port sends to a
+    /// group by it, and what a container sends to one ends at the rules.
+    pub fn trim(&mut self) {
+        if self.port.mode == Mode::Bridge {
+            return;
+        }
+        let Some(ends) = self.ends else { return };
+        let mut groups = message::route(
+            RouteType::Multicast,
+            Some((MULTICAST, 8)),
+            [RouteAttribute::Oif(ends.port)],
+        );
+        groups.header.table = libc::RT_TABLE_LOCAL;
+        groups.header.protocol = RouteProtocol::Kernel;
+        let doing = format!("remove the route for multicast by {}", self.port.name);
+        if let Err(error) = self.worker.socket.ack(doing, &Message::DelRoute(groups), 0) {
+            tracing::debug!(%error, "a port keeps a route that it does not need");
         }
     }
 
@@ -246,7 +272,7 @@ pub(super) fn guard_port(
     // The port's own IPv6 is switched off: it never has an address, sends no solicitations and
     // hears no advertisements, not even if somebody takes it out of the bridge (threats 6, 16).
     // The bridge does not mind.
-    Conf::Link(&port.name).write("disable_ipv6", 1)?;
+    worker.sysctls.open(Conf::Link(&port.name))?.write("disable_ipv6", 1)?;
     match set_port_flags(&mut worker.socket, port, index, true) {
         // Linux before 5.18 has no locked ports. The rest is what must be.
         Err(error) if matches!(error.errno(), Some(Errno::EINVAL | Errno::EOPNOTSUPP)) => {
@@ -261,14 +287,15 @@ pub(super) fn guard_port(
 /// (threat 6).
 fn guard_routed(worker: &mut Worker, host: &Host, port: &Port, index: u32) -> Result<(), Error> {
     let mut link = message::link(index);
-    link.attributes.push(message::no_link_local());
+    link.attributes = vec![message::no_link_local(), LinkAttribute::IfAlias(port.alias.clone())];
     let doing = format!("keep {} without addresses", port.name);
     worker.socket.ack(doing, &Message::SetLink(link), 0)?;
-    let conf = Conf::Link(&port.name);
-    for key in ["accept_ra", "autoconf", "accept_redirects", "disable_ipv6"] {
-        conf.ensure(key, 0)?;
+    let conf = worker.sysctls.open(Conf::Link(&port.name))?;
+    for key in ["accept_ra", "autoconf", "accept_redirects"] {
+        conf.write(key, 0)?;
     }
-    forward_from(host, &port.name)
+    conf.ensure("disable_ipv6", 0)?;
+    forward_from(host, &conf)
 }
 
 fn set_port_flags(
@@ -297,6 +324,7 @@ fn set_port_flags(
     let mut link = message::link(index);
     link.attributes = vec![
         message::no_link_local(),
+        LinkAttribute::IfAlias(port.alias.clone()),
         LinkAttribute::LinkInfo(vec![
             LinkInfo::PortKind(InfoPortKind::Bridge),
             LinkInfo::PortData(InfoPortData::BridgePort(flags)),
@@ -406,7 +434,7 @@ pub fn leads_to(
 pub(super) fn remove_route(
     socket: &mut RouteSocket,
     link: u32,
-    address: std::net::Ipv6Addr,
+    address: Ipv6Addr,
 ) -> Result<(), Error> {
     let route = message::container_route(link, address);
     let doing = format!("remove the route to {address}");
@@ -416,7 +444,7 @@ pub(super) fn remove_route(
 pub(super) fn remove_neighbour(
     socket: &mut RouteSocket,
     link: u32,
-    address: std::net::Ipv6Addr,
+    address: Ipv6Addr,
 ) -> Result<(), Error> {
     let entry = message::neighbour(link, address, None);
     let doing = format!("remove the neighbour {address}");
@@ -454,7 +482,7 @@ fn find_even_doomed(
 /// The gateway's Ethernet address is given here, for good. On a routed port nobody answers for it. On the
 /// bridge somebody does; but an entry that a container asked for would be one of the `gc_thresh3`, 1024,
 /// that Linux has room for, of all namespaces together.
-fn configure(inside: &mut Inside, port: &Port, peer: u32, router: Mac) -> Result<(), Error> {
+fn configure(inside: &mut Inside<'_>, port: &Port, peer: u32, router: Mac) -> Result<(), Error> {
     let name = &port.interface;
     let socket = &mut inside.socket;
     // The interface and its address first: the kernel finishes the address in a work queue meanwhile.
@@ -484,15 +512,13 @@ fn configure(inside: &mut Inside, port: &Port, peer: u32, router: Mac) -> Result
     ];
     let default = message::route(RouteType::Unicast, None, by_gateway);
     socket.ack("add the default route", &Message::NewRoute(default), flags)?;
-    Conf::Link(name).write_all(&[
-        // Set inside as well as filtered outside (CVE-2020-10749 and its kin, threat 6). The owner can
-        // change them, and then has himself to thank.
-        ("accept_ra", 0),
-        ("autoconf", 0),
-        ("accept_redirects", 0),
-        // Nobody answers them.
-        ("router_solicitations", 0),
-    ])
+    let conf = inside.sysctls()?.open(Conf::Link(name))?;
+    // Set inside as well as filtered outside (CVE-2020-10749 and its kin, threat 6). The owner can change
+    // them, and then has himself to thank. Solicitations: nobody answers them.
+    for key in ["accept_ra", "autoconf", "accept_redirects", "router_solicitations"] {
+        conf.write(key, 0)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

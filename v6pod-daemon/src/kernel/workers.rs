@@ -23,6 +23,7 @@ use super::firewall::RulesSocket;
 use super::message::find_by_name;
 use super::namespace::{self, Home, Identity, NetNs};
 use super::netlink::RouteSocket;
+use super::sysctl::{Folders, Procfs};
 use crate::fair::FairQueue;
 use crate::pace::Paces;
 
@@ -114,6 +115,10 @@ pub struct Worker {
     pub socket: RouteSocket,
     /// For the firewall's elements.
     pub rules: RulesSocket,
+    /// The host's sysctls.
+    pub sysctls: Folders,
+    /// For those of containers.
+    procfs: Procfs,
     home: Arc<Home>,
     lost: bool,
 }
@@ -122,7 +127,8 @@ impl Worker {
     /// A worker for the calling thread.
     pub fn open(home: Arc<Home>) -> Result<Self, Error> {
         let (socket, rules) = (RouteSocket::route()?, RulesSocket::open()?);
-        Ok(Self { socket, rules, home, lost: false })
+        let (sysctls, procfs) = (Folders::here()?, Procfs::make());
+        Ok(Self { socket, rules, sysctls, procfs, home, lost: false })
     }
 
     /// The namespaces that the daemon runs in.
@@ -140,15 +146,17 @@ impl Worker {
     pub fn inside<T, E: From<Error>>(
         &mut self,
         namespace: &NetNs,
-        job: impl FnOnce(Inside) -> Result<T, E>,
+        job: impl FnOnce(Inside<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
         if self.lost {
             return Err(Error::new("enter a namespace", Cause::Lost).into());
         }
         setns(namespace, CloneFlags::CLONE_NEWNET)
             .map_err(|errno| Error::io("enter a namespace", errno))?;
-        let result =
-            catch_unwind(AssertUnwindSafe(|| job(Inside { socket: RouteSocket::route()? })));
+        let procfs = &mut self.procfs;
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            job(Inside { socket: RouteSocket::route()?, procfs })
+        }));
         if let Err(errno) = setns(&*self.home, CloneFlags::CLONE_NEWNET) {
             tracing::error!(%errno, "a thread cannot leave a namespace; it is given up");
             self.lost = true;
@@ -165,12 +173,18 @@ impl Worker {
 
 /// What a job has while it is inside a namespace.
 #[derive(Debug)]
-pub struct Inside {
+pub struct Inside<'a> {
     /// For that namespace's links, addresses and routes.
     pub socket: RouteSocket,
+    procfs: &'a mut Procfs,
 }
 
-impl Inside {
+impl Inside<'_> {
+    /// That namespace's sysctls.
+    pub fn sysctls(&mut self) -> Result<Folders, Error> {
+        self.procfs.here()
+    }
+
     /// The namespace's cookie; none before Linux 5.14.
     pub fn cookie(&self) -> Result<Option<u64>, Error> {
         namespace::cookie(&self.socket)
@@ -208,6 +222,8 @@ impl Pool {
         }
         let took = processor_time().saturating_sub(began);
         self.paces.charge(turn.owner(), took, Instant::now());
+        drop(turn);
+        worker.procfs.renew();
         !worker.lost
     }
 

@@ -128,6 +128,14 @@ pub struct Opening {
     pub peers: Peers,
 }
 
+impl Opening {
+    /// Whether it is about this port of this protocol, with this address at the other end.
+    pub fn is_for(&self, peer: Ipv6Addr, protocol: Protocol, port: u16) -> bool {
+        let within = self.ports.first <= port && port <= self.ports.last;
+        self.protocol == protocol && within && self.peers.has(peer)
+    }
+}
+
 /// `v6pod.ingress`: one to 64 openings, in the order given.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Openings(Vec<Opening>);
@@ -139,10 +147,11 @@ impl Openings {
     }
 }
 
-/// `v6pod.egress`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// `v6pod.egress`. Serialised as it is written: `deny,tcp/443@2001:db8::/32`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Egress {
     /// All that the host reaches.
+    #[default]
     Allow,
     /// Nothing but these.
     Deny(Vec<Opening>),
@@ -251,6 +260,18 @@ impl<'de> Deserialize<'de> for OpeningList {
         }
 
         deserializer.deserialize_any(Either)
+    }
+}
+
+impl Serialize for Egress {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Egress {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
     }
 }
 

@@ -16,10 +16,10 @@ use v6pod_daemon::config::Options;
 use v6pod_daemon::purge;
 use v6pod_daemon::report::chain;
 use v6pod_proto::explain::Explanation;
-use v6pod_proto::wishes::{Opening, OpeningList};
+use v6pod_proto::wishes::{NameWish, Opening, OpeningList};
 use v6pod_proto::{Attachment, AttachmentList, Capacity, Change, DEFAULT_SOCKET, Status};
 
-/// Shows the containers' addresses and names that v6podd has given, and opens and closes their ports.
+/// Shows the containers' addresses and names that v6podd has given, renames them, and opens and closes their ports.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Cli {
@@ -54,6 +54,14 @@ enum Command {
     /// all.
     #[command(after_help = CLOSE_HELP)]
     Close(Ports),
+    /// Have a running container registered by another name, as long as its attachment lasts.
+    Rename {
+        /// Its name, its address, or the beginning of its or its attachment's id.
+        reference: String,
+        /// 1 to 63 lower-case letters, digits and '-', the latter neither first nor last.
+        #[arg(value_parser = wished_name)]
+        name: NameWish,
+    },
     /// Say what becomes of a flow, which rule decides, and who opened it.
     #[command(after_help = explain::HELP)]
     Explain(explain::Words),
@@ -90,6 +98,10 @@ fn opening(text: &str) -> Result<Opening, String> {
     text.parse().map_err(|right: &str| right.to_owned())
 }
 
+fn wished_name(text: &str) -> Result<NameWish, String> {
+    text.parse().map_err(|right: &str| right.to_owned())
+}
+
 type Failure = Box<dyn std::error::Error>;
 
 fn main() -> ExitCode {
@@ -119,11 +131,20 @@ async fn run(cli: &Cli) -> Result<String, Failure> {
         }
         Command::Open(ports) => {
             let open = Some(OpeningList(ports.ports.clone()));
-            cli.change(&client, ports, &Change { open, ..Change::default() }).await
+            let opened = Change { open, ..Change::default() };
+            let opened = change(&client, &ports.reference, &opened).await?;
+            cli.render(&opened, table::open)
         }
         Command::Close(ports) => {
             let close = Some(OpeningList(ports.ports.clone()));
-            cli.change(&client, ports, &Change { close, ..Change::default() }).await
+            let closed = Change { close, ..Change::default() };
+            let closed = change(&client, &ports.reference, &closed).await?;
+            cli.render(&closed, table::open)
+        }
+        Command::Rename { reference, name } => {
+            let name = Some(name.clone());
+            let renamed = change(&client, reference, &Change { name, ..Change::default() }).await?;
+            cli.render(&renamed, |renamed| table::one(renamed, table::now()))
         }
         Command::Explain(words) => {
             let answer = client.get(&words.resource()).await;
@@ -163,19 +184,12 @@ fn failure(error: ClientError, reference: &str) -> Failure {
     }
 }
 
-impl Cli {
-    async fn change(
-        &self,
-        client: &Client,
-        ports: &Ports,
-        change: &Change,
-    ) -> Result<String, Failure> {
-        let Ports { reference, .. } = ports;
-        let changed = client.patch(&resource(reference), change).await;
-        let changed: Attachment = changed.map_err(|error| failure(error, reference))?;
-        self.render(&changed, table::open)
-    }
+async fn change(client: &Client, reference: &str, change: &Change) -> Result<Attachment, Failure> {
+    let changed = client.patch(&resource(reference), change).await;
+    changed.map_err(|error| failure(error, reference))
+}
 
+impl Cli {
     fn render<T: Serialize>(
         &self,
         value: &T,

@@ -48,6 +48,7 @@ pub(crate) fn one(a: &Attachment, now: u64) -> String {
         ["asks for".to_owned(), format!("{name}={value} ({source})")]
     }));
     rows.extend(openings(a));
+    rows.push(["egress".to_owned(), format!("{} ({})", a.egress.rule, a.egress.by)]);
     rows.extend(a.found.ignored.iter().map(|line| ["ignored".to_owned(), line.clone()]));
     rows.extend([
         ["interface".to_owned(), format!("{} ({})", a.interface, a.mac)],

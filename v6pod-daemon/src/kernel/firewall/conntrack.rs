@@ -35,6 +35,20 @@ pub(super) fn flows(
     })
 }
 
+/// Has every flow that these addresses began forgotten that is neither TCP nor UDP. How many there were.
+pub(super) fn forget_portless(
+    socket: &mut Socket<Message>,
+    began: &HashSet<Ipv6Addr>,
+) -> Result<usize, Error> {
+    let names = socket.dump("list the flows", &Message::list_flows(), |kind, payload| {
+        message::portless_flow(kind, payload, began)
+    })?;
+    for name in &names {
+        gone_is_fine(socket.ack("forget a flow", &Message::forget_flow(name), 0))?;
+    }
+    Ok(names.len())
+}
+
 /// A flow of TCP or UDP that somebody began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Flow {

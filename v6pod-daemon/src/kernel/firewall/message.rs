@@ -272,6 +272,20 @@ pub(super) fn flow_name(
     meant.then(|| name(kind, attributes))
 }
 
+/// The attributes that name a flow, if it is neither TCP nor UDP and one of the addresses began it.
+pub(super) fn portless_flow(
+    kind: u16,
+    payload: &[u8],
+    began: &HashSet<Ipv6Addr>,
+) -> Option<Vec<u8>> {
+    let attributes = payload.get(GENERIC..).filter(|_| kind == FLOW)?;
+    let tuple = value(attributes, TUPLE_ORIG)?;
+    let from: [u8; 16] = value(value(tuple, TUPLE_IP)?, IP_SOURCE)?.try_into().ok()?;
+    let number = i32::from(*value(value(tuple, TUPLE_PROTO)?, PROTO_NUMBER)?.first()?);
+    let has_ports = matches!(number, libc::IPPROTO_TCP | libc::IPPROTO_UDP);
+    (!has_ports && began.contains(&from.into())).then(|| name(kind, attributes))
+}
+
 /// A flow of TCP or UDP, and the attributes that name it. The answering side is as it is behind any
 /// translation of its address, the asking one as it is before.
 pub(super) fn flow(kind: u16, payload: &[u8]) -> Option<(Flow, Vec<u8>)> {

@@ -34,8 +34,9 @@ use super::netlink::Socket;
 use crate::core::links::Links;
 use crate::core::open::{Hole, Holes};
 use crate::core::ruleset::{
-    ENDED_SET, Elements, FROM_SETS, KNOWN_SET, OPEN_ALL_SET, OPEN_SET, OWNER_SET, PORT_SET,
-    ROUTED_SET,
+    CONFINED_SET, ENDED_SET, Elements, FROM_SETS, FULL_BY_SET, FULL_TO_SET, KIN_SET, KNOWN_SET,
+    OPEN_ALL_SET, OPEN_SET, OWNER_SET, PORT_SET, REACH_ALL_SET, REACH_SET, REACH_SETS, ROUTED_SET,
+    with_bit,
 };
 
 pub use conntrack::{Begun, Flow};
@@ -64,7 +65,7 @@ pub struct RulesSocket(Socket<Message>);
 type Element = (u8, &'static str, Vec<u8>);
 
 /// All sets whose elements are attachments'.
-const SETS: [(u8, &str); 12] = [
+const SETS: [(u8, &str); 22] = [
     (message::BRIDGE, PORT_SET),
     (message::INET, KNOWN_SET),
     (message::INET, ROUTED_SET),
@@ -77,6 +78,16 @@ const SETS: [(u8, &str); 12] = [
     (message::INET, FROM_SETS[3].1),
     (message::INET, FROM_SETS[4].1),
     (message::INET, FROM_SETS[5].1),
+    (message::INET, CONFINED_SET),
+    (message::INET, REACH_SET),
+    (message::INET, REACH_ALL_SET),
+    (message::INET, KIN_SET),
+    (message::INET, REACH_SETS[0].1),
+    (message::INET, REACH_SETS[1].1),
+    (message::INET, REACH_SETS[2].1),
+    (message::INET, REACH_SETS[3].1),
+    (message::INET, REACH_SETS[4].1),
+    (message::INET, REACH_SETS[5].1),
 ];
 
 /// The elements of an instance's sets, sorted.
@@ -182,6 +193,17 @@ impl RulesSocket {
         Ok(self.0.dump(doing, &question, read)?.into_iter().flatten().collect())
     }
 
+    /// How many containers were refused a flow in the last second: that they began, and that others began with
+    /// them.
+    pub fn at_flow_limit(&mut self, links: &Links) -> Result<[usize; 2], Error> {
+        let mut count = |set| match self.list(links, message::INET, set) {
+            // Where flows are not limited there are no such sets.
+            Err(error) if error.is_gone() => Ok(0),
+            other => other.map(|keys| keys.len()),
+        };
+        Ok([count(FULL_BY_SET)?, count(FULL_TO_SET)?])
+    }
+
     /// The messages for these elements, of which those of one set stand together.
     fn messages(links: &Links, elements: &[Element], what: Do) -> Vec<(Message, u16)> {
         let of_one_set = elements.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1));
@@ -251,11 +273,19 @@ impl RulesSocket {
             let listed =
                 self.transaction("list ended flows".into(), &Self::messages(links, some, Do::Add));
             if let Err(error) = listed {
-                // The set is full, or gone: these can be begun anew by the side that is closed.
+                // The set is full, or gone: these can be begun anew by the side that is closed, and so can the
+                // rest, for which there is no room either. Each try costs a grace period of RCU.
                 tracing::warn!(%error, "flows that were ended may come back");
+                break;
             }
         }
         flows.iter().try_for_each(|begun| conntrack::forget_one(&mut self.0, begun))
+    }
+
+    /// Has conntrack forget all flows that these addresses began and that have no ports, such as echo. Gives
+    /// how many there were.
+    pub fn forget_portless(&mut self, began: &HashSet<Ipv6Addr>) -> Result<usize, Error> {
+        if began.is_empty() { Ok(0) } else { conntrack::forget_portless(&mut self.0, began) }
     }
 
     /// Does all of it or nothing.
@@ -308,12 +338,20 @@ fn every(elements: &Elements) -> Vec<Element> {
 }
 
 fn hole_element(address: Ipv6Addr, hole: &Hole) -> Element {
+    if let Hole::Kin(bit) = hole {
+        return (message::INET, KIN_SET, with_bit(address, *bit).octets().to_vec());
+    }
     let address = address.octets();
     let key = match hole {
-        Hole::Port(protocol, port) => [&address[..], &number(*protocol), &port_key(*port)].concat(),
-        Hole::Every(protocol) => [&address[..], &number(*protocol)].concat(),
-        Hole::From(_, protocol, port, source) => {
-            [&address[..], &number(*protocol), &port_key(*port), &source.octets()].concat()
+        Hole::Confined | Hole::Kin(_) => address.to_vec(),
+        Hole::Port(protocol, port) | Hole::Reach(protocol, port) => {
+            [&address[..], &number(*protocol), &port_key(*port)].concat()
+        }
+        Hole::Every(protocol) | Hole::ReachEvery(protocol) => {
+            [&address[..], &number(*protocol)].concat()
+        }
+        Hole::From(_, protocol, port, peers) | Hole::ReachIn(_, protocol, port, peers) => {
+            [&address[..], &number(*protocol), &port_key(*port), &peers.octets()].concat()
         }
     };
     (message::INET, hole.set(), key)

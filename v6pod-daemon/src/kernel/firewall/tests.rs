@@ -2,12 +2,12 @@ use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use netlink_packet_core::NLM_F_CREATE;
-use v6pod_proto::wishes::OpeningList;
-use v6pod_proto::{Change, OpenedBy};
+use v6pod_proto::wishes::{Egress, OpeningList, OtherWishes};
+use v6pod_proto::{Change, OpenedBy, Uid, Wishes};
 
 use super::message::{Message, Table};
 use super::*;
-use crate::core::open::{OpenPorts, Rights};
+use crate::core::open::{OpenPorts, OpenTerms, Rights, Ways};
 use crate::core::ruleset::{Ingress, Ruleset};
 use crate::kernel::testing::{Bench, Container, in_netns, policy, port, routed, sh};
 
@@ -35,7 +35,18 @@ fn open_elements(n: u8) -> Elements {
         "udp/22@2001:db8:1:2::/63",
         "udp/22@2001:db8:1:2:3:4:5:6",
     ];
-    Elements { open: holes(&all), ..elements(n) }
+    let all = all.join(",");
+    let wishes = [("v6pod.ingress", all.as_str()), ("v6pod.egress", &format!("deny,{all}"))];
+    let terms = OpenTerms {
+        ways: Ways { annotations: true, published: true, labels: false },
+        rights: Rights::All,
+        egress: Egress::Allow,
+        kin: Some(Uid::new(64321).unwrap()),
+        room: Holes::MOST,
+    };
+    let wishes = Wishes::read(wishes).unwrap();
+    let open = OpenPorts::asked(&wishes, &OtherWishes::default(), &terms).holes();
+    Elements { open, ..elements(n) }
 }
 
 fn table() -> String {

@@ -181,6 +181,18 @@ fn attack_06_07_32_a_port_is_isolated_quiet_and_without_address_before_it_is_up(
 }
 
 #[test]
+fn a_routed_port_leaves_no_route_for_multicast_and_works_without() {
+    in_netns(|| {
+        let mut bench = Bench::new();
+        let container = Container::new();
+        bench.attach(&container, &routed(1));
+        let local = sh("ip -6 route show table local");
+        assert!(!local.contains("v6k-1"), "{local}");
+        container.sh(&format!("ping -c 1 -W 10 {}", bench.topology.prefix.gateway()));
+    });
+}
+
+#[test]
 fn any_beginning_of_the_steps_is_undone_and_undoing_twice_is_fine() {
     in_netns(|| {
         let mut bench = Bench::new();
