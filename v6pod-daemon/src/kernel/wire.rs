@@ -272,7 +272,7 @@ pub(super) fn guard_port(
     // The port's own IPv6 is switched off: it never has an address, sends no solicitations and
     // hears no advertisements, not even if somebody takes it out of the bridge (threats 6, 16).
     // The bridge does not mind.
-    worker.sysctls.open(Conf::Link(&port.name))?.write("disable_ipv6", 1)?;
+    worker.conf(Conf::Link(&port.name))?.write("disable_ipv6", 1)?;
     match set_port_flags(&mut worker.socket, port, index, true) {
         // Linux before 5.18 has no locked ports. The rest is what must be.
         Err(error) if matches!(error.errno(), Some(Errno::EINVAL | Errno::EOPNOTSUPP)) => {
@@ -290,7 +290,7 @@ fn guard_routed(worker: &mut Worker, host: &Host, port: &Port, index: u32) -> Re
     link.attributes = vec![message::no_link_local(), LinkAttribute::IfAlias(port.alias.clone())];
     let doing = format!("keep {} without addresses", port.name);
     worker.socket.ack(doing, &Message::SetLink(link), 0)?;
-    let conf = worker.sysctls.open(Conf::Link(&port.name))?;
+    let conf = worker.conf(Conf::Link(&port.name))?;
     for key in ["accept_ra", "autoconf", "accept_redirects"] {
         conf.write(key, 0)?;
     }

@@ -11,7 +11,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
-use v6pod_proto::{Activate as Request, AttachmentList, ContainerId, Deactivate, Status, Uid};
+use v6pod_proto::{
+    Activate as Request, Attachment, AttachmentList, ContainerId, Deactivate, Mode, Status, Uid,
+};
 
 use crate::samples::Series;
 use crate::scene::{NetNs, Scene, calm};
@@ -33,11 +35,17 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// Starts it and waits until it answers.
     pub(crate) fn start(scene: &Scene) -> Result<Rc<Self>> {
+        Self::with(scene, Mode::Bridge, "").map(Rc::new)
+    }
+
+    /// The same in this mode, with more tables of configuration.
+    pub(crate) fn with(scene: &Scene, mode: Mode, tables: &str) -> Result<Self> {
         let (config, log) = (scene.file("v6pod.toml"), scene.file("v6podd.log"));
         let (run, state) = (scene.run_dir(), scene.file("state"));
+        let mode = if mode == Mode::Routed { "routed" } else { "bridge" };
         let text = format!(
             "instance = \"{INSTANCE}\"\nprefix = \"2001:db8:1:2:3::/80\"\nmtu = 1500\n\
-             [registry]\nkind = \"none\"\n[api]\ntcp = []\n"
+             mode = \"{mode}\"\n[registry]\nkind = \"none\"\n[api]\ntcp = []\n{tables}"
         );
         fs::write(&config, text)?;
         let output = File::create(&log)?;
@@ -62,7 +70,25 @@ impl Daemon {
             }
             thread::sleep(Duration::from_millis(10));
         }
-        Ok(Rc::new(daemon))
+        Ok(daemon)
+    }
+
+    /// Ends it and starts it again on the same files; what it serves goes on.
+    pub(crate) fn restart(&mut self, scene: &Scene, mode: Mode, tables: &str) -> Result<()> {
+        self.process.kill()?;
+        self.process.wait()?;
+        *self = Self::with(scene, mode, tables)?;
+        Ok(())
+    }
+
+    /// Attaches a namespace of root's, for a container that nobody has heard of.
+    pub(crate) fn attach(&self, netns: &NetNs) -> Result<Attachment> {
+        let mut id = [0; 32];
+        File::open("/dev/urandom")?.read_exact(&mut id)?;
+        let id: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
+        let request = serde_json::to_string(&Request::new(id.parse::<ContainerId>()?))?;
+        let answer = self.call(&post("/api/activate", &request), Some(netns.as_fd()))?;
+        Ok(serde_json::from_slice(&answer)?)
     }
 
     /// Its unix socket.

@@ -1,0 +1,156 @@
+//! One stream, a flood of small packets, one connection after the other: between two namespaces.
+
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::libc;
+use nix::sys::socket::{setsockopt, sockopt};
+
+use crate::Result;
+use crate::scene::NetNs;
+
+/// How long each is measured.
+const PERIOD: Duration = Duration::from_millis(300);
+
+/// Past this, nobody is there.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// As iperf3 writes.
+const CHUNK: usize = 128 << 10;
+
+/// What a small packet carries.
+const SMALL: [u8; 64] = [0x56; 64];
+
+/// From where to where.
+#[derive(Clone, Copy)]
+pub(super) struct Course<'a> {
+    pub(super) from: &'a NetNs,
+    pub(super) to: &'a NetNs,
+    /// Of the far end, as the near end knows it.
+    pub(super) address: IpAddr,
+}
+
+/// Who sends by a stream.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sender {
+    Near,
+    Far,
+}
+
+impl Course<'_> {
+    /// One TCP stream, opened by the near end: bits a second.
+    pub(super) fn stream(self, sender: Sender) -> Result<f64> {
+        let (listener, to) = self.listen()?;
+        let near = inside(self.from, || TcpStream::connect_timeout(&to, LIMIT))??;
+        let (far, _) = listener.accept()?;
+        let (mut source, mut sink) = if sender == Sender::Near { (near, far) } else { (far, near) };
+        sink.set_read_timeout(Some(LIMIT))?;
+        source.set_write_timeout(Some(LIMIT))?;
+        let began = Instant::now();
+        let bytes = thread::scope(|scope| {
+            let arrived = scope.spawn(move || -> std::io::Result<usize> {
+                let (mut buffer, mut all) = (vec![0; CHUNK], 0);
+                loop {
+                    match sink.read(&mut buffer)? {
+                        0 => return Ok(all),
+                        length => all += length,
+                    }
+                }
+            });
+            let chunk = vec![0x56; CHUNK];
+            while began.elapsed() < PERIOD {
+                source.write_all(&chunk)?;
+            }
+            drop(source);
+            Ok::<_, Box<dyn std::error::Error>>(arrived.join().map_err(|_| "a thread died")??)
+        })?;
+        Ok(bytes as f64 * 8.0 / began.elapsed().as_secs_f64())
+    }
+
+    /// Datagrams as fast as one thread sends them: how many arrive a second.
+    pub(super) fn packets(self) -> Result<f64> {
+        let far = inside(self.to, || UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)))??;
+        let to = SocketAddr::new(self.address, far.local_addr()?.port());
+        let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+        let near = inside(self.from, || UdpSocket::bind(any))??;
+        near.connect(to)?;
+        // The first opens the way, where one has to be opened.
+        far.set_read_timeout(Some(LIMIT))?;
+        near.send(&SMALL)?;
+        far.recv(&mut [0; 128])?;
+        far.set_read_timeout(Some(Duration::from_millis(100)))?;
+        let arrived = thread::scope(|scope| {
+            let arrived = scope.spawn(|| {
+                let mut all = 0_u32;
+                while far.recv(&mut [0; 128]).is_ok() {
+                    all += 1;
+                }
+                all
+            });
+            let began = Instant::now();
+            while began.elapsed() < PERIOD {
+                match near.send(&SMALL) {
+                    Err(error) if error.raw_os_error() != Some(libc::ENOBUFS) => return Err(error),
+                    _ => {}
+                }
+            }
+            Ok(arrived.join().unwrap_or(0))
+        })?;
+        if arrived == 0 {
+            return Err("no datagram arrived".into());
+        }
+        Ok(f64::from(arrived) / PERIOD.as_secs_f64())
+    }
+
+    /// Connections that one thread opens and resets, one after the other: how many a second.
+    pub(super) fn flows(self) -> Result<f64> {
+        let (listener, to) = self.listen()?;
+        let over = AtomicBool::new(false);
+        let opened = thread::scope(|scope| {
+            scope.spawn(|| {
+                while let Ok(connection) = listener.accept()
+                    && !over.load(Ordering::Relaxed)
+                {
+                    drop(connection);
+                }
+            });
+            let result = inside(self.from, || {
+                let (mut count, began) = (0_u32, Instant::now());
+                while began.elapsed() < PERIOD {
+                    open_and_reset(&to)?;
+                    count += 1;
+                }
+                Ok::<_, std::io::Error>(f64::from(count) / began.elapsed().as_secs_f64())
+            });
+            // The last one, for the other thread to see that it is over.
+            over.store(true, Ordering::Relaxed);
+            let own = SocketAddr::from((Ipv6Addr::LOCALHOST, to.port()));
+            inside(self.to, || TcpStream::connect_timeout(&own, LIMIT))??;
+            result
+        })?;
+        Ok(opened?)
+    }
+
+    fn listen(&self) -> Result<(TcpListener, SocketAddr)> {
+        let listener = inside(self.to, || TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)))??;
+        let to = SocketAddr::new(self.address, listener.local_addr()?.port());
+        Ok((listener, to))
+    }
+}
+
+/// Resets it, so that no port is left waiting (TIME_WAIT): there are only 28,000.
+fn open_and_reset(to: &SocketAddr) -> std::io::Result<()> {
+    let connection = TcpStream::connect_timeout(to, LIMIT)?;
+    let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
+    setsockopt(&connection, sockopt::Linger, &at_once).map_err(std::io::Error::other)
+}
+
+/// What the job gives on a thread inside: its sockets stay there.
+pub(super) fn inside<T: Send>(netns: &NetNs, job: impl FnOnce() -> T + Send) -> Result<T> {
+    let enter = || netns.enter().map(|()| job()).map_err(|error| error.to_string());
+    let done = thread::scope(|scope| scope.spawn(enter).join());
+    Ok(done.map_err(|_| "a thread died")??)
+}
