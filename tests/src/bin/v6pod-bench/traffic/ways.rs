@@ -205,7 +205,8 @@ fn rootless(scene: &Scene, way: Way, user: Rc<User>) -> Result<Path> {
     // pasta looks for the way out, and gives its addresses to the container.
     scene.inside(&host, || {
         for line in [
-            "link add up0 type dummy",
+            "link add up0 type veth peer name out0",
+            "link set out0 up",
             "addr add 198.51.100.2/24 dev up0",
             "addr add 2001:db8:ffff::2/64 dev up0 nodad",
             "link set up0 up",
