@@ -173,9 +173,6 @@ start_daemon() {
 instance = "$instance"
 prefix = "auto"
 
-[firewall]
-ingress = "allow"
-
 [registry]
 kind = "embedded"
 
@@ -315,9 +312,15 @@ page=$(curl -sS --globoff --max-time 10 --noproxy '*' --retry 5 --retry-connrefu
 show <<<"$page"
 [[ $page == Hello* ]] || die "that is not the page"
 
-say "The page, from ${users[1]}'s own container"
-note "(firewall.ingress is \"allow\" here: by default nobody gets in but root and ${users[0]})"
-page=$(as "${users[1]}" podman run --rm "$image" wget -qO- "http://[$address]/")
+say "The page, for ${users[1]}, and from his own container"
+url="http://[$address]/"
+closed=$(as "${users[1]}" curl -sS --globoff --max-time 2 --noproxy '*' "$url" 2>&1) &&
+    die "it is open before it was opened"
+show <<<"$closed"
+note "nobody gets in but root and ${users[0]}, until it is opened:"
+echo '$ v6podctl open web tcp/80' | show
+as "${users[0]}" "$work/v6podctl" --socket "$work/run/$instance.sock" open web tcp/80 | show
+page=$(as "${users[1]}" podman run --rm "$image" wget -qO- "$url")
 show <<<"$page"
 [[ $page == Hello* ]] || die "that is not the page"
 

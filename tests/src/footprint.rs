@@ -136,7 +136,8 @@ fn list(daemon: &impl Place, program: &str, words: &[&str]) -> Vec<Value> {
     }
 }
 
-/// The elements of the daemon's firewall tables; none if these are not there.
+/// The elements of the daemon's firewall tables; none if these are not there. What packets put into a set is
+/// no trace of the daemon's: it goes with time.
 fn elements(daemon: &impl Place) -> Vec<String> {
     let (mut lines, table) = (Vec::new(), daemon.table());
     for family in ["bridge", "inet"] {
@@ -147,8 +148,12 @@ fn elements(daemon: &impl Place) -> Vec<String> {
         }
         let listed: Value = serde_json::from_str(listed.ok()).unwrap_or_else(|e| panic!("{e}"));
         let sets = listed["nftables"].as_array().into_iter().flatten();
+        let by_packets = |element: &&Value| {
+            ["ct count", "expires"].iter().any(|key| element["elem"].get(key).is_some())
+        };
         for set in sets.filter_map(|entry| entry.get("set")) {
             let elements = set["elem"].as_array().into_iter().flatten();
+            let elements = elements.filter(|element| !by_packets(element));
             let name = text(set, "name");
             lines.extend(elements.map(|element| format!("element {family} {name} {element}")));
         }

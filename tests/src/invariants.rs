@@ -3,9 +3,9 @@
 //!
 //! Each record is exactly one attachment of the API, one port (up, and isolated on the bridge, or routed and
 //! on none), one neighbour, one route, one answer on the uplink where it is to give any, one element of each of
-//! the firewall's sets for its kind, and on the bridge one forwarding entry; and there is nothing else. The
-//! bridge has the gateway's address and no other, what no container has is unreachable, and no name is borne
-//! twice.
+//! the firewall's sets for its kind, and on the bridge one forwarding entry; what is open in the kernel is what
+//! the API says; and there is nothing else. The bridge has the gateway's address and no other, what no
+//! container has is unreachable, and no name is borne twice.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -16,7 +16,9 @@ use std::time::Instant;
 use serde_json::Value;
 use v6pod_proto::Attachment;
 
-use crate::{Daemon, OwnedNs, PATIENCE, PREFIX, run};
+use crate::{
+    Daemon, OwnedNs, PATIENCE, PREFIX, elements_of, open_in_kernel, reach_in_kernel, reach_of, run,
+};
 
 /// `RTPROT` of what the daemon makes, as `ip` prints it.
 const PROTOCOL: &str = "118";
@@ -80,6 +82,7 @@ impl<'a> Invariants<'a> {
         self.check_entries(&records);
         self.check_host();
         self.check_firewall(&records);
+        self.check_openings(&attachments);
         self.check_names(&attachments);
         for (namespace, address) in living {
             self.must(attachments.iter().any(|a| a.address == *address), || {
@@ -175,11 +178,11 @@ impl<'a> Invariants<'a> {
         self.check_proxies(records);
     }
 
-    /// The uplink answers for all and for the gateway, or for nobody.
+    /// The uplink answers for all and for the bridge, or for nobody.
     fn check_proxies(&mut self, records: &[Record]) {
         let status = self.daemon.status();
         let answers = status.off.iter().all(|off| off.feature != "ndp-proxy");
-        let gateway = status.gateway.to_string();
+        let gateway = format!("{}1", PREFIX.trim_end_matches("/80"));
         let all = records.iter().map(|r| &r.address).chain([&gateway]).filter(|_| answers);
         let uplink = status.uplink.map(|uplink| uplink.to_string()).unwrap_or_default();
         let expected = all.map(|address| format!("{address} {uplink}")).collect();
@@ -239,6 +242,17 @@ impl<'a> Invariants<'a> {
             });
             self.same_list(which, records.iter().map(|r| of(r)).collect(), words);
         }
+    }
+
+    fn check_openings(&mut self, attachments: &[Attachment]) {
+        let of = |a: &Attachment| {
+            let openings: Vec<_> = a.openings.iter().map(|open| open.opening).collect();
+            elements_of(a.address, &openings)
+        };
+        let expected = attachments.iter().flat_map(of).collect();
+        self.same("what is open", &expected, &open_in_kernel(self.daemon));
+        let reach = attachments.iter().flat_map(|a| reach_of(a.address, &a.egress.rule)).collect();
+        self.same("what is in reach", &reach, &reach_in_kernel(self.daemon));
     }
 
     fn check_names(&mut self, attachments: &[Attachment]) {

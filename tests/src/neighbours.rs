@@ -78,8 +78,17 @@ impl Attached {
     /// A new namespace of this user, attached.
     #[track_caller]
     pub fn new(daemon: &Daemon, user: &User) -> Self {
+        Self::asking(daemon, user, &[])
+    }
+
+    /// The same for a container with these annotations.
+    #[track_caller]
+    pub fn asking(daemon: &Daemon, user: &User, annotations: &[(&str, &str)]) -> Self {
         let namespace = OwnedNs::new(user);
-        let request = Activate { lease: true, ..Activate::new(random_container_id()) };
+        let text = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let annotations = annotations.iter().map(text).collect();
+        let container = random_container_id();
+        let request = Activate { lease: true, annotations, ..Activate::new(container) };
         let network = namespace.network();
         let (outcome, lease) = daemon.as_user(user.uid()).activate(&request, network.as_fd());
         let attachment = outcome.unwrap_or_else(|refused| panic!("{refused}"));

@@ -238,6 +238,8 @@ fn attack_33_a_daemon_that_cannot_end_does_not_keep_the_next_from_starting() {
         threads.filter_map(place).any(|place| place == "request_wait_answer")
     };
     eventually(PATIENCE, "a thread of it waits for a file's server", || waits().then_some(()));
+    // A kill takes back what the server has not yet read, and then nobody waits any more.
+    thread::sleep(Duration::from_secs(1));
     left = stage.daemon.kill9_and_leave();
     // The case bites: it is killed, and still there.
     eventually(PATIENCE, "its main thread has ended", || {

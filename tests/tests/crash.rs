@@ -172,6 +172,47 @@ fn naming(point: &str, mode: Mode) {
     scene.recovers(vec![subject], false);
 }
 
+/// What is open changes: by the hook's word, or by the owner's.
+fn opening(point: &str, mode: Mode) {
+    let mut scene = Scene::new(mode);
+    let mut subject = Subject::new();
+    subject.attach(&scene.daemon);
+    let address = subject.answered.as_ref().expect("an answer").0;
+    let open = |daemon: &Daemon| {
+        let all = daemon.attachments();
+        let it = all.iter().find(|a| a.address == address).expect("it is listed");
+        it.openings.iter().map(|open| open.opening.to_string()).collect::<Vec<_>>()
+    };
+    let change = |daemon: &Daemon, change: &str| {
+        let path = format!("/api/attachments/{address}");
+        daemon.as_user(UID).try_call("PATCH", &path, Body::Json(change), None)
+    };
+    let before = r#"{"openings": ["tcp/80", "udp/53@2001:db8::/32"]}"#;
+    let after = if point == "opening:described" { vec!["tcp/443"] } else { vec!["udp/53"] };
+    if point != "opening:described" {
+        let changed = change(&scene.daemon, before);
+        assert_eq!(changed.expect("an answer").0.status, 200);
+    }
+    scene.dies_at(point);
+    if point == "opening:described" {
+        let annotations = [("v6pod.ingress".to_owned(), "tcp/443".to_owned())].into();
+        let word = Activate { annotations, plug: false, lease: false, ..subject.request() };
+        let kept = subject.answered.take();
+        subject.ask(&scene.daemon, &word);
+        assert!(subject.answered.is_none(), "it was to die before the answer");
+        subject.answered = kept;
+    } else {
+        let unanswered = change(&scene.daemon, r#"{"openings": ["udp/53"]}"#);
+        assert!(unanswered.is_err(), "it was to die before the answer");
+    }
+    scene.daemon.has_died();
+    // On disk first: what was asked for is what comes back.
+    scene.daemon.restart();
+    assert_eq!(open(&scene.daemon), after);
+    scene.daemon.kill9();
+    scene.recovers(vec![subject], false);
+}
+
 fn ending(point: &str, end: End, mode: Mode) {
     let mut scene = Scene::new(mode);
     let mut subject = Subject::new();
@@ -245,6 +286,7 @@ fn drive(point: &str, mode: Mode) {
         "making" | "record" => making(point, mode),
         "takeover" => taking_over(point, mode),
         "naming" => naming(point, mode),
+        "opening" => opening(point, mode),
         "ending" => {
             for end in [End::Deactivated, End::LeaseOver, End::NamespaceGone] {
                 ending(point, end, mode);
@@ -267,7 +309,17 @@ fn every(phases: &[&str]) {
 
 #[test]
 fn every_point_is_in_a_phase_that_is_driven() {
-    let known = ["making", "record", "takeover", "naming", "ending", "undo", "sweep", "restoring"];
+    let known = [
+        "making",
+        "record",
+        "takeover",
+        "naming",
+        "opening",
+        "ending",
+        "undo",
+        "sweep",
+        "restoring",
+    ];
     for name in NAMES {
         assert!(known.contains(&name.split(':').next().unwrap_or_default()), "{name}");
     }
@@ -283,6 +335,12 @@ fn dead_while_it_makes_one() {
 fn dead_while_another_start_takes_over_or_a_name_is_claimed() {
     let _machine = require!(Root);
     every(&["takeover", "naming"]);
+}
+
+#[test]
+fn dead_while_what_is_open_changes() {
+    let _machine = require!(Root);
+    every(&["opening"]);
 }
 
 #[test]

@@ -14,12 +14,13 @@ use std::fs::{self, File};
 use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::Duration;
 
 use v6pod_proto::{Activate, Attachment, AttachmentId, Code, NameState};
 use v6pod_tests::{
-    Background, Container, Daemon, HostNs, OwnedNs, PATIENCE, Stage, User, eventually,
-    random_container_id, require,
+    Background, BareNs, Caller, Container, Daemon, HostNs, OwnedNs, PATIENCE, Stage, User,
+    eventually, random_container_id, require,
 };
 
 const CONTAINERS: usize = 20;
@@ -218,4 +219,44 @@ fn what_a_hook_has_said_is_known_to_the_next_daemon() {
     daemon.stop();
     daemon.purge().ok();
     assert!(!daemon.run_dir().join("spoken").exists());
+}
+
+/// The first look at the kernel, as soon as the daemon serves, took the ports that were made during it
+/// for gone.
+#[test]
+fn what_is_attached_while_the_daemon_looks_at_the_kernel_is_not_taken_for_gone() {
+    const STARTS: usize = 10;
+    const NEW: usize = 24;
+    let _machine = require!(Root);
+    let host = HostNs::new();
+    let mut daemon = Daemon::start(&host);
+    let attach = |root: &Caller, namespace: &BareNs| {
+        let (answer, _) = root.activate(&Activate::new(random_container_id()), namespace.as_fd());
+        answer.unwrap_or_else(|refused| panic!("{refused}"));
+    };
+    // The more there is, the longer it looks.
+    let crowd: Vec<_> = (0..200).map(|_| BareNs::new()).collect();
+    crowd.iter().for_each(|namespace| attach(&daemon.root(), namespace));
+    for _ in 0..STARTS {
+        let new: Vec<_> = (0..NEW).map(|_| BareNs::new()).collect();
+        daemon.kill9();
+        let root = daemon.root();
+        thread::scope(|scope| {
+            for some in new.chunks(NEW / 3) {
+                let root = &root;
+                scope.spawn(move || {
+                    while root.connect().is_err() {
+                        thread::sleep(Duration::from_millis(1));
+                    }
+                    some.iter().for_each(|namespace| attach(root, namespace));
+                });
+            }
+            daemon.restart();
+        });
+        assert_eq!(daemon.attachments().len(), crowd.len() + NEW);
+        drop(new);
+        eventually(PATIENCE, "they have left", || {
+            (daemon.attachments().len() == crowd.len()).then_some(())
+        });
+    }
 }

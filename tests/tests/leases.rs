@@ -1,7 +1,8 @@
-//! Issue 3: as many leases as there can be attachments, outside the HTTP server and its limits.
+//! Issue 3: more leases than a bridge has ports, outside the HTTP server and its limits.
 //!
 //! ```text
-//!   host ── v6podd ── v6t0 ── 1023 ports ── eth0 ┌ 1023 namespaces ┐, each with a lease that is held
+//!   host ── v6podd ── v6t0 ── 1023 ports ── eth0 ┌ namespace ┐, each with a lease that is held
+//!                          └── the 1024th, routed ── eth0 ┌ namespace ┐
 //! ```
 //! 1023 is how many ports a Linux bridge has (`BR_MAX_PORTS`, less the one it never gives).
 #![allow(clippy::expect_used, reason = "a test")]
@@ -12,7 +13,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use v6pod_proto::{Activate, Attachment, State};
+use v6pod_proto::{Activate, Attachment, Mode, State};
 use v6pod_tests::{
     BareNs, Config, Daemon, HostNs, Invariants, eventually, random_container_id, require,
 };
@@ -90,19 +91,25 @@ fn a_full_bridge_of_leases_leaves_the_api_as_it_was() {
 
     let namespaces: Vec<_> = (0..=PORTS).map(|_| BareNs::new()).collect();
     let (last, others) = namespaces.split_last().expect("there are many");
+    let routed = || {
+        let all = daemon.attachments();
+        (all.len(), all.iter().filter(|a| a.mode == Mode::Routed).count())
+    };
     let mut leases: Vec<_> =
         others.iter().map(|namespace| attach(&daemon, namespace).expect("there is room")).collect();
-    assert_eq!(attach(&daemon, last).err(), Some(507), "the bridge is full");
-    assert_eq!(daemon.attachments().len(), PORTS);
+    assert_eq!(routed(), (PORTS, 0));
+    leases.push(attach(&daemon, last).expect("past a full bridge there is room too"));
+    assert_eq!(routed(), (PORTS + 1, 1));
     Invariants::hold(&daemon, &[]);
     eprintln!("    {} descriptors, {} KiB resident", daemon.descriptors(), daemon.resident());
     assert!(daemon.resident() < MEMORY, "{} KiB", daemon.resident());
 
-    // The end of one is heard among all the others, and makes room for another.
+    // The end of one is heard among all the others, and makes room for another on the bridge.
     leases.swap_remove(PORTS / 2);
-    eventually(LIMIT, "one has ended", || (daemon.attachments().len() < PORTS).then_some(()));
-    let lease = eventually(LIMIT, "there is room again", || attach(&daemon, last).ok());
-    leases.push(lease);
+    eventually(LIMIT, "one has ended", || (routed() == (PORTS, 1)).then_some(()));
+    let next = BareNs::new();
+    leases.push(attach(&daemon, &next).expect("there is room again"));
+    assert_eq!(routed(), (PORTS + 1, 1));
 
     drop(leases);
     eventually(LIMIT, "all have ended", || daemon.attachments().is_empty().then_some(()));

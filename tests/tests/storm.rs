@@ -10,29 +10,16 @@ use std::fs::File;
 use std::net::Ipv6Addr;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use v6pod_proto::{Activate, ContainerId, Mode};
 use v6pod_tests::{
-    Body, Config, Daemon, HostNs, Invariants, OwnedNs, random_container_id, require,
+    Body, Config, Daemon, Dice, HostNs, Invariants, OwnedNs, random_container_id, require,
 };
 
 /// `daemon`, an account that every system has and that owns nothing here.
 const UID: u32 = 1;
 const STEPS: usize = 30;
 const CONTAINERS: usize = 5;
-
-/// xorshift64: all that is asked of it is to be repeatable.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 >> 33).expect("31 bits fit") % limit
-    }
-}
 
 /// One container, and what the model says of it.
 struct Slot {
@@ -175,15 +162,10 @@ fn storm(daemon: &mut Daemon, dice: &mut Dice) {
 fn whatever_happens_the_daemon_and_the_model_agree() {
     let _machine = require!(Root);
     let count = env::var("V6POD_TEST_STORMS").map_or(40, |n| n.parse().expect("a number"));
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_nanos();
-    let seed = env::var("V6POD_TEST_SEED");
-    let seed = seed.map_or(now as u64 | 1, |seed| seed.parse().expect("a number"));
-    // Shown only if the test fails.
-    println!("V6POD_TEST_SEED={seed}");
     let host = HostNs::new();
     let mut daemon = Daemon::start(&host);
     let before = daemon.footprint();
-    let mut dice = Dice(seed);
+    let mut dice = Dice::new();
     for number in 0..count {
         println!("storm {number}");
         storm(&mut daemon, &mut dice);

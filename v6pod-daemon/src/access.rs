@@ -17,8 +17,9 @@ use nix::unistd::{Group, User, getgrouplist};
 use tokio::sync::OnceCell;
 use v6pod_proto::Uid;
 
-use crate::config::{People, Who};
+use crate::config::{Allow, People, Who};
 use crate::container::{Limits, reader::Reader};
+use crate::core::open::Rights;
 
 /// How long an answer about a user is good.
 const FRESH: Duration = Duration::from_secs(5);
@@ -56,6 +57,8 @@ impl Standing {
 pub struct Access {
     users: People,
     operators: People,
+    /// Who may open what; everybody every port if nobody has said.
+    allow: Option<Vec<Allow>>,
     reader: Reader,
     known: Mutex<HashMap<Uid, Arc<Question>>>,
 }
@@ -65,13 +68,20 @@ pub struct Access {
 struct Question {
     asked: Instant,
     /// What was answered the last time that there was an answer.
-    before: Option<Standing>,
+    before: Option<Answer>,
     /// `None` inside: there is no answer.
-    answer: OnceCell<Option<Standing>>,
+    answer: OnceCell<Option<Answer>>,
+}
+
+/// What was found out about a user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Answer {
+    standing: Standing,
+    rights: Rights,
 }
 
 impl Question {
-    fn new(before: Option<Standing>) -> Arc<Self> {
+    fn new(before: Option<Answer>) -> Arc<Self> {
         Arc::new(Self { asked: Instant::now(), before, answer: OnceCell::new() })
     }
 
@@ -80,20 +90,21 @@ impl Question {
         self.asked.elapsed() < if unanswered { UNANSWERED } else { FRESH }
     }
 
-    fn last(&self) -> Option<Standing> {
-        self.answer.get().copied().flatten().or(self.before)
+    fn last(&self) -> Option<&Answer> {
+        self.answer.get().and_then(Option::as_ref).or(self.before.as_ref())
     }
 
     /// Whether it is the one about somebody without an account: of these there can be very many.
     fn is_about_a_stranger(&self) -> bool {
-        self.last().is_none_or(|standing| !standing.account)
+        self.last().is_none_or(|answer| !answer.standing.account)
     }
 }
 
 impl Access {
-    /// These users may attach, these operate.
-    pub fn new(users: People, operators: People) -> Self {
-        Self { users, operators, reader: Reader::new(Limits::default()), known: Mutex::default() }
+    /// These users may attach, these operate, these open ports; everybody every one, if that is nothing.
+    pub fn new(users: People, operators: People, allow: Option<Vec<Allow>>) -> Self {
+        let reader = Reader::new(Limits::default());
+        Self { users, operators, allow, reader, known: Mutex::default() }
     }
 
     /// What this user may do.
@@ -103,20 +114,42 @@ impl Access {
         }
         let question = self.question(uid);
         let answer = question.answer.get_or_init(|| self.ask(uid)).await;
-        let before = || question.before.map(|before| Standing { operates: false, ..before });
-        answer.or_else(before).unwrap_or(Standing::UNKNOWN)
+        let before = || {
+            let before = question.before.as_ref()?;
+            Some(Standing { operates: false, ..before.standing })
+        };
+        let now = answer.as_ref().map(|answer| answer.standing);
+        now.or_else(before).unwrap_or(Standing::UNKNOWN)
+    }
+
+    /// Which ports this user may open; of who cannot be looked up, what he might before. `None` if nothing
+    /// was ever told of him.
+    pub async fn rights(&self, uid: Uid) -> Option<Rights> {
+        if uid.is_root() || self.allow.is_none() {
+            return Some(Rights::All);
+        }
+        let question = self.question(uid);
+        question.answer.get_or_init(|| self.ask(uid)).await;
+        question.last().map(|answer| answer.rights.clone())
     }
 
     /// What this user may do, if that was found out lately.
     pub fn known(&self, uid: Uid) -> Option<Standing> {
         let known = self.lock();
         let fresh = known.get(&uid).filter(|question| question.is_fresh());
-        fresh.and_then(|question| question.answer.get().copied().flatten())
+        let answer = fresh.and_then(|question| question.answer.get()?.as_ref());
+        answer.map(|answer| answer.standing)
     }
 
-    async fn ask(&self, uid: Uid) -> Option<Standing> {
+    async fn ask(&self, uid: Uid) -> Option<Answer> {
         let (users, operators) = (self.users.clone(), self.operators.clone());
-        let ask = move || Identity::look_up(uid).map(|who| who.standing(&users, &operators));
+        let allow = self.allow.clone();
+        let ask = move || {
+            let who = Identity::look_up(uid)?;
+            let standing = who.standing(&users, &operators);
+            let rights = if standing.operates { Rights::All } else { who.rights(allow.as_deref()) };
+            Some(Answer { standing, rights })
+        };
         let answer = self.reader.run(uid, ask).await.ok().flatten();
         if answer.is_none() {
             tracing::warn!(%uid, "cannot look a user up");
@@ -131,7 +164,7 @@ impl Access {
         if let Some(fresh) = last.filter(|question| question.is_fresh()) {
             return Arc::clone(fresh);
         }
-        let question = Question::new(last.and_then(|question| question.last()));
+        let question = Question::new(last.and_then(|question| question.last().cloned()));
         if known.len() >= KEPT && !known.contains_key(&uid) {
             known.retain(|_, question| !question.is_about_a_stranger());
         }
@@ -179,6 +212,13 @@ impl Identity {
         }
     }
 
+    /// Blocks likewise.
+    fn rights(&self, allow: Option<&[Allow]>) -> Rights {
+        let Some(allow) = allow else { return Rights::All };
+        let own = allow.iter().filter(|allow| self.account && self.is_among(&allow.users));
+        Rights::Only(own.flat_map(|allow| allow.ports.iter().copied()).collect())
+    }
+
     fn is_among(&self, people: &People) -> bool {
         people.0.iter().any(|who| match who {
             Who::Everybody => true,
@@ -201,7 +241,10 @@ fn is_number(text: &str, number: u32) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use v6pod_proto::wishes::Opening;
+
     use super::*;
+    use crate::core::open::Allowed;
 
     fn people(who: &[&str]) -> People {
         People(who.iter().map(|who| who.parse().unwrap()).collect())
@@ -233,21 +276,51 @@ mod tests {
     #[tokio::test]
     async fn attack_26_who_cannot_be_looked_up_is_nobody_or_what_he_was_but_no_operator() {
         let uid = Uid::new(1234).unwrap();
-        let access = Access::new(people(&["*"]), people(&["*"]));
-        let unanswered = |before| {
+        let access = Access::new(people(&["*"]), people(&["*"]), Some(vec![]));
+        let unanswered = |before: Option<Standing>| {
+            let before = before.map(|standing| Answer { standing, rights: Rights::none() });
             let question = Question::new(before);
             question.answer.set(None).unwrap();
             access.lock().insert(uid, question);
         };
         unanswered(None);
         assert_eq!(access.of(uid).await, Standing::UNKNOWN);
+        assert_eq!(access.rights(uid).await, None);
         unanswered(Some(Standing::ROOT));
         assert_eq!(access.of(uid).await, Standing { operates: false, ..Standing::ROOT });
+        assert_eq!(access.rights(uid).await, Some(Rights::none()));
+        // Where nobody is limited, nobody has to be looked up.
+        let free = Access::new(people(&["*"]), people(&[]), None);
+        assert_eq!(free.rights(uid).await, Some(Rights::All));
+        assert!(free.lock().is_empty());
+    }
+
+    #[test]
+    fn attack_22_a_user_opens_what_any_entry_that_means_him_allows() {
+        let allow = |who: &[&str], ports: &[&str]| {
+            let ports = ports.iter().map(|text| {
+                let Opening { protocol, ports, .. } = text.parse().unwrap();
+                Allowed { protocol, ports }
+            });
+            Allow { users: people(who), ports: ports.collect() }
+        };
+        let all = [
+            allow(&["@5000"], &["tcp/80", "udp/53"]),
+            allow(&["bob"], &["tcp/1-65535"]),
+            allow(&["alice", "bob"], &["tcp/8000-8999"]),
+        ];
+        let Rights::Only(ports) = someone().rights(Some(&all)) else { panic!() };
+        let firsts: Vec<_> = ports.iter().map(|allowed| allowed.ports.first()).collect();
+        assert_eq!(firsts, [80, 53, 8000]);
+        assert_eq!(someone().rights(None), Rights::All);
+        assert_eq!(someone().rights(Some(&[])), Rights::none());
+        let nobody = Identity { account: false, ..someone() };
+        assert_eq!(nobody.rights(Some(&[allow(&["*"], &["tcp/1"])])), Rights::none());
     }
 
     #[tokio::test]
     async fn attack_26_a_crowd_asks_once_and_forgets_nobody_who_has_an_account() {
-        let access = Access::new(people(&["*"]), people(&[]));
+        let access = Access::new(people(&["*"]), people(&[]), None);
         let daemon = Uid::new(User::from_name("daemon").unwrap().unwrap().uid.as_raw()).unwrap();
         let first = access.question(daemon);
         assert!(access.of(daemon).await.account);
@@ -260,7 +333,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_systems_accounts_are_asked() {
-        let access = Access::new(people(&["@daemon"]), people(&["daemon"]));
+        let access = Access::new(people(&["@daemon"]), people(&["daemon"]), None);
         let daemon = User::from_name("daemon").unwrap().unwrap();
         let standing = access.of(Uid::new(daemon.uid.as_raw()).unwrap()).await;
         assert!(standing.attaches && standing.operates, "{standing:?}");

@@ -4,10 +4,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use http_body_util::{BodyExt as _, Empty, Limited};
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Bytes;
 use hyper::{Method, Request, header};
 use hyper_util::rt::TokioIo;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
@@ -60,11 +61,30 @@ impl Client {
 
     /// Asks for a resource.
     pub async fn get<T: DeserializeOwned>(&self, resource: &str) -> Result<T, ClientError> {
+        self.call(Method::GET, resource, Bytes::new()).await
+    }
+
+    /// Changes a resource. The answer is what it is afterwards.
+    pub async fn patch<C: Serialize, T: DeserializeOwned>(
+        &self,
+        resource: &str,
+        change: &C,
+    ) -> Result<T, ClientError> {
+        let body = serde_json::to_vec(change).map_err(|error| self.broken(&error))?;
+        self.call(Method::PATCH, resource, body.into()).await
+    }
+
+    async fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        resource: &str,
+        body: Bytes,
+    ) -> Result<T, ClientError> {
         let connected = timeout(PATIENCE, connect(&self.path)).await.map_err(io::Error::from);
         let stream = connected
             .flatten()
             .map_err(|source| ClientError::Away { path: self.path.clone(), source })?;
-        match timeout(PATIENCE, exchange(stream, resource)).await {
+        match timeout(PATIENCE, exchange(stream, method, resource, body)).await {
             Ok(Ok((true, body))) => self.parse(&body),
             Ok(Ok((false, body))) => Err(ClientError::Refused(self.parse(&body)?)),
             Ok(Err(error)) => Err(self.broken(&error)),
@@ -94,15 +114,21 @@ async fn connect(path: &Path) -> io::Result<UnixStream> {
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// One request on the connection; whether it went well, and the body.
-async fn exchange(stream: UnixStream, resource: &str) -> Result<(bool, Bytes), BoxError> {
+async fn exchange(
+    stream: UnixStream,
+    method: Method,
+    resource: &str,
+    body: Bytes,
+) -> Result<(bool, Bytes), BoxError> {
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let driver = tokio::spawn(connection);
     let request = Request::builder()
-        .method(Method::GET)
+        .method(method)
         .uri(resource)
         .header(header::HOST, "localhost")
-        .body(Empty::<Bytes>::new())?;
+        .header(header::CONTENT_TYPE, "application/json")
+        .body(Full::new(body))?;
     let response = sender.send_request(request).await?;
     let well = response.status().is_success();
     let body = Limited::new(response.into_body(), LARGEST).collect().await?.to_bytes();

@@ -3,7 +3,7 @@
 //! Guarantees: over time, what the daemon does for one caller is at most a [`SHARE`]th of one
 //! processor's time. Less than a [`BURST`] of it is done at once. Who has had more waits until time has
 //! made up for it, and nobody else does. Root is not held up. All that is refused on one listener takes
-//! together no more than such a share, too.
+//! together no more than a [`REFUSING`]th of one.
 //!
 //! Without this a tenant in a loop has the daemon take as much of the machine as the daemon can use,
 //! and has it in the daemon's name: whatever limits the tenant's own processes have is no limit to it.
@@ -17,6 +17,10 @@ use v6pod_proto::Uid;
 /// Which part of one processor's time is one caller's.
 const SHARE: u32 = 10;
 
+/// Which part of one processor's time goes into refusing. Between two evils: what it takes slows others'
+/// programs, and the less it is, the longer others stand behind a crowd that waits in connect(2).
+const REFUSING: u32 = 4;
+
 /// How much of it he may have at once: to make and end some 60 attachments, at the 3.8 ms that each
 /// took under a flood of 113 a second.
 const BURST: Duration = Duration::from_millis(250);
@@ -28,13 +32,13 @@ const REFUSED_AT_ONCE: Duration = Duration::from_micros(500);
 /// With how many callers those who owe nothing any more are forgotten.
 const MANY: usize = 256;
 
-/// When a share of one processor, from now on, will have made up for all that was taken of it.
+/// When a part of one processor, from now on, will have made up for all that was taken of it.
 #[derive(Debug, Clone, Copy)]
 struct Pace(Instant);
 
 impl Pace {
-    fn charge(&mut self, time: Duration, now: Instant) {
-        self.0 = self.0.max(now) + time * SHARE;
+    fn charge(&mut self, time: Duration, share: u32, now: Instant) {
+        self.0 = self.0.max(now) + time * share;
     }
 
     /// How long until all is made up for.
@@ -57,7 +61,7 @@ impl Paces {
         if all.len() >= MANY {
             all.retain(|_, pace| !pace.owed(now).is_zero());
         }
-        all.entry(caller).or_insert(Pace(now)).charge(time, now);
+        all.entry(caller).or_insert(Pace(now)).charge(time, SHARE, now);
     }
 
     /// How long this caller has to wait before anything more is done for him.
@@ -76,13 +80,13 @@ impl Refusals {
     /// This much of a processor's time has gone into refusing.
     pub fn charge(&self, time: Duration, now: Instant) {
         let mut pace = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        pace.get_or_insert(Pace(now)).charge(time, now);
+        pace.get_or_insert(Pace(now)).charge(time, REFUSING, now);
     }
 
     /// How long to rest before anything more is accepted, if it was enough for a rest.
     pub fn rest(&self, now: Instant) -> Option<Duration> {
         let owed = self.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?.owed(now);
-        Some(owed).filter(|owed| *owed >= REFUSED_AT_ONCE * SHARE)
+        Some(owed).filter(|owed| *owed >= REFUSED_AT_ONCE * REFUSING)
     }
 }
 
@@ -132,12 +136,16 @@ mod tests {
             refusals.charge(each, now);
             (now, took) = (now + each, took + each);
         }
-        assert!(took <= (now - began) / SHARE + REFUSED_AT_ONCE, "{took:?} in {:?}", now - began);
+        assert!(
+            took <= (now - began) / REFUSING + REFUSED_AT_ONCE,
+            "{took:?} in {:?}",
+            now - began
+        );
         // One now and then holds nothing up.
         for _ in 0..1000 {
-            now += each * (SHARE + 1);
+            now += each * (REFUSING + 1);
             refusals.charge(each, now);
-            assert!(refusals.rest(now).is_none_or(|rest| rest <= REFUSED_AT_ONCE * SHARE));
+            assert!(refusals.rest(now).is_none_or(|rest| rest <= REFUSED_AT_ONCE * REFUSING));
         }
         assert_eq!(refusals.rest(now), None);
     }

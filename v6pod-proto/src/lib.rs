@@ -5,6 +5,7 @@
 //! that can own something. Unknown fields in a request are an error that names the field.
 #![forbid(unsafe_code)]
 
+pub mod explain;
 mod ids;
 pub mod oci;
 mod problem;
@@ -15,9 +16,9 @@ pub mod wishes;
 pub use ids::{AttachmentId, ContainerId, LinkName, Mac, NetworkName, ParseIdError, Uid};
 pub use problem::{Code, Problem};
 pub use wire::{
-    Activate, Attachment, AttachmentList, CapLimit, Capacity, Counts, Deactivate, Deactivated,
-    Mode, NameState, NameStatus, Obstacle, Passed, PrefixView, RegistryView, State, Status,
-    SwitchedOff, Traffic,
+    Activate, Attachment, AttachmentList, CapLimit, Capacity, Change, Counts, Deactivate,
+    Deactivated, EgressBy, EgressView, Mode, NameState, NameStatus, Obstacle, Opened, OpenedBy,
+    Passed, PrefixView, RegistryView, State, Status, SwitchedOff, Traffic, Unopened,
 };
 pub use wishes::Wishes;
 

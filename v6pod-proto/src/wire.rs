@@ -5,7 +5,7 @@ use std::net::Ipv6Addr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::wishes::{Findings, OtherWishes};
+use crate::wishes::{Egress, Findings, Opening, OpeningList, OtherWishes};
 use crate::{AttachmentId, ContainerId, LinkName, Mac, NetworkName, Uid, Wishes};
 
 const fn yes() -> bool {
@@ -112,6 +112,128 @@ pub struct Deactivated {
     pub removed: bool,
 }
 
+/// `PATCH /api/attachments/{reference}`: what is open from now on, as long as the attachment lasts. What
+/// a container asks for counts no more. Either `openings`, or `close` and `open`, of which `close` comes
+/// first; all of it at once, or nothing. Saying what is so already is fine.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Change {
+    /// These and nothing else, such as `["tcp/80", "udp/5000-5010", "tcp/5432@2001:db8::/32"]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<Vec<String>>))]
+    pub openings: Option<OpeningList>,
+    /// These too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<Vec<String>>))]
+    pub open: Option<OpeningList>,
+    /// These ports no more, for these addresses or, without any, for all. A part of a range can be
+    /// closed; a part of the addresses that something is open to cannot (409).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<Vec<String>>))]
+    pub close: Option<OpeningList>,
+}
+
+/// Something that is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Opened {
+    /// Ports, and to whom, such as `tcp/80` or `tcp/5000-5010@2001:db8::/32`.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub opening: Opening,
+    /// By what.
+    pub by: OpenedBy,
+}
+
+/// Something that was asked for and is not open.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Unopened {
+    /// Ports, and to whom.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub opening: Opening,
+    /// By what it was asked for.
+    pub by: OpenedBy,
+    /// Why not, in one sentence.
+    pub why: String,
+}
+
+/// What something is open by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum OpenedBy {
+    /// An annotation of the container's.
+    Annotation,
+    /// A label of its pod's.
+    PodLabel,
+    /// A label of its own.
+    Label,
+    /// A published port.
+    Published,
+    /// Its owner, while it ran.
+    Owner,
+    /// root or an operator, while it ran.
+    Operator,
+    /// An annotation or a label that its image bears, or may bear: nothing is ever open by it.
+    Image,
+}
+
+impl std::fmt::Display for OpenedBy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Annotation => "annotation",
+            Self::PodLabel => "pod's label",
+            Self::Label => "label",
+            Self::Published => "published port",
+            Self::Owner => "owner",
+            Self::Operator => "operator",
+            Self::Image => "image",
+        })
+    }
+}
+
+/// What a container may reach over IPv6, and by whose word.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct EgressView {
+    /// `allow` for all that the host reaches, or `deny` and what is reached all the same.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub rule: Egress,
+    /// Who says so.
+    pub by: EgressBy,
+}
+
+/// Who says what a container may reach.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum EgressBy {
+    /// The host's configuration, for who says nothing.
+    #[default]
+    Host,
+    /// An annotation of the container's.
+    Annotation,
+    /// A label of its pod's.
+    PodLabel,
+    /// A label of its own.
+    Label,
+    /// An annotation or a label that its image bears, or may bear.
+    Image,
+}
+
+impl std::fmt::Display for EgressBy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Host => "this host's default",
+            Self::Annotation => "annotation",
+            Self::PodLabel => "pod's label",
+            Self::Label => "label",
+            Self::Image => "image",
+        })
+    }
+}
+
 /// How packets reach a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -177,6 +299,15 @@ pub struct Attachment {
     /// What it asked for otherwise, by where that comes from.
     #[serde(default, skip_serializing_if = "OtherWishes::is_empty")]
     pub found: OtherWishes,
+    /// What is open. With `firewall.ingress = "allow"` everything is, whatever stands here.
+    #[serde(default)]
+    pub openings: Vec<Opened>,
+    /// What was asked for and is not open.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unopened: Vec<Unopened>,
+    /// What it may reach.
+    #[serde(default)]
+    pub egress: EgressView,
     /// Whether a connection holds it.
     pub lease: bool,
     /// Seconds since the epoch at which it was made.

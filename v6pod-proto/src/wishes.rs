@@ -18,7 +18,7 @@ mod services;
 
 pub use check::Check;
 pub use found::{Findings, OtherWishes};
-pub use opening::{Egress, Opening, Openings, Peers, Ports, Protocol, Published};
+pub use opening::{Egress, Opening, OpeningList, Openings, Peers, Ports, Protocol, Published};
 pub use services::{Service, Services};
 
 /// Whether an annotation of this name is a wish, understood or not.
@@ -27,7 +27,8 @@ pub fn is_wish(annotation: &str) -> bool {
 }
 
 const ATTACH: &str = "v6pod";
-const INGRESS: &str = "v6pod.ingress";
+/// The annotation that opens ports.
+pub const INGRESS: &str = "v6pod.ingress";
 const EGRESS: &str = "v6pod.egress";
 const ADDRESS: &str = "v6pod.address";
 const SUBNET: &str = "v6pod.subnet";

@@ -1,7 +1,8 @@
 //! Asking v6pod-wishes what a container's user asked for by other means than annotations.
 //!
 //! Guarantees: it takes no longer than [`LIMIT`], whatever the program does that is asked, and nothing
-//! of it is left that anybody waits for; and an answer that is not whole is none.
+//! of it is left that anybody waits for; an answer that is not whole is none; and no answer is not taken
+//! for the answer that there is nothing.
 
 use std::env;
 use std::os::fd::AsFd as _;
@@ -22,20 +23,18 @@ const LIMIT: Duration = Duration::from_millis(200);
 /// Of an answer, this much is read at most; none is as long.
 const ANSWER_LIMIT: usize = 64 << 10;
 
-/// What is found of the container with this bundle: nothing, if anything is in the way. None if podman
-/// keeps so much of it that an image can have meant it to be in the way.
-pub(crate) fn about(bundle: &Path) -> Option<Findings> {
+/// What is found of the container with this bundle; none if anything is in the way.
+pub(crate) fn about(bundle: &Path) -> Option<Answer> {
     let end = Deadline::within(LIMIT);
-    match program().and_then(|program| ask(&program, bundle, end)) {
-        Some(Answer::Found(findings)) => Some(findings),
-        Some(Answer::TooMuch) => None,
-        None => Some(Findings::default()),
-    }
+    program().and_then(|program| ask(&program, bundle, end))
 }
 
+/// What v6pod-wishes answers.
 #[derive(Debug, PartialEq, Eq)]
-enum Answer {
+pub(crate) enum Answer {
+    /// This, and nothing else.
     Found(Findings),
+    /// Podman keeps so much of it that an image can have meant it to be in the way.
     TooMuch,
 }
 

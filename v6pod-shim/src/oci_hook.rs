@@ -19,10 +19,10 @@ use std::process::ExitCode;
 use rustix::event::PollFlags;
 use rustix::io::retry_on_intr;
 use v6pod_proto::oci::State;
-use v6pod_proto::wishes::{Findings, Source, WishError, Wishes};
+use v6pod_proto::wishes::{Findings, INGRESS, Source, WishError, Wishes};
 use v6pod_proto::{Activate, ContainerId, Deactivate};
 
-use crate::asking;
+use crate::asking::{self, Answer};
 use crate::config::{Config, OnError};
 use crate::daemon::{self, Deadline, Failure};
 use crate::pasta;
@@ -37,6 +37,10 @@ const ANNOTATIONS_LIMIT: usize = 6 << 10;
 /// Why a container does not start whose image may have been made for this.
 const TOO_MUCH: &str =
     "podman keeps so much of it that nobody can tell its annotations v6pod from its image's";
+
+/// What its user is told whose annotation may be the image's.
+const DOUBT: &str = "podman's files could not be read in time, so nobody can tell its annotation v6pod.ingress \
+                     from its image's: it opens nothing; v6podctl open does";
 
 /// Reads the state of a container from stdin and does what is due at that point of its life.
 pub(crate) fn run() -> ExitCode {
@@ -68,7 +72,8 @@ pub(crate) fn run() -> ExitCode {
         say::through_runtime(&format!("{whose} does not start: {TOO_MUCH}"));
         return ExitCode::FAILURE;
     };
-    let asks = asked.is_particular();
+    let doubt = asked.doubt;
+    let asks = doubt || asked.is_particular();
     // A daemon that is there would say the same; but whether a wish is one is not to depend on it.
     if let Err(wrong) = asked.check() {
         say::through_runtime(&format!("{whose} does not start: {wrong}"));
@@ -80,7 +85,16 @@ pub(crate) fn run() -> ExitCode {
         netns => netns.and_then(|netns| asked.tell(&config, id, &netns, end)),
     };
     match told {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) if doubt && config.on_error == OnError::Fail => {
+            say::through_runtime(&format!("{whose} does not start: {DOUBT}"));
+            ExitCode::FAILURE
+        }
+        Ok(()) => {
+            if doubt {
+                say::past_runtime(&format!("{whose}: {DOUBT}"));
+            }
+            ExitCode::SUCCESS
+        }
         Err(failure) if failure.is_unknown() || failure.is_declined() => ExitCode::SUCCESS,
         Err(_) if !asks => ExitCode::SUCCESS,
         Err(failure) if failure.is_final() || config.on_error == OnError::Fail => {
@@ -104,23 +118,34 @@ struct Asked {
     annotations: BTreeMap<String, String>,
     /// By other means.
     found: Findings,
+    /// Whether an annotation that would open ports is taken for the image's because nothing is known.
+    doubt: bool,
 }
 
 impl Asked {
     /// By its state and, if they are worth looking at, podman's files. None if it has annotations, and
     /// whose they are cannot be known.
     fn of(state: State, look: bool) -> Option<Self> {
-        let found = look.then(|| asking::about(state.bundle.as_ref()));
-        let found = match found.unwrap_or_else(|| Some(Findings::default())) {
-            None if !state.annotations.is_empty() => return None,
-            found => found.unwrap_or_default(),
+        let answer = look.then(|| asking::about(state.bundle.as_ref()));
+        let (mut found, known) = match answer {
+            None => (Findings::default(), true),
+            Some(Some(Answer::Found(findings))) => (findings, true),
+            Some(Some(Answer::TooMuch)) if !state.annotations.is_empty() => return None,
+            Some(Some(Answer::TooMuch) | None) => (Findings::default(), false),
         };
         let mut annotations = state.annotations;
+        // Podman 4 makes an image's annotations the container's. What opens nothing can wait for its user's
+        // word; what is open cannot be taken back from who came in.
+        let doubtful = annotations.get(INGRESS).filter(|_| !known);
+        let doubt = doubtful.is_some();
+        if let Some(openings) = doubtful {
+            found.add(Source::ImageAnnotation, INGRESS, openings.clone());
+        }
         // Now, and not by who reads both: what is found may not fit into the request.
         for (name, _) in found.of(Source::ImageAnnotation) {
             annotations.remove(name);
         }
-        Some(Self { pid: state.pid, annotations, found })
+        Some(Self { pid: state.pid, annotations, found, doubt })
     }
 
     /// What its user says in so many words, what counts most first.

@@ -57,17 +57,18 @@ pub(crate) type Read<'a> = &'a mut dyn FnMut(u64, usize) -> Option<Vec<u8>>;
 /// The status if podman keeps more of the container than is read: it is not known what its image brought.
 pub(crate) const TOO_MUCH: u8 = 3;
 
-/// Writes what was found of the container with the bundle that the first argument names, as JSON;
-/// nothing if nothing was.
+/// Writes what was found of the container with the bundle that the first argument names, as JSON, also if
+/// there is nothing to be found, as of another engine's; and nothing at all if it could not be read.
 pub(crate) fn run() -> ExitCode {
-    let bundle = env::args_os().nth(1).map(PathBuf::from);
-    let place = bundle.as_deref().and_then(Place::of_bundle);
-    let configuration = match place.as_ref().map_or(Lookup::Nothing, Place::configuration) {
-        Lookup::Found(configuration) => Some(configuration),
-        Lookup::TooMuch => return TOO_MUCH.into(),
-        Lookup::Nothing | Lookup::Moved => None,
+    let Some(bundle) = env::args_os().nth(1).map(PathBuf::from) else { return ExitCode::SUCCESS };
+    let findings = match Place::of_bundle(&bundle) {
+        None => Some(Findings::default()),
+        Some(place) => match place.configuration() {
+            Lookup::Found(configuration) => place.findings(&configuration),
+            Lookup::TooMuch => return TOO_MUCH.into(),
+            Lookup::Nothing | Lookup::Moved => None,
+        },
     };
-    let findings = place.zip(configuration).and_then(|(place, text)| place.findings(&text));
     if let Some(text) = findings.and_then(|findings| serde_json::to_vec(&findings).ok()) {
         // Nobody is left to be told that it failed.
         let _ = io::stdout().write_all(&text);

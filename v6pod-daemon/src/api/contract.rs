@@ -14,6 +14,8 @@ use super::routes::OPENAPI;
         handlers::deactivate,
         handlers::list,
         handlers::show,
+        handlers::change,
+        handlers::explain,
         handlers::status,
         handlers::capacity,
         handlers::prefix,

@@ -9,16 +9,17 @@ use axum::extract::{Extension, Path, Query, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
+use v6pod_proto::explain::{Explain, Explanation};
 use v6pod_proto::{
-    Activate, Attachment, AttachmentList, Capacity, Code, Deactivate, Deactivated, PrefixView,
-    Status, Uid,
+    Activate, Attachment, AttachmentList, Capacity, Change, Code, Deactivate, Deactivated,
+    PrefixView, Status, Uid,
 };
 
 use super::caller::{Caller, Via};
 use super::problem::Failure;
 use super::stream::{Inbox, Received, take};
 use super::{body, metrics};
-use crate::attachments::{Ask, Attachments, Lease, Refused, Viewer};
+use crate::attachments::{Ask, Attachments, Changer, Lease, Refused, Viewer};
 use crate::closer::Foreign;
 
 /// What a request knows of its connection.
@@ -83,6 +84,7 @@ async fn by_descriptor(
     }
     let describes = !request.plug;
     let ask = Ask::by_descriptor(request, connection.caller.uid, pid)?;
+    let ask = with_rights(attachments, ask).await;
     let asked = attachments.activate_descriptor(ask, fd).await;
     let (view, lease) = asked.map_err(|refused| match refused {
         // The hook's word on a container that nobody has plugged, or never will: most of them.
@@ -113,7 +115,22 @@ async fn by_id(
     if !caller.may(owner) {
         return Err(Failure::not_found());
     }
-    Ok(Json(attachments.activate_by_id(Ask::by_id(request, owner, caller.uid)?).await?))
+    let ask = Ask::by_id(request, owner, caller.uid)?;
+    if ask.opens() && !matches!(caller.via, Via::Unix { .. }) {
+        return Err(Failure::new(Code::Forbidden, OVER_UNIX));
+    }
+    let ask = with_rights(attachments, ask).await;
+    Ok(Json(attachments.activate_by_id(ask).await?))
+}
+
+/// Who speaks over TCP may be a container with its user's uid.
+const OVER_UNIX: &str = "ports are opened and closed over the unix socket alone";
+
+/// Asks what the asker may open, if anything is to be opened.
+async fn with_rights(attachments: &Attachments, ask: Ask) -> Ask {
+    // Of a container that was spoken of before, more may be known than this says.
+    let rights = attachments.rights(ask.asker()).await;
+    ask.with_rights(rights)
 }
 
 /// `POST /api/deactivate`
@@ -174,6 +191,39 @@ pub(crate) async fn show(
     let Path(reference) = reference.map_err(|_| Failure::not_found())?;
     let caller = connection.caller.counted_as();
     Ok(Json(attachments.show(connection.viewer(), caller, &reference).await?))
+}
+
+/// `PATCH /api/attachments/{reference}`
+#[cfg_attr(test, utoipa::path(patch, path = "/api/attachments/{reference}", params(("reference" = String, Path, description = "Id, prefix of an id, name or address")), request_body(content((Change = "application/json"), (Change = "application/x-www-form-urlencoded"))), responses((status = 200, description = "The attachment as it is now; the firewall has it, and flows that are not let in any more have ended", body = Attachment), (status = 400, description = "Malformed, or no change", body = v6pod_proto::Problem, content_type = "application/problem+json"), (status = 403, description = "Not yours to open, or over TCP", body = v6pod_proto::Problem, content_type = "application/problem+json"), (status = 404, description = "Unknown, or another's", body = v6pod_proto::Problem, content_type = "application/problem+json"), (status = 409, description = "It means several, or something is open to more addresses than it is to be closed for", body = v6pod_proto::Problem, content_type = "application/problem+json"), (status = 413, description = "Too large", body = v6pod_proto::Problem, content_type = "application/problem+json"), (status = 415, description = "Neither JSON nor a form", body = v6pod_proto::Problem, content_type = "application/problem+json"), (status = 422, description = "More than a container can have open", body = v6pod_proto::Problem, content_type = "application/problem+json"), (status = 500, description = "The kernel or the disk failed", body = v6pod_proto::Problem, content_type = "application/problem+json"), (status = 503, description = "Try again", body = v6pod_proto::Problem, content_type = "application/problem+json"))))]
+pub(crate) async fn change(
+    State(attachments): State<Attachments>,
+    Extension(connection): Extension<Connection>,
+    reference: Result<Path<String>, PathRejection>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Attachment>, Failure> {
+    let caller = connection.caller;
+    if !matches!(caller.via, Via::Unix { .. }) {
+        return Err(Failure::new(Code::Forbidden, OVER_UNIX));
+    }
+    let Path(reference) = reference.map_err(|_| Failure::not_found())?;
+    let change: Change = read(&headers, body)?;
+    let rights = attachments.rights(caller.uid).await;
+    let changer = Changer { caller: caller.counted_as(), viewer: connection.viewer(), rights };
+    Ok(Json(attachments.change(changer, reference, change).await?))
+}
+
+/// `GET /api/explain`
+#[cfg_attr(test, utoipa::path(get, path = "/api/explain", params(Explain), responses((status = 200, description = "Which rule decides, and whether the kernel has what that depends on", body = Explanation), (status = 400, description = "Malformed", body = v6pod_proto::Problem, content_type = "application/problem+json"), (status = 404, description = "Neither end is a container of yours, or one is unknown, or another's", body = v6pod_proto::Problem, content_type = "application/problem+json"), (status = 409, description = "A reference means several", body = v6pod_proto::Problem, content_type = "application/problem+json"), (status = 500, description = "The kernel failed", body = v6pod_proto::Problem, content_type = "application/problem+json"), (status = 503, description = "Try again", body = v6pod_proto::Problem, content_type = "application/problem+json"))))]
+pub(crate) async fn explain(
+    State(attachments): State<Attachments>,
+    Extension(connection): Extension<Connection>,
+    asked: Result<Query<Explain>, QueryRejection>,
+) -> Result<Json<Explanation>, Failure> {
+    let Query(asked) = asked.map_err(|error| Failure::new(Code::Malformed, error.body_text()))?;
+    let Caller { uid, .. } = connection.caller;
+    let turn = connection.caller.counted_as();
+    Ok(Json(attachments.explain(connection.viewer(), uid, turn, asked).await?))
 }
 
 /// `GET /api/status`
@@ -239,8 +289,10 @@ impl From<Refused> for Failure {
             Refused::Unknown => return Self::not_found(),
             Refused::NotYours => Code::NotYours,
             Refused::WrongKind(_) | Refused::Wish(_) => Code::Impossible,
+            Refused::Unclear(_) => Code::Malformed,
+            Refused::Forbidden(_) => Code::Forbidden,
             Refused::Declined => Code::Declined,
-            Refused::Taken(_) => Code::Conflict,
+            Refused::Wider(_) | Refused::Taken(_) => Code::Conflict,
             Refused::Ambiguous(_) => Code::Ambiguous,
             Refused::Quota(_) => Code::Quota,
             Refused::Full(_) => Code::Full,

@@ -40,6 +40,11 @@ pub(crate) async fn text(attachments: &Attachments, viewer: Viewer) -> String {
     };
     gauge("leases", "Attachments that a connection holds", signed(status.counts.leases));
     gauge("addresses_resting", "Released addresses that rest", signed(status.counts.resting));
+    gauge(
+        "open_elements",
+        "Elements of the firewall that openings take",
+        signed(attachments.open_elements() as u64),
+    );
     gauge("registry_pending", "Names on their way", signed(status.registry.pending));
     gauge("registry_healthy", "Whether the registry answers", status.registry.healthy.into());
     registry.register_collector(Box::new(PerAttachment(attachments.measured(viewer).await)));

@@ -11,9 +11,11 @@ use std::time::Instant;
 use v6pod_proto::AttachmentId;
 
 use super::holding::{Hold, Unheard, holder};
+use super::opening::{self, Pending};
 use super::{Ask, Ledger, Refused, Shared};
 use crate::core::attachment::Phase;
 use crate::core::description::{Description, Place};
+use crate::core::open::OpenPorts;
 use crate::failpoint;
 use crate::kernel::Process;
 
@@ -25,10 +27,15 @@ pub(super) enum Existing {
         hold: Hold,
         /// Whether it is to bear another name now.
         renamed: bool,
+        /// What is open of it by now, if that is not in force yet.
+        pending: Option<Pending>,
     },
     /// It ends: its container wants none.
     Declined,
 }
+
+const UNCHANGED: Existing =
+    Existing::Attached { hold: Hold::Others, renamed: false, pending: None };
 
 const ENDED: Refused = Refused::NotReady("the attachment has just ended");
 
@@ -74,7 +81,7 @@ pub(super) fn existing(
             && there.attempt == ask.attempt
             && ask.container.as_ref() == Some(&there.container);
         return match its_own {
-            true => Ok(Existing::Attached { hold: Hold::Others, renamed: false }),
+            true => Ok(UNCHANGED),
             false => Err(Refused::Taken("this network namespace is attached already")),
         };
     }
@@ -84,19 +91,19 @@ pub(super) fn existing(
         None => true,
     };
     if !own {
-        return Ok(Existing::Attached { hold: Hold::Others, renamed: false });
+        return Ok(UNCHANGED);
     }
     if ask.declines() {
         shared.release_under(ledger, id, "its container asks for none");
         return Ok(Existing::Declined);
     }
-    let renamed = describe(shared, ledger, ask, id);
+    let (renamed, pending) = describe(shared, ledger, ask, id);
     let there = ledger.book.find(id).ok_or(ENDED)?;
     let ending = there.phase == Phase::Ending;
     // A lease is taken over by a lease alone, or by anybody once it has ended.
     let again = !there.lease && (process.is_some() || ask.container.is_none());
     if !ask.plug || !(ask.lease || ending || again) {
-        return Ok(Existing::Attached { hold: Hold::Others, renamed });
+        return Ok(Existing::Attached { hold: Hold::Others, renamed, pending });
     }
     let held_by = process.as_ref().map(holder);
     let taken = ledger.book.take_over(id, held_by, ask.lease).ok_or(ENDED)?;
@@ -109,27 +116,52 @@ pub(super) fn existing(
     }
     failpoint::reach("takeover:recorded");
     let unheard = Unheard::of(shared, id, taken.generation, ask.lease);
-    Ok(Existing::Attached { hold: Hold::Mine(taken.generation, process, unheard), renamed })
+    Ok(Existing::Attached {
+        hold: Hold::Mine(taken.generation, process, unheard),
+        renamed,
+        pending,
+    })
 }
 
-/// Adds what was said of the container to its attachment. Whether it is to bear another name for that;
-/// the one that it bore is taken away.
-fn describe(shared: &Arc<Shared>, ledger: &mut Ledger, ask: &Ask, id: &AttachmentId) -> bool {
+/// Adds what was said of the container to its attachment. Whether it is to bear another name for that,
+/// the one that it bore being taken away; and what of it has to come into force.
+fn describe(
+    shared: &Arc<Shared>,
+    ledger: &mut Ledger,
+    ask: &Ask,
+    id: &AttachmentId,
+) -> (bool, Option<Pending>) {
     let (Some(container), Some(there)) = (&ask.container, ledger.book.find(id)) else {
-        return false;
+        return (false, None);
     };
     let (owner, identified) = (there.owner, there.is_identified());
     let name = there.wanted_name().map(str::to_owned);
     let mut earlier = ledger.book.starts_of(owner, container);
     earlier.retain(|start| start != id);
     let Some(described) = ledger.book.describe(id, container, &ask.wishes, &ask.found) else {
-        return false;
+        return (false, None);
     };
+    let mut described = described.clone();
     let renamed = !identified || described.wanted_name() != name.as_deref();
-    if let Err(error) = shared.records.write(described) {
+    if let Some(rights) = &ask.rights
+        && ask.opens()
+    {
+        let room = ledger.book.room(owner, Some(id));
+        let terms = shared.open_terms(owner, rights.clone(), room);
+        let (wishes, found) = (&described.wishes, &described.found);
+        described.open = match described.open.is_changed() {
+            true => described.open.clone().reaching(wishes, found, &terms),
+            false => OpenPorts::asked(wishes, found, &terms),
+        };
+    }
+    if let Err(error) = shared.records.write(&described) {
         // After a restart it is without what was said.
         tracing::warn!(attachment = %id, %error, "cannot add what was said to the record");
     }
+    failpoint::reach("opening:described");
+    let open = std::mem::take(&mut described.open);
+    opening::tell_unopened(id, &open);
+    let pending = shared.open(ledger, id, open);
     tracing::info!(attachment = %id, container = container.short(), "described");
     for line in &ask.found.ignored {
         tracing::info!(attachment = %id, container = container.short(), "ignored: {line}");
@@ -141,5 +173,5 @@ fn describe(shared: &Arc<Shared>, ledger: &mut Ledger, ask: &Ask, id: &Attachmen
     if renamed {
         shared.unname(ledger, id);
     }
-    renamed
+    (renamed, pending)
 }

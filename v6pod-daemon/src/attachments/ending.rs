@@ -164,6 +164,7 @@ pub(super) fn undo(
     worker: &mut Worker,
     attachment: &Attachment,
 ) -> Result<(), Undone> {
+    shared.rules.let_changes_end();
     let _rules = shared.rules.hold();
     let errors = kernel::wire::undo_all(worker, &shared.host(), &attachment.port);
     if errors.is_empty() { Ok(()) } else { Err(Undone(errors)) }

@@ -17,12 +17,13 @@ use v6pod_proto::{AttachmentId, LinkName, Uid};
 use super::completing::{self, Existing};
 use super::holding::{Hold, Unheard, holder};
 use super::metrics::Part;
-use super::{AT_WORK, Ask, Lease, PATIENCE, Refused, Shared, ending};
+use super::{AT_WORK, Ask, Lease, PATIENCE, Refused, Shared, ending, opening};
 use crate::closer::Foreign;
 use crate::container::NotFound;
 use crate::core::attachment::{Attachment, NamespaceId, Phase};
 use crate::core::book::{Found, Refusal, Wanted};
 use crate::core::description::Place;
+use crate::core::open::OpenPorts;
 use crate::core::step;
 use crate::failpoint;
 use crate::kernel::wire::Wire;
@@ -156,7 +157,7 @@ async fn run(
 
 impl Shared {
     /// Has a worker do something for a caller, in his turn.
-    async fn work_for<T: Send + 'static>(
+    pub(super) async fn work_for<T: Send + 'static>(
         &self,
         caller: Uid,
         job: impl FnOnce(&mut Worker) -> Result<T, Refused> + Send + 'static,
@@ -236,12 +237,17 @@ fn attempt(
     shared.metrics.took(Part::Check, began.elapsed());
 
     let (attachment, interface_is_a_wish) = {
+        // What is said of a container may open something.
+        let rules = shared.rules.hold();
         let mut ledger = shared.ledger();
         match ledger.book.at(owner, &id) {
             Found::InMotion => return Ok((Attempt::InMotion(ns), process)),
             Found::Attached(found) => {
+                ask.open_ports(shared, owner, ledger.book.room(owner, Some(&found)))?;
                 return match completing::existing(shared, &mut ledger, ask, &found, process)? {
-                    Existing::Attached { hold, renamed } => {
+                    Existing::Attached { hold, renamed, pending } => {
+                        drop(ledger);
+                        shared.enforce(worker, rules, pending)?;
                         Ok((Attempt::Attached { id: found, hold, renamed }, None))
                     }
                     // Nobody is to see an address of it once this is answered.
@@ -249,6 +255,7 @@ fn attempt(
                 };
             }
             Found::Nothing if !ask.plug => {
+                ask.open_ports(shared, owner, ledger.book.room(owner, None))?;
                 completing::keep(shared, &mut ledger, ask, Place { owner, namespace: id });
                 return Err(Refused::Unknown);
             }
@@ -257,9 +264,11 @@ fn attempt(
         let ask = completing::completed(&ledger, ask, Place { owner, namespace: id })?;
         let container = ask.container.as_ref();
         let replaced = container.map_or_else(Vec::new, |c| ledger.book.starts_of(owner, c));
-        let wanted = wanted(&ask, owner, id, process.as_ref())?;
+        let open = ask.open_ports(shared, owner, ledger.book.room(owner, None))?;
+        let wanted = wanted(&ask, owner, id, process.as_ref(), open)?;
         let made = ledger.book.reserve(wanted, Instant::now(), random);
         let made = made.map_err(|refusal| refuse(&refusal))?.clone();
+        opening::tell_unopened(&made.id, &made.open);
         // A container has one namespace at a time. Podman 5 makes the next one before the old
         // slirp4netns has ended, and nobody is to be shown two addresses of one container.
         failpoint::reach("making:reserved");
@@ -312,6 +321,7 @@ fn wanted(
     owner: Uid,
     namespace: NamespaceId,
     process: Option<&Process>,
+    open: OpenPorts,
 ) -> Result<Wanted, Refused> {
     let interface = match &ask.interface {
         Some(name) => name.clone(),
@@ -323,6 +333,7 @@ fn wanted(
         name: ask.name.clone(),
         wishes: ask.wishes.clone(),
         found: ask.found.clone(),
+        open,
         namespace,
         interface,
         holder: process.map(holder),
@@ -411,10 +422,11 @@ fn overflow(
     let (id, host) = (attachment.id.clone(), shared.host());
     tracing::debug!(attachment = %id, bridge = %host.links.bridge, "the bridge is full; routing");
     {
+        // Whoever loads the rules meanwhile would load those of the bridge port again.
         let _rules = shared.rules.hold();
         kernel::wire::undo(worker, &host, &attachment.port, &step::Step::Rules)?;
+        attachment.port = shared.ledger().book.reroute(&id).ok_or(ENDED)?.port.clone();
     }
-    attachment.port = shared.ledger().book.reroute(&id).ok_or(ENDED)?.port.clone();
     record(shared, attachment)?;
     failpoint::reach("making:overflowed");
     Ok(())

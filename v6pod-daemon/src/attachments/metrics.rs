@@ -24,6 +24,7 @@ pub struct Metrics {
     refused: Family<Label, Counter<u64, AtomicU64>>,
     repaired: Counter<u64, AtomicU64>,
     turned_away: Counter<u64, AtomicU64>,
+    flows_ended: Counter<u64, AtomicU64>,
 }
 
 /// A part of an activation.
@@ -49,6 +50,7 @@ impl Default for Metrics {
             refused: Family::default(),
             repaired: Counter::default(),
             turned_away: Counter::default(),
+            flows_ended: Counter::default(),
         }
     }
 }
@@ -84,6 +86,11 @@ impl Metrics {
             "Connections refused because their caller has too many, or has had his share of time",
             self.turned_away.clone(),
         );
+        registry.register(
+            "flows_ended",
+            "Flows that were ended because nothing lets them in any more",
+            self.flows_ended.clone(),
+        );
     }
 
     pub(super) fn took(&self, part: Part, time: Duration) {
@@ -114,6 +121,10 @@ impl Metrics {
 
     pub(crate) fn turned_away(&self) {
         self.turned_away.inc();
+    }
+
+    pub(super) fn ended_flows(&self, count: usize) {
+        self.flows_ended.inc_by(count as u64);
     }
 
     pub(super) fn refused(&self, reason: &'static str) {

@@ -11,6 +11,8 @@
 
 mod completing;
 mod ending;
+mod explaining;
+mod flows;
 mod holding;
 mod lock;
 mod making;
@@ -18,6 +20,7 @@ mod mending;
 mod metrics;
 mod naming;
 mod obstacles;
+mod opening;
 mod proxying;
 pub mod records;
 mod resting;
@@ -49,11 +52,13 @@ use crate::core::attachment::Generation;
 use crate::core::book::{Book, Released};
 use crate::core::description::Descriptions;
 use crate::core::name::Names;
+use crate::core::open::{NotOpened, OpenPorts, Rights, TooMany};
 use crate::kernel::{self, NetNs, Process, Worker, Workers};
 use crate::pace::Paces;
 use crate::registry::Registrar;
 
 pub use metrics::Metrics;
+pub use opening::Changer;
 pub use restoring::{StartError, start};
 pub(crate) use restoring::{prepare_folders, registrar};
 pub use traffic::Measured;
@@ -168,6 +173,8 @@ pub struct Ask {
     asker: Uid,
     /// In whose turn the work is done: whoever called.
     caller: Uid,
+    /// What the asker may open; `None` if that cannot be told just now.
+    rights: Option<Rights>,
     /// Whether it may be anybody's instead.
     any_owner: bool,
     /// The process that is to hold the attachment.
@@ -235,6 +242,7 @@ impl Ask {
             name: request.name.filter(|name| !name.is_empty() && name.len() <= NAME),
             asker,
             caller: asker,
+            rights: None,
             any_owner: false,
             holder: None,
             lease: request.lease,
@@ -244,6 +252,53 @@ impl Ask {
             interface: request.interface,
             network: request.network,
         })
+    }
+
+    /// The same from somebody with these rights.
+    #[must_use]
+    pub fn with_rights(self, rights: Option<Rights>) -> Self {
+        Self { rights, ..self }
+    }
+
+    /// Whose rights count.
+    pub const fn asker(&self) -> Uid {
+        self.asker
+    }
+
+    /// Whether it asks for anything to be open or in reach, or its image does.
+    pub fn opens(&self) -> bool {
+        let Self { wishes, found, .. } = self;
+        let all = [
+            wishes,
+            &found.pod_labels,
+            &found.labels,
+            &found.image_annotations,
+            &found.image_labels,
+        ];
+        found.published.is_some()
+            || all.iter().any(|wishes| wishes.ingress.is_some() || wishes.egress.is_some())
+    }
+
+    /// What is to be open of its container, which has room for so many elements.
+    ///
+    /// # Errors
+    /// [`Refused::Wish`]: it asks by name for what it may not have. [`Refused::NotReady`]: whether it may
+    /// cannot be told.
+    fn open_ports(&self, shared: &Shared, owner: Uid, room: usize) -> Result<OpenPorts, Refused> {
+        // Who asks for nothing needs no rights.
+        let none = (!self.opens()).then(Rights::none);
+        let rights = self.rights.clone().or(none).ok_or(opening::UNKNOWN_RIGHTS)?;
+        let open =
+            OpenPorts::asked(&self.wishes, &self.found, &shared.open_terms(owner, rights, room));
+        if self.declines() {
+            return Ok(open);
+        }
+        if let Some(listed) = open.reach().forbidden() {
+            return Err(Refused::Wish(format!("the v6pod.egress with {listed}: {TooMany}")));
+        }
+        let Some(forbidden) = open.forbidden() else { return Ok(open) };
+        let NotOpened { opening, by, why } = forbidden;
+        Err(Refused::Wish(format!("the {by} v6pod.ingress: {opening} is not open: {why}")))
     }
 
     /// Whether the container asks for no attachment.
@@ -277,6 +332,15 @@ pub enum Refused {
     /// What the container asks for is no wish.
     #[error("{0}")]
     Wish(String),
+    /// The request says what is no change.
+    #[error("{0}")]
+    Unclear(String),
+    /// The operator lets the caller not do it.
+    #[error("{0}")]
+    Forbidden(String),
+    /// What is open is open to more than is to be closed.
+    #[error("{0}")]
+    Wider(String),
     /// The container asks for no address.
     #[error("the container asks for no address: v6pod=false")]
     Declined,
@@ -308,6 +372,9 @@ impl Refused {
             Self::NotYours => "not-yours",
             Self::WrongKind(_) => "wrong-kind",
             Self::Wish(_) => "wish",
+            Self::Unclear(_) => "unclear",
+            Self::Forbidden(_) => "forbidden",
+            Self::Wider(_) => "wider",
             Self::Declined => "declined",
             Self::Taken(_) => "taken",
             Self::Ambiguous(_) => "ambiguous",

@@ -22,6 +22,7 @@ use v6pod_proto::{AttachmentId, ContainerId, NetworkName, Uid, Wishes};
 use crate::core::Label;
 use crate::core::Port;
 use crate::core::attachment::{Attachment, Generation, Holder, NamespaceId, Phase, port_name};
+use crate::core::open::{OpenPorts, RecordedPorts};
 use crate::core::reconcile::Recorded;
 use crate::failpoint;
 
@@ -46,6 +47,9 @@ pub(crate) struct Record {
     wishes: Wishes,
     #[serde(default, skip_serializing_if = "OtherWishes::is_empty")]
     found: OtherWishes,
+    // And before anything was opened.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    open: Option<RecordedPorts>,
     namespace: NamespaceId,
     port: Port,
     holder: Option<Holder>,
@@ -68,6 +72,7 @@ impl Record {
             label: a.label.clone(),
             wishes: a.wishes.clone(),
             found: a.found.clone(),
+            open: a.open.recorded(),
             namespace: a.namespace,
             port: a.port.clone(),
             holder: a.holder,
@@ -78,8 +83,10 @@ impl Record {
         }
     }
 
-    /// The attachment, of which only the kernel can say how far it got.
+    /// The attachment, of which only the kernel can say how far it got. What is open of it is what was
+    /// recorded, until it is judged anew.
     fn into_attachment(self) -> Attachment {
+        let open = OpenPorts::as_recorded(self.open);
         Attachment {
             id: self.id,
             owner: self.owner,
@@ -89,7 +96,8 @@ impl Record {
             wishes: self.wishes,
             found: self.found,
             namespace: self.namespace,
-            port: Port { owner: self.owner, ..self.port },
+            port: Port { owner: self.owner, open: open.holes(), ..self.port },
+            open,
             holder: self.holder,
             lease: self.lease,
             since: self.since,
@@ -291,9 +299,11 @@ pub(crate) fn parse(file: &str, bytes: &[u8]) -> Result<(Attachment, Whether), S
 
 #[cfg(test)]
 mod tests {
-    use v6pod_proto::Mode;
+    use v6pod_proto::wishes::OpeningList;
+    use v6pod_proto::{Change, Mode, OpenedBy};
 
     use super::*;
+    use crate::core::open::{Holes, Rights};
 
     #[test]
     fn no_folder_of_somebody_elses_is_taken_for_that_of_the_records() {
@@ -309,6 +319,12 @@ mod tests {
     }
 
     fn attachment() -> Attachment {
+        let list: OpeningList =
+            serde_json::from_str(r#"["tcp/80", "udp/53@2001:db8::/32"]"#).unwrap();
+        let change = Change { openings: Some(list), ..Change::default() };
+        let open = OpenPorts::default()
+            .change(&change, OpenedBy::Owner, &Rights::All, Holes::MOST)
+            .unwrap();
         Attachment {
             id: AttachmentId::from_bits(5),
             owner: Uid::new(1000).unwrap(),
@@ -322,6 +338,7 @@ mod tests {
                 ignored: vec!["the label v6pod.x: \"?\"".to_owned()],
                 ..OtherWishes::default()
             },
+            open: open.clone(),
             namespace: NamespaceId { inode: 4_026_531_840, cookie: Some(9) },
             port: Port {
                 name: port_name(&AttachmentId::from_bits(5)),
@@ -331,6 +348,7 @@ mod tests {
                 gateway: "2001:db8::1".parse().unwrap(),
                 mtu: 1500,
                 owner: Uid::new(1000).unwrap(),
+                open: open.holes(),
                 alias: "x".into(),
                 mode: Mode::Routed,
             },
@@ -359,15 +377,18 @@ mod tests {
     }
 
     #[test]
-    fn a_record_of_the_time_before_wishes_and_routed_ports_is_read() {
+    fn a_record_of_the_time_before_wishes_openings_and_routed_ports_is_read() {
         let mut plain = attachment();
         plain.wishes = Wishes::default();
         plain.found = OtherWishes::default();
+        plain.open = OpenPorts::default();
+        plain.port.open = Holes::default();
         plain.port.mode = Mode::Bridge;
         let text = serde_json::to_string(&Record::of(&plain)).unwrap();
-        assert!(!text.contains("wishes") && !text.contains("found"), "{text}");
         let text = text.replace(",\"mode\":\"bridge\"", "");
-        assert!(!text.contains("mode"), "{text}");
+        for later in ["wishes", "found", "open", "mode"] {
+            assert!(!text.contains(later), "{later}: {text}");
+        }
         let file = format!("{}.json", plain.id);
         assert_eq!(parse(&file, text.as_bytes()).unwrap().0, plain);
     }

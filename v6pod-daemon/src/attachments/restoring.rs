@@ -4,7 +4,7 @@
 //! half taken away is gone, and so is what nobody recorded. Events are listened for from before the
 //! first look, so no end is missed between look and listening.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
 use std::net::Ipv6Addr;
@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 use nix::unistd::gethostname;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc};
-use v6pod_proto::Mac;
+use tokio::task::JoinSet;
+use v6pod_proto::{AttachmentId, Mac, Uid};
 
 use super::holding::Holds;
 use super::obstacles::{self, Obstacles};
@@ -35,6 +36,7 @@ use crate::core::attachment::Attachment;
 use crate::core::book::{Book, Terms};
 use crate::core::description::Descriptions;
 use crate::core::name::{Label, Names};
+use crate::core::open::{Holes, Rights};
 use crate::core::reconcile::{Plan, PortSeen, Seen, reconcile};
 use crate::core::ruleset::{Elements, Policy};
 use crate::core::{Links, Prefix};
@@ -112,7 +114,14 @@ pub async fn start(config: Config, closer: Closer) -> Result<Attachments, StartE
         forwarding: Forwarding::probe()?,
         proxy: config.ndp_proxy,
     };
-    let policy = Policy { links: links.clone(), prefix, ingress: config.ingress };
+    let policy = Policy {
+        links: links.clone(),
+        prefix,
+        ingress: config.ingress,
+        east_west: config.east_west,
+        host: config.host,
+        flows: config.flows,
+    };
     let paces = Paces::default();
     let workers = Workers::start(WORKERS, paces.clone())?;
     // Before anything of the host is touched: without rules there is no daemon.
@@ -148,7 +157,7 @@ pub async fn start(config: Config, closer: Closer) -> Result<Attachments, StartE
         sweeper,
         askers,
         paces,
-        access: Access::new(config.users.clone(), config.operators.clone()),
+        access: Access::new(config.users.clone(), config.operators.clone(), config.allow.clone()),
         waiting: Waiting::default(),
         containers: Containers::new(Places::default(), Limits::default()),
         users: Mutex::default(),
@@ -253,11 +262,12 @@ pub(crate) fn registrar(config: &Config) -> Registrar {
 /// Takes up what an earlier daemon left.
 async fn restore(shared: &Arc<Shared>) -> Result<(), StartError> {
     let folder = shared.config.run_dir();
-    let (recorded, rejected) = shared.records.load().map_err(in_file(&folder))?;
+    let (mut recorded, rejected) = shared.records.load().map_err(in_file(&folder))?;
     for file in rejected {
         tell_rejected(&file);
     }
     failpoint::reach("restoring:loaded");
+    let judged = judge(shared, &mut recorded.living).await;
     let state = Arc::clone(shared);
     let job = move |worker: &mut Worker| -> Result<Vec<Adopted>, StartError> {
         kernel::sweep::remove_doomed(&mut worker.socket, &state.links)?;
@@ -275,8 +285,54 @@ async fn restore(shared: &Arc<Shared>) -> Result<(), StartError> {
         Ok(plan.adopt.into_iter().map(|(a, i)| with_holder(a, i)).collect())
     };
     let adopted = shared.workers.run(job).await?;
-    adopt(shared, adopted).await;
+    adopt(shared, adopted, &judged).await;
     Ok(())
+}
+
+/// Judges anew what is open of the attachments that an earlier daemon left: the configuration may be
+/// another one, and records of before there were openings say nothing of it. Gives those of which other
+/// things are open now. Where nobody can tell what an owner may open, it stays as it was.
+async fn judge(shared: &Arc<Shared>, living: &mut [Attachment]) -> HashSet<AttachmentId> {
+    let owners: HashSet<Uid> = living.iter().map(|a| a.owner).collect();
+    let mut asked = JoinSet::new();
+    for owner in owners {
+        let shared = Arc::clone(shared);
+        asked.spawn(async move { (owner, shared.access.rights(owner).await) });
+    }
+    let rights: HashMap<Uid, Option<Rights>> = asked.join_all().await.into_iter().collect();
+    let mut changed = HashSet::new();
+    // Who was there first has what he had, if there is not room for all.
+    living.sort_by_key(|a| (a.since, a.id.clone()));
+    let mut used: HashMap<Uid, usize> = HashMap::new();
+    for a in living {
+        let used = used.entry(a.owner).or_default();
+        let rights = rights.get(&a.owner).cloned().flatten();
+        let room = Holes::MOST_OF_OWNER.saturating_sub(*used);
+        let terms = shared.open_terms(a.owner, rights.clone().unwrap_or_else(Rights::none), room);
+        let open = match rights {
+            Some(_) => a.open.again(&a.wishes, &a.found, &terms),
+            None => a.open.clone().reaching(&a.wishes, &a.found, &terms),
+        };
+        *used += open.holes().each().len();
+        if open.recorded() != a.open.recorded() {
+            changed.insert(a.id.clone());
+        }
+        a.port.open = open.holes();
+        a.open = open;
+    }
+    changed
+}
+
+/// Ends, behind the start, what was begun and is not let in any more.
+fn end_flows_soon(shared: &Arc<Shared>) {
+    let state = Arc::clone(shared);
+    tokio::spawn(async move {
+        let shared = Arc::clone(&state);
+        let job = move |worker: &mut Worker| shared.end_flows(worker, None);
+        if let Err(error) = state.sweeper.run(job).await {
+            tracing::warn!(%error, "cannot end flows to what is not open any more");
+        }
+    });
 }
 
 fn seen(observed: &Observed) -> Seen {
@@ -368,13 +424,18 @@ fn with_holder(attachment: Attachment, ifindex: u32) -> Adopted {
     }
 }
 
-async fn adopt(shared: &Arc<Shared>, adopted: Vec<Adopted>) {
+async fn adopt(shared: &Arc<Shared>, adopted: Vec<Adopted>, judged: &HashSet<AttachmentId>) {
     let mut named = Vec::new();
     for (attachment, ifindex, process, orphaned) in adopted {
         let id = attachment.id.clone();
         if !shared.ledger().book.adopt(attachment.clone(), ifindex) {
             tracing::error!(attachment = %id, "its record contradicts another's; left alone");
             continue;
+        }
+        if judged.contains(&id)
+            && let Err(error) = shared.records.write(&attachment)
+        {
+            tracing::warn!(attachment = %id, %error, "cannot record what is open by now");
         }
         let Some(generation) = shared.ledger().book.find(&id).map(|a| a.generation) else {
             continue;
@@ -392,6 +453,7 @@ async fn adopt(shared: &Arc<Shared>, adopted: Vec<Adopted>) {
     failpoint::reach("restoring:adopted");
     proxying::settle(shared).await;
     failpoint::reach("restoring:proxied");
+    end_flows_soon(shared);
     shared.name_again(named).await;
     failpoint::reach("restoring:named");
 }
@@ -422,14 +484,14 @@ async fn watch(shared: Arc<Shared>, mut events: Events) {
 /// are gone come back.
 async fn look_again(shared: &Arc<Shared>) {
     let links = shared.links.clone();
+    // Before the look: a port that is made during it is not gone.
+    let known = shared.ledger().book.ports();
     let look = move |worker: &mut Worker| kernel::observe::observe(&mut worker.socket, &links);
     match shared.workers.run(look).await {
         Ok(observed) => {
             let there: HashSet<u32> = observed.ports.iter().map(|port| port.ifindex).collect();
-            // Named first: in the head of the loop the lock would be held through all of it.
-            let missing = shared.ledger().book.ports_missing_from(&there);
-            for ifindex in missing {
-                shared.port_gone(ifindex);
+            for ifindex in known.difference(&there) {
+                shared.port_gone(*ifindex);
             }
             mending::mend_all(shared, observed).await;
         }

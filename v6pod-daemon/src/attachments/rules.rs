@@ -27,6 +27,8 @@ const PAUSE: Duration = Duration::from_millis(200);
 pub(super) struct Rules {
     policy: Policy,
     turn: RwLock<()>,
+    /// Held by who changes what is open, from his look at the book until the kernel has it.
+    changing: Mutex<()>,
     /// What was in force after the last load.
     loaded: Mutex<ObservedRules>,
     /// In seconds since the epoch; zero for never.
@@ -47,6 +49,7 @@ impl Rules {
         Self {
             policy,
             turn: RwLock::default(),
+            changing: Mutex::default(),
             loaded: Mutex::default(),
             last_repair: AtomicU64::default(),
         }
@@ -75,12 +78,29 @@ impl Rules {
         Ok(())
     }
 
-    /// Whether all rules are in force, and these elements.
-    fn are_whole(&self, worker: &mut Worker, elements: &[Elements]) -> Result<bool, kernel::Error> {
+    /// Whether all rules are in force, and elements: the least that there must be, and no more than there
+    /// may be.
+    fn are_whole(
+        &self,
+        worker: &mut Worker,
+        least: &[Elements],
+        most: &[Elements],
+    ) -> Result<bool, kernel::Error> {
         let links = &self.policy.links;
         let Some(observed) = worker.rules.observe(links)? else { return Ok(false) };
-        Ok(observed.has_all_of(&ObservedElements::expected(elements))
+        Ok(observed.has_all_of(&ObservedElements::expected(least))
+            && ObservedElements::expected(most).has_all_of(&observed)
             && worker.rules.observe_rules(links)?.has_all_of(&self.loaded()))
+    }
+
+    /// What the rules follow from.
+    pub(super) const fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// Whether all rules that were loaded are in force, whatever their sets hold.
+    pub(super) fn are_in_force(&self, worker: &mut Worker) -> Result<bool, kernel::Error> {
+        Ok(worker.rules.observe_rules(&self.policy.links)?.has_all_of(&self.loaded()))
     }
 
     fn loaded(&self) -> MutexGuard<'_, ObservedRules> {
@@ -92,6 +112,16 @@ impl Rules {
         self.turn.read().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// As long as it is held, nobody else changes what is open.
+    pub(super) fn change_alone(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until nothing is opened any more for what has ended in the book.
+    pub(super) fn let_changes_end(&self) {
+        drop(self.change_alone());
+    }
+
     /// When the tables were last put back, in seconds since the epoch.
     pub(super) fn last_repair(&self) -> Option<u64> {
         Some(self.last_repair.load(Ordering::Relaxed)).filter(|time| *time != 0)
@@ -99,28 +129,31 @@ impl Rules {
 }
 
 impl Shared {
-    /// Puts the tables back if they, rules of theirs, or elements of attachments that serve are gone.
+    /// Puts the tables back if they, rules of theirs, or elements of attachments that serve are gone, or
+    /// if there are elements that are nobody's. What began meanwhile and is not let in ends.
     pub(super) fn look_after_rules(&self, worker: &mut Worker) -> Result<(), RulesError> {
-        let _alone = self.rules.turn.write().unwrap_or_else(PoisonError::into_inner);
+        let alone = self.rules.turn.write().unwrap_or_else(PoisonError::into_inner);
         // Those that are being made have their elements, or will have them after this.
         let whole = |phase| matches!(phase, Phase::Wired | Phase::Serving | Phase::Ending);
-        let (expected, all) = {
+        let (least, all, most) = {
             let ledger = self.ledger();
             let of = |only: &dyn Fn(Phase) -> bool| -> Vec<_> {
-                let chosen = ledger.book.shown().filter(|a| only(a.phase));
+                let chosen = ledger.book.all().filter(|a| only(a.phase));
                 chosen.map(|a| Elements::of(&a.port)).collect()
             };
-            (of(&whole), of(&|_| true))
+            // Those that are being taken away have their elements, or have them no more.
+            (of(&whole), of(&|phase| phase.shown().is_some()), of(&|_| true))
         };
-        if self.rules.are_whole(worker, &expected)? {
+        if self.rules.are_whole(worker, &least, &most)? {
             return Ok(());
         }
-        tracing::warn!("the firewall's rules were taken away; putting them back");
+        tracing::warn!("somebody changed the firewall's rules; putting them back");
         self.rules.load(worker, &all)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
         self.rules.last_repair.store(now, Ordering::Relaxed);
         self.metrics.repaired();
-        Ok(())
+        drop(alone);
+        Ok(self.end_flows(worker, None)?)
     }
 }
 

@@ -81,6 +81,7 @@ fn take_away_all(shared: &Shared, worker: &mut Worker, all: Vec<Attachment>) -> 
         [one] => vec![undo(shared, worker, one)],
         many => {
             let ports: Vec<&Port> = many.iter().map(|a| &a.port).collect();
+            shared.rules.let_changes_end();
             let _rules = shared.rules.hold();
             let results = sweep(worker, &shared.host(), &ports).into_iter();
             results.map(|e| if e.is_empty() { Ok(()) } else { Err(Undone(e)) }).collect()

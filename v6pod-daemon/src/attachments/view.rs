@@ -3,11 +3,12 @@
 use std::net::Ipv6Addr;
 
 use v6pod_proto as proto;
-use v6pod_proto::{Mode, NameState, NameStatus, PrefixView, RegistryView, Uid};
+use v6pod_proto::{Mode, NameState, NameStatus, PrefixView, RegistryView, Uid, Unopened};
 
 use super::{Attachments, Ledger, Refused, Shared};
 use crate::core::attachment::Attachment;
 use crate::core::name::Claim;
+use crate::core::open::NotOpened;
 use crate::kernel::{descriptors, sock_diag};
 
 /// The largest integer that every JSON reader keeps exact (RFC 7493, section 2.2).
@@ -143,6 +144,10 @@ impl Attachments {
     }
 }
 
+pub(super) fn unopened(NotOpened { opening, by, why }: &NotOpened) -> Unopened {
+    Unopened { opening: *opening, by: *by, why: why.to_string() }
+}
+
 /// How many leases the daemon's descriptors are enough for: each takes its connection and its holder's
 /// pidfd.
 fn most_leases() -> u64 {
@@ -153,7 +158,7 @@ fn most_leases() -> u64 {
 }
 
 /// The one attachment that this reference means to this viewer.
-fn find<'a>(
+pub(super) fn find<'a>(
     ledger: &'a Ledger,
     viewer: Viewer,
     reference: &str,
@@ -207,6 +212,9 @@ impl Shared {
             names: self.names_of(ledger, a),
             wishes: a.wishes.clone(),
             found: a.found.clone(),
+            openings: a.open.open().to_vec(),
+            unopened: a.open.unopened().iter().map(unopened).collect(),
+            egress: a.open.reach().view().clone(),
             lease: a.lease,
             since: a.since,
             network: a.network.clone(),

@@ -52,6 +52,7 @@ pub(super) struct Renumber {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Limits {
     pub(super) per_owner: Key<u32>,
+    pub(super) flows: Key<u32>,
     pub(super) users: Key<Vec<Text<Who>>>,
     pub(super) operators: Key<Vec<Text<Who>>>,
 }
@@ -70,10 +71,9 @@ pub(super) struct Firewall {
 /// Who may open what.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "only its form is checked: no rule of it is in force yet")]
 pub(super) struct Allow {
-    users: Vec<Text<Who>>,
-    ports: Vec<Text<Ports>>,
+    pub(super) users: Vec<Text<Who>>,
+    pub(super) ports: Vec<Text<Ports>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

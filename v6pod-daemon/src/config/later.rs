@@ -4,7 +4,7 @@
 use v6pod_proto::SwitchedOff;
 
 use super::error::{Mistake, line_of};
-use super::file::{File, HostPolicy, Key, Nat66, Verdict};
+use super::file::{File, Key, Nat66};
 use super::values::{ConsulUrl, PrefixText, Slice, Text};
 use super::{Config, Registry};
 use crate::core::ruleset::Ingress;
@@ -21,7 +21,7 @@ struct Later {
 
 /// The first key, in the text's order, that asks for something that this version does not have.
 pub(super) fn refuse(text: &str, file: &File) -> Result<(), Mistake> {
-    let all = addressing(file).into_iter().chain(policy(file)).chain(names(file));
+    let all = addressing(file).into_iter().chain(names(file));
     match all.flatten().min_by_key(|later| later.at) {
         None => Ok(()),
         Some(Later { key, at, what, instead }) => {
@@ -63,22 +63,6 @@ fn addressing(file: &File) -> [Option<Later>; 6] {
 }
 
 #[rustfmt::skip]
-fn policy(file: &File) -> [Option<Later>; 5] {
-    let File { firewall, .. } = file;
-    [
-        later("firewall.egress", &firewall.egress, |v| *v == Verdict::Allow, "rules for what leaves",
-            "write \"allow\", which is what is in force"),
-        later("firewall.openings", &firewall.openings, never, "openings", LEAVE),
-        later("firewall.east_west", &firewall.east_west, never,
-            "rules of their own for neighbours", LEAVE),
-        later("firewall.host", &firewall.host, |v| *v == HostPolicy::AsOutside,
-            "rules for containers to this host",
-            "write \"as-outside\", which is what is in force"),
-        later("firewall.allow", &firewall.allow, never, "openings", LEAVE),
-    ]
-}
-
-#[rustfmt::skip]
 fn names(file: &File) -> [Option<Later>; 11] {
     let File { registry, dns, .. } = file;
     let consul = &registry.consul;
@@ -105,17 +89,7 @@ fn names(file: &File) -> [Option<Later>; 11] {
 }
 
 /// What is off in every configuration, and what that means.
-const OFF: [(&str, &str); 7] = [
-    (
-        "openings",
-        "Annotations, labels and published ports are read and shown; they open nothing: a container is reached by its owner's \
-         and root's processes on this host alone, or, with firewall.ingress = \"allow\", by everybody.",
-    ),
-    (
-        "egress",
-        "Containers reach whatever this host does, whatever v6pod.egress says, and the host's own addresses as far as its own \
-         firewall lets them.",
-    ),
+const OFF: [(&str, &str); 5] = [
     (
         "nat66",
         "A unique local address (RFC 4193) reaches no further than its prefix is routed: nothing \
@@ -124,7 +98,7 @@ const OFF: [(&str, &str); 7] = [
     ("renumbering", "The prefix is read at the start and stays while the daemon runs."),
     (
         "wishes",
-        "Of annotations and labels v6pod, v6pod.name and nothing else is acted upon, and of the environment SERVICE_NAME: \
+        "Of annotations and labels v6pod, v6pod.name, v6pod.ingress and v6pod.egress are acted upon, and of the environment SERVICE_NAME: \
          v6pod.address, .subnet, .tags and .check, and what is said of single services, are read and shown.",
     ),
     ("owner-slices", "The containers of all owners draw their addresses from one range."),

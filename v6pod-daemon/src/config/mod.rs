@@ -16,17 +16,20 @@ use std::env;
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use toml::Spanned;
+use v6pod_proto::wishes::Egress;
 use v6pod_proto::{LinkName, Mode, SwitchedOff};
 
 pub use error::{ConfigError, Mistake};
 pub use options::Options;
 pub use values::{Authority, Host, People, Refused, Who};
 
-use crate::core::ruleset::Ingress;
+use crate::core::open::{Allowed, Ways};
+use crate::core::ruleset::{EastWest, HostAccess, Ingress};
 use crate::core::{Instance, Prefix};
 use file::{File, RegistryKind, Verdict};
 use values::{ConsulUrl, Label, Loopback, PrefixText, Text};
@@ -57,6 +60,19 @@ pub struct Config {
     pub per_owner: u32,
     /// What happens to packets for containers that nothing lets in.
     pub ingress: Ingress,
+    /// What a container may reach that does not say.
+    pub egress: Egress,
+    /// What containers of this host may begin with each other.
+    pub east_west: EastWest,
+    /// What containers may begin with this host.
+    pub host: HostAccess,
+    /// How many flows one container may have begun, and as many others with it; none: any number.
+    pub flows: Option<NonZeroU32>,
+    /// Which ways of asking open anything.
+    pub openings: Ways,
+    /// Who may open what. Without any, everybody every port; with one, nobody but whom they mean, and
+    /// root and operators.
+    pub allow: Option<Vec<Allow>>,
     /// Who may have attachments.
     pub users: People,
     /// Who, besides root, sees and changes all.
@@ -71,6 +87,15 @@ pub struct Config {
     pub run_dir: Option<PathBuf>,
     /// Another place than `/var/lib/INSTANCE`, for tests. Not in the file.
     pub state_dir: Option<PathBuf>,
+}
+
+/// `[[firewall.allow]]`: who may open what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Allow {
+    /// Who.
+    pub users: People,
+    /// What.
+    pub ports: Vec<Allowed>,
 }
 
 /// Where the host's range comes from.
@@ -145,6 +170,29 @@ impl Config {
                 Some(Verdict::Deny) => Ingress::Deny,
                 Some(Verdict::Allow) => Ingress::Allow,
             },
+            egress: match file.firewall.egress.map(Spanned::into_inner) {
+                None => default.egress,
+                Some(Verdict::Allow) => Egress::Allow,
+                Some(Verdict::Deny) => Egress::Deny(Vec::new()),
+            },
+            east_west: match file.firewall.east_west.map(Spanned::into_inner) {
+                None => default.east_west,
+                Some(file::EastWest::Policy) => EastWest::Policy,
+                Some(file::EastWest::Owner) => EastWest::Owner,
+                Some(file::EastWest::Deny) => EastWest::Deny,
+            },
+            host: match file.firewall.host.map(Spanned::into_inner) {
+                None => default.host,
+                Some(file::HostPolicy::AsOutside) => HostAccess::AsOutside,
+                Some(file::HostPolicy::Deny) => HostAccess::Deny,
+            },
+            flows: file.limits.flows.map_or(default.flows, |v| NonZeroU32::new(v.into_inner())),
+            openings: file.firewall.openings.as_ref().map_or(default.openings, ways),
+            allow: file
+                .firewall
+                .allow
+                .as_ref()
+                .map(|all| all.get_ref().iter().map(allow).collect()),
             reserved: file.registry.reserved.as_ref().map_or(default.reserved, labels),
             registry: registry(file.registry),
             tcp: file.api.tcp.as_ref().map_or(default.tcp, addresses),
@@ -196,6 +244,12 @@ impl Default for Config {
             quarantine: Duration::from_secs(300),
             per_owner: 256,
             ingress: Ingress::Deny,
+            egress: Egress::Allow,
+            east_west: EastWest::Policy,
+            host: HostAccess::AsOutside,
+            flows: NonZeroU32::new(16_384),
+            openings: Ways { annotations: true, published: true, labels: false },
+            allow: None,
             users: People(vec![Who::Everybody]),
             operators: People::default(),
             registry: Registry::Embedded,
@@ -209,6 +263,22 @@ impl Default for Config {
 
 fn addresses(written: &Spanned<Vec<Text<Loopback>>>) -> Vec<SocketAddr> {
     written.get_ref().iter().map(|address| address.0.0).collect()
+}
+
+fn ways(written: &Spanned<Vec<file::Source>>) -> Ways {
+    let has = |source| written.get_ref().contains(&source);
+    Ways {
+        annotations: has(file::Source::Annotations),
+        published: has(file::Source::Published),
+        labels: has(file::Source::Labels),
+    }
+}
+
+fn allow(written: &file::Allow) -> Allow {
+    Allow {
+        users: People(written.users.iter().map(|who| who.0.clone()).collect()),
+        ports: written.ports.iter().map(|ports| ports.0.0).collect(),
+    }
 }
 
 fn people(written: &Spanned<Vec<Text<Who>>>) -> People {

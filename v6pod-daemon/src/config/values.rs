@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, de};
 use v6pod_proto::LinkName;
+use v6pod_proto::wishes::Opening;
 
 use crate::core::Prefix;
+use crate::core::open::Allowed;
 use crate::core::prefix::PrefixError;
 
 /// Why a text is not the value it was taken for.
@@ -190,21 +192,17 @@ impl FromStr for Who {
 
 /// `firewall.allow.ports`: `tcp/80`, `udp/1024-65535`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Ports;
+pub(super) struct Ports(pub(super) Allowed);
 
 impl FromStr for Ports {
     type Err = Refused;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        // From where is the user's to say.
+        let opening = text.parse::<Opening>().ok().filter(|_| !text.contains('@'));
+        let allowed = opening.map(|Opening { protocol, ports, .. }| Allowed { protocol, ports });
         let refused = || Refused::new(text, "ports such as \"tcp/80\" or \"udp/1024-65535\"");
-        let (protocol, ports) = text.split_once('/').ok_or_else(refused)?;
-        let (low, high) = ports.split_once('-').unwrap_or((ports, ports));
-        let port = |digits: &str| {
-            let plain = digits.bytes().all(|b| b.is_ascii_digit());
-            digits.parse::<u16>().ok().filter(|port| plain && *port > 0)
-        };
-        let range = port(low).zip(port(high)).is_some_and(|(low, high)| low <= high);
-        if matches!(protocol, "tcp" | "udp") && range { Ok(Self) } else { Err(refused()) }
+        allowed.map(Self).ok_or_else(refused)
     }
 }
 

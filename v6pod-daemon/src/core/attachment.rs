@@ -6,6 +6,7 @@ use v6pod_proto::{AttachmentId, ContainerId, LinkName, NetworkName, State, Uid, 
 
 use super::Port;
 use super::name::Label;
+use super::open::OpenPorts;
 
 /// What makes a network namespace that one and no other.
 ///
@@ -90,6 +91,8 @@ pub struct Attachment {
     pub wishes: Wishes,
     /// And by other means than annotations.
     pub found: OtherWishes,
+    /// What is open of it; its port has the elements of that.
+    pub open: OpenPorts,
     /// The container's network namespace.
     pub namespace: NamespaceId,
     /// Its kernel objects.

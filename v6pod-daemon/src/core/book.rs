@@ -19,6 +19,7 @@ use v6pod_proto::{AttachmentId, ContainerId, LinkName, Mac, Mode, NetworkName, U
 use super::address::Pool;
 use super::attachment::{Attachment, Generation, Holder, NamespaceId, Phase, port_name};
 use super::name::Label;
+use super::open::{Holes, OpenPorts};
 use super::step::ROUTED_GATEWAY;
 use super::{Port, Prefix};
 
@@ -63,6 +64,8 @@ pub struct Wanted {
     pub wishes: Wishes,
     /// And by other means than annotations.
     pub found: OtherWishes,
+    /// What is to be open of it.
+    pub open: OpenPorts,
     /// The container's network namespace.
     pub namespace: NamespaceId,
     /// The interface's name inside.
@@ -120,6 +123,10 @@ pub struct Book {
     by_container: HashMap<(Uid, ContainerId), Vec<AttachmentId>>,
     macs: HashMap<Mac, AttachmentId>,
     per_owner: HashMap<Uid, usize>,
+    /// How many elements of openings each owner has.
+    holes: HashMap<Uid, usize>,
+    /// What the kernel still has open of those of which something else is to be by now.
+    behind: HashMap<AttachmentId, Holes>,
     bridged: usize,
     generation: Generation,
     made: u64,
@@ -139,6 +146,8 @@ impl Book {
             by_container: HashMap::new(),
             macs: HashMap::new(),
             per_owner: HashMap::new(),
+            holes: HashMap::new(),
+            behind: HashMap::new(),
             bridged: 0,
             generation: Generation::default(),
             made: 0,
@@ -164,6 +173,11 @@ impl Book {
     /// All that a caller may be shown, in no order.
     pub fn shown(&self) -> impl Iterator<Item = &Attachment> {
         self.attachments.values().filter(|a| a.phase.shown().is_some())
+    }
+
+    /// All that there are, with those that are on their way out, in no order.
+    pub fn all(&self) -> impl Iterator<Item = &Attachment> {
+        self.attachments.values()
     }
 
     /// How many attachments there are, with those that are on their way out.
@@ -248,6 +262,7 @@ impl Book {
             gateway: self.terms.gateway(mode),
             mtu: self.terms.mtu,
             owner: wanted.owner,
+            open: wanted.open.holes(),
             alias: format!("v6pod {} uid {}", id.short(), wanted.owner),
             mode,
         };
@@ -261,6 +276,7 @@ impl Book {
             label: None,
             wishes: wanted.wishes,
             found: wanted.found,
+            open: wanted.open,
             namespace: wanted.namespace,
             port,
             holder: wanted.holder,
@@ -382,6 +398,63 @@ impl Book {
         (identified || (&a.wishes, &a.found) != (&before.0, &before.1)).then_some(a)
     }
 
+    /// What is open of an attachment changes. Gives the elements that it had; nothing if it is not there,
+    /// or not at rest. The caller has the kernel follow ([`Book::follow`]).
+    pub fn open(&mut self, id: &AttachmentId, open: OpenPorts) -> Option<Holes> {
+        let a = self.attachments.get_mut(id)?;
+        if matches!(a.phase, Phase::Reserved | Phase::Releasing) {
+            return None;
+        }
+        let now = open.holes();
+        a.open = open;
+        let before = self.set_holes(id, now)?;
+        self.behind.entry(id.clone()).or_insert_with(|| before.clone());
+        Some(before)
+    }
+
+    /// Whether the kernel is still to be told what is open of this attachment.
+    pub fn is_behind(&self, id: &AttachmentId) -> bool {
+        self.behind.contains_key(id)
+    }
+
+    /// What the kernel has open of an attachment, and what it is to have; nothing if that is the same, or
+    /// if it ends. Afterwards the kernel is taken to have it.
+    pub fn follow(&mut self, id: &AttachmentId) -> Option<(Holes, Holes)> {
+        let before = self.behind.remove(id)?;
+        Some((before, self.attachments.get(id)?.port.open.clone()))
+    }
+
+    /// How many elements of openings this owner may have beyond those of his other attachments than this
+    /// one.
+    pub fn room(&self, owner: Uid, but: Option<&AttachmentId>) -> usize {
+        let its =
+            but.and_then(|id| self.attachments.get(id)).map_or(0, |a| a.port.open.each().len());
+        let all = self.holes.get(&owner).copied().unwrap_or(0);
+        (Holes::MOST_OF_OWNER + its).saturating_sub(all)
+    }
+
+    /// How many elements of openings there are of all owners.
+    pub fn all_holes(&self) -> usize {
+        self.holes.values().sum()
+    }
+
+    /// Gives those that it had.
+    fn set_holes(&mut self, id: &AttachmentId, now: Holes) -> Option<Holes> {
+        let a = self.attachments.get_mut(id)?;
+        let (more, owner) = (now.each().len(), a.owner);
+        let before = std::mem::replace(&mut a.port.open, now);
+        self.count_holes(owner, more, before.each().len());
+        Some(before)
+    }
+
+    fn count_holes(&mut self, owner: Uid, more: usize, less: usize) {
+        let count = self.holes.entry(owner).or_default();
+        *count = *count + more - less;
+        if *count == 0 {
+            self.holes.remove(&owner);
+        }
+    }
+
     /// A new start of its container takes an attachment over, address and all (podman 3.2 to 4.9
     /// restart a container in its old namespace). The old lease's end means nothing from here on.
     pub fn take_over(
@@ -424,6 +497,13 @@ impl Book {
     /// Begins to take an attachment away. `Some` at the first call only, and only for one that is
     /// whole: what is still being made is marked, and taken away by those who make it.
     pub fn begin_release(&mut self, id: &AttachmentId) -> Released {
+        // Whatever of it the kernel has is to be taken away.
+        if let Some(still) = self.behind.remove(id)
+            && let Some(a) = self.attachments.get(id)
+        {
+            let both = a.port.open.and(&still);
+            self.set_holes(id, both);
+        }
         let Some(a) = self.attachments.get_mut(id) else { return Released::Nothing };
         match std::mem::replace(&mut a.phase, Phase::Releasing) {
             Phase::Releasing => Released::Already,
@@ -437,15 +517,18 @@ impl Book {
         self.by_ifindex.remove(&ifindex)
     }
 
-    /// The ports that the book knows and the kernel does not: the news of their end was lost.
-    pub fn ports_missing_from(&self, there: &HashSet<u32>) -> Vec<u32> {
-        self.by_ifindex.keys().copied().filter(|ifindex| !there.contains(ifindex)).collect()
+    /// The ports that the book knows. Of these, what a look at the kernel that begins *after* this does
+    /// not find has ended; of those that the book comes to know meanwhile it says nothing.
+    pub fn ports(&self) -> HashSet<u32> {
+        self.by_ifindex.keys().copied().collect()
     }
 
     /// Ends the attachment: nothing of it is left.
     pub fn forget(&mut self, id: &AttachmentId, now: Instant) {
         let Some(a) = self.attachments.remove(id) else { return };
         self.released += 1;
+        self.behind.remove(id);
+        self.count_holes(a.owner, 0, a.port.open.each().len());
         self.bridged -= usize::from(a.port.mode == Mode::Bridge);
         self.pool.release(a.port.address, now);
         self.macs.remove(&a.port.mac);
@@ -487,6 +570,7 @@ impl Book {
 
     fn insert(&mut self, attachment: Attachment) -> &Attachment {
         let id = attachment.id.clone();
+        self.count_holes(attachment.owner, attachment.port.open.each().len(), 0);
         self.bridged += usize::from(attachment.port.mode == Mode::Bridge);
         self.macs.insert(attachment.port.mac, id.clone());
         self.by_inode.entry(attachment.namespace.inode).or_default().push(id.clone());

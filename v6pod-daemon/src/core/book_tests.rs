@@ -3,8 +3,11 @@
 use std::convert::Infallible;
 
 use proptest::prelude::*;
+use v6pod_proto::wishes::OpeningList;
+use v6pod_proto::{Change, OpenedBy};
 
 use super::*;
+use crate::core::open::Rights;
 
 fn book(per_owner: usize) -> Book {
     Book::new(Terms {
@@ -27,6 +30,7 @@ fn wanted(owner: u32, n: u64) -> Wanted {
         name: None,
         wishes: Wishes::default(),
         found: OtherWishes::default(),
+        open: OpenPorts::default(),
         namespace: NamespaceId { inode: n, cookie: Some(n) },
         interface: "eth0".parse().unwrap(),
         holder: None,
@@ -65,6 +69,52 @@ fn a_new_lease_takes_over_and_the_old_ones_end_means_nothing() {
     assert!(!book.ended(&id, old), "an old lease's end came late");
     assert_eq!(book.find(&id).unwrap().port.address, address);
     assert!(book.ended(&id, new) && book.grace_over(&id, new));
+}
+
+/// These ports of TCP, open to all.
+fn opened(ports: std::ops::RangeInclusive<u16>) -> OpenPorts {
+    let one = format!("tcp/{}-{}", ports.start(), ports.end()).parse().unwrap();
+    let change = Change { openings: Some(OpeningList(vec![one])), ..Change::default() };
+    OpenPorts::default().change(&change, OpenedBy::Owner, &Rights::All, Holes::MOST).unwrap()
+}
+
+#[test]
+fn of_many_changes_the_kernel_follows_the_last_and_an_end_takes_all_away() {
+    let (mut book, id, _) = serving();
+    let [one, two, three] = [1..=1, 1..=2, 3..=3].map(opened);
+    assert_eq!(book.follow(&id), None);
+    assert_eq!(book.open(&id, one.clone()), Some(Holes::default()));
+    assert_eq!(book.open(&id, two.clone()), Some(one.holes()));
+    assert_eq!(book.follow(&id), Some((Holes::default(), two.holes())));
+    assert_eq!(book.follow(&id), None, "the second change came into force with the first");
+    // What the kernel still has goes too, though the book has closed it.
+    book.open(&id, three.clone()).unwrap();
+    let Released::Yours(released) = book.begin_release(&id) else { panic!() };
+    assert_eq!(released.port.open, two.holes().and(&three.holes()));
+    assert_eq!((book.follow(&id), book.open(&id, one)), (None, None));
+    book.forget(&id, Instant::now());
+    assert_eq!(book.room(released.owner, None), Holes::MOST_OF_OWNER);
+}
+
+#[test]
+fn attack_25_an_owners_elements_are_counted_over_all_that_he_has() {
+    let mut book = book(100);
+    let mut random = walk(1);
+    let mut ids = Vec::new();
+    for n in 0..16 {
+        let want = Wanted { open: opened(1..=1024), ..wanted(1000, n) };
+        ids.push(book.reserve(want, Instant::now(), &mut random).unwrap().id.clone());
+    }
+    let (owner, other) = (Uid::new(1000).unwrap(), Uid::new(1001).unwrap());
+    assert_eq!((book.room(owner, None), book.room(other, None)), (0, Holes::MOST_OF_OWNER));
+    assert_eq!(book.room(owner, Some(&ids[0])), 1024);
+    assert!(book.wired(&ids[0], 1));
+    book.open(&ids[0], opened(1..=24)).unwrap();
+    assert_eq!((book.room(owner, None), book.room(owner, Some(&ids[0]))), (1000, 1024));
+    book.begin_release(&ids[1]);
+    assert_eq!(book.room(owner, None), 1000, "until the kernel is rid of them");
+    book.forget(&ids[1], Instant::now());
+    assert_eq!(book.room(owner, None), 2024);
 }
 
 #[test]

@@ -8,9 +8,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::Ipv6Addr;
 
 use proptest::prelude::*;
-use v6pod_proto::{AttachmentId, LinkName, Mac, Mode, Uid};
+use v6pod_proto::wishes::OpeningList;
+use v6pod_proto::{AttachmentId, Change, LinkName, Mac, Mode, OpenedBy, Uid};
 
 use super::attachment::{Attachment, Generation, NamespaceId, Phase, port_name};
+use super::open::{Holes, OpenPorts, Rights};
 use super::reconcile::{PortSeen, Recorded, Seen, reconcile};
 use super::ruleset::Elements;
 use super::step::{Port, Step, attach, detach};
@@ -159,6 +161,22 @@ impl World {
         Ok(())
     }
 
+    /// What is open of one changes: on disk, in memory, in the kernel, in one transaction.
+    fn change(&mut self, which: usize, port: u16, fuse: &mut Fuse) -> Result<(), Died> {
+        let Some(a) = nth(&self.answered, which).and_then(|id| self.answered.get_mut(&id)) else {
+            return Ok(());
+        };
+        let before = Elements::of(&a.port);
+        a.open = opened(port);
+        a.port.open = a.open.holes();
+        fuse.burn()?;
+        self.disk.insert(a.id.clone(), (a.clone(), false));
+        fuse.burn()?;
+        self.kernel.elements.remove(&before);
+        self.kernel.elements.insert(Elements::of(&a.port));
+        Ok(())
+    }
+
     /// The record says that it has ended, and then it is taken away.
     fn end(&mut self, which: usize, fuse: &mut Fuse) -> Result<(), Died> {
         let Some(id) = nth(&self.answered, which) else { return Ok(()) };
@@ -269,6 +287,14 @@ impl World {
     }
 }
 
+/// Two ports, or nothing.
+fn opened(port: u16) -> OpenPorts {
+    let texts = [format!("tcp/{port}"), format!("udp/{port}@2001:db8::/32")];
+    let list = texts.iter().filter(|_| port > 3).map(|text| text.parse().unwrap()).collect();
+    let change = Change { openings: Some(OpeningList(list)), ..Change::default() };
+    OpenPorts::default().change(&change, OpenedBy::Owner, &Rights::All, Holes::MOST).unwrap()
+}
+
 fn nth(all: &BTreeMap<AttachmentId, Attachment>, which: usize) -> Option<AttachmentId> {
     all.keys().nth(which.checked_rem(all.len())?).cloned()
 }
@@ -283,6 +309,7 @@ fn attachment(n: u16, mode: Mode) -> Attachment {
         label: None,
         wishes: Default::default(),
         found: Default::default(),
+        open: Default::default(),
         namespace: NamespaceId { inode: n.into(), cookie: None },
         port: Port {
             name: port_name(&id),
@@ -292,6 +319,7 @@ fn attachment(n: u16, mode: Mode) -> Attachment {
             gateway: Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1),
             mtu: 1500,
             owner: Uid::ROOT,
+            open: Default::default(),
             alias: String::new(),
             mode,
         },
@@ -312,6 +340,7 @@ enum Action {
     Attach(Mode),
     End(usize),
     NamespaceDies(usize),
+    Change(usize, u16),
     /// While no daemon looks.
     NamespaceDiesUnseen(usize),
     /// Somebody flushes a table.
@@ -326,6 +355,7 @@ fn action() -> impl Strategy<Value = Action> {
         2 => Just(Action::Attach(Mode::Routed)),
         2 => any::<usize>().prop_map(Action::End),
         2 => any::<usize>().prop_map(Action::NamespaceDies),
+        3 => (any::<usize>(), 1_u16..9).prop_map(|(which, port)| Action::Change(which, port)),
         1 => any::<usize>().prop_map(Action::NamespaceDiesUnseen),
         1 => any::<u8>().prop_map(Action::Flush),
         1 => any::<usize>().prop_map(Action::Lie),
@@ -353,6 +383,7 @@ proptest! {
                 let done = match action {
                     Action::Attach(mode) => world.attach(mode, &mut fuse),
                     Action::End(which) => world.end(which, &mut fuse),
+                    Action::Change(which, port) => world.change(which, port, &mut fuse),
                     Action::NamespaceDies(which) => world.namespace_dies(which, &mut fuse),
                     _ => Ok(()),
                 };

@@ -180,6 +180,7 @@ mod tests {
             label: None,
             wishes: Default::default(),
             found: Default::default(),
+            open: Default::default(),
             namespace: NamespaceId { inode: n.into(), cookie: None },
             port: Port {
                 name: format!("p{n}").parse().unwrap(),
@@ -189,6 +190,7 @@ mod tests {
                 gateway: address(1),
                 mtu: 1500,
                 owner: Uid::ROOT,
+                open: Default::default(),
                 alias: String::new(),
                 mode: Mode::Bridge,
             },

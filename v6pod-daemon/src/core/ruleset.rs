@@ -12,13 +12,21 @@
 //!   requests that IPv6 cannot live without (RFC 4890), and by processes of root and of its owner on
 //!   this host; by nothing else, wherever it comes from.
 //!
-//! A container is never a rule of its own: it is elements of two or three sets, [`Elements`].
+//! - And by whoever something was opened to: a container's address, a protocol, a port, and perhaps where
+//!   from; never a port alone (threat 17). That is asked when a flow begins.
+//! - A flow that was ended stays ended, though its container sends on.
+//! - A confined container begins nothing but what is listed as within its reach, to this host neither;
+//!   it answers what reached it.
+//!
+//! A container is never a rule of its own: it is elements of sets, [`Elements`].
 
 use std::fmt::Write as _;
 use std::net::Ipv6Addr;
+use std::num::NonZeroU32;
 
 use v6pod_proto::{LinkName, Mac, Mode, Uid};
 
+use super::open::{Hole, Holes};
 use super::{Links, Port, Prefix};
 
 /// The set of the bridge table: `ifname . ether_addr . ipv6_addr`. Not a word of nft's own, such as
@@ -31,6 +39,98 @@ pub const ROUTED_SET: &str = "routed";
 /// The set of the inet table with whose processes reach it: `ipv6_addr . uid`.
 pub const OWNER_SET: &str = "owner";
 
+/// The set of the inet table with what is open to all: `ipv6_addr . inet_proto . inet_service`.
+pub const OPEN_SET: &str = "open";
+/// And of which every port is: `ipv6_addr . inet_proto`.
+pub const OPEN_ALL_SET: &str = "openall";
+/// The set with the UDP flows that were ended, for [`ENDED`]: who was spoken to (address, protocol, port) and
+/// who spoke (address, port).
+pub const ENDED_SET: &str = "ended";
+
+/// How long the container's end of an ended UDP flow is not heard at the other: a little longer than
+/// conntrack remembers one (`nf_conntrack_udp_timeout_stream`, 120 s). What is sent later is a new one.
+pub const ENDED: &str = "3m";
+
+/// The sets of the inet table with what is open to the addresses of a prefix, by the prefix's length:
+/// `ipv6_addr . inet_proto . inet_service . ipv6_addr`. Hash sets, each for one length, because an
+/// interval set is copied at every commit: milliseconds, at some thousand elements.
+pub const FROM_SETS: [(u8, &str); 6] = [
+    (32, "from32"),
+    (40, "from40"),
+    (48, "from48"),
+    (56, "from56"),
+    (64, "from64"),
+    (128, "from128"),
+];
+
+/// The set of the inet table with who reaches only what the following say: `ipv6_addr`.
+pub const CONFINED_SET: &str = "confined";
+/// What such a container reaches at all addresses: its own, and
+/// `inet_proto . inet_service`.
+pub const REACH_SET: &str = "reach";
+/// And of which every port: `ipv6_addr . inet_proto`.
+pub const REACH_ALL_SET: &str = "reachall";
+/// The set with the bits of owners' uids: `ipv6_addr`, whose first 16 bits are not the address's but
+/// the number of a bit that is one, from 1. Equal owners are so told by a fixed number of look-ups, however
+/// many owners and containers there are: nft compares no two fields of a packet, nor what it looked up of
+/// them, and keeps nothing from one rule to the next but marks, which are the host's.
+pub const KIN_SET: &str = "kin";
+/// What it reaches at the addresses of a prefix, by the prefix's length, as [`FROM_SETS`].
+pub const REACH_SETS: [(u8, &str); 6] = [
+    (32, "reach32"),
+    (40, "reach40"),
+    (48, "reach48"),
+    (56, "reach56"),
+    (64, "reach64"),
+    (128, "reach128"),
+];
+
+impl Hole {
+    /// The set of the inet table that it stands in.
+    pub fn set(&self) -> &'static str {
+        match self {
+            Self::Port(..) => OPEN_SET,
+            Self::Every(_) => OPEN_ALL_SET,
+            Self::From(length, ..) => of_length(FROM_SETS, *length),
+            Self::Confined => CONFINED_SET,
+            Self::Reach(..) => REACH_SET,
+            Self::ReachEvery(_) => REACH_ALL_SET,
+            Self::Kin(_) => KIN_SET,
+            Self::ReachIn(length, ..) => of_length(REACH_SETS, *length),
+        }
+    }
+
+    /// The element of this address's, as nft writes it.
+    pub fn text(&self, address: Ipv6Addr) -> String {
+        match self {
+            Self::Confined => address.to_string(),
+            Self::Kin(bit) => with_bit(address, *bit).to_string(),
+            Self::Port(protocol, port) | Self::Reach(protocol, port) => {
+                format!("{address} . {} . {port}", protocol.as_str())
+            }
+            Self::Every(protocol) | Self::ReachEvery(protocol) => {
+                format!("{address} . {}", protocol.as_str())
+            }
+            Self::From(_, protocol, port, peers) | Self::ReachIn(_, protocol, port, peers) => {
+                format!("{address} . {} . {port} . {peers}", protocol.as_str())
+            }
+        }
+    }
+}
+
+/// How the bit of a uid stands in [`KIN_SET`].
+pub fn with_bit(address: Ipv6Addr, bit: u8) -> Ipv6Addr {
+    let [_, rest @ ..] = address.segments();
+    let [b, c, d, e, f, g, h] = rest;
+    Ipv6Addr::new(u16::from(bit) + 1, b, c, d, e, f, g, h)
+}
+
+/// The set for prefixes of this length.
+fn of_length(sets: [(u8, &'static str); 6], length: u8) -> &'static str {
+    let [.., last] = sets;
+    sets.into_iter().find(|(of, _)| *of == length).unwrap_or(last).1
+}
+
 /// What happens to a packet for a container that no rule lets in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ingress {
@@ -38,6 +138,26 @@ pub enum Ingress {
     Deny,
     /// It passes: every port of every container is open. Who may send what stays as it is.
     Allow,
+}
+
+/// What containers of one host may begin with each other (`firewall.east_west`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EastWest {
+    /// What anybody may.
+    Policy,
+    /// Those of one owner everything, others what anybody may.
+    Owner,
+    /// Nothing.
+    Deny,
+}
+
+/// What containers may begin with their host (`firewall.host`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostAccess {
+    /// What the host's own firewall lets in.
+    AsOutside,
+    /// Echo, and questions to its resolver.
+    Deny,
 }
 
 /// What the rules follow from.
@@ -49,6 +169,12 @@ pub struct Policy {
     pub prefix: Prefix,
     /// What happens to what nothing lets in.
     pub ingress: Ingress,
+    /// What containers may begin with each other.
+    pub east_west: EastWest,
+    /// What they may begin with this host.
+    pub host: HostAccess,
+    /// How many flows one container may have begun, and as many others with it; none: any number.
+    pub flows: Option<NonZeroU32>,
 }
 
 /// What one attachment has in the sets.
@@ -64,13 +190,16 @@ pub struct Elements {
     pub address: Ipv6Addr,
     /// Whose processes on the host reach it.
     pub owner: Uid,
+    /// What else does.
+    pub open: Holes,
 }
 
 impl Elements {
     /// Those of the attachment at this port.
     pub fn of(port: &Port) -> Self {
-        let Port { name, mac, address, owner, mode, .. } = port;
-        Self { port: name.clone(), mode: *mode, mac: *mac, address: *address, owner: *owner }
+        let Port { name, mac, address, owner, open, mode, .. } = port;
+        let (port, open) = (name.clone(), open.clone());
+        Self { port, mode: *mode, mac: *mac, address: *address, owner: *owner, open }
     }
 }
 
@@ -91,18 +220,33 @@ impl Ruleset {
     /// Elements whose port bears a name that is not
     /// plain are left out: this daemon gives plain ones only.
     pub fn of(policy: &Policy, attachments: &[Elements]) -> String {
-        let Policy { links, prefix, ingress } = policy;
+        let Policy { links, prefix, ingress, east_west, host, flows } = policy;
         let gateway = prefix.gateway();
         let known: Vec<_> = attachments.iter().filter(|e| is_plain(&e.port)).collect();
         let each = |text: fn(&Elements) -> String| elements(known.iter().map(|e| text(e)));
         let only = |mode, text: fn(&Elements) -> String| {
             elements(known.iter().filter(|e| e.mode == mode).map(|e| text(e)))
         };
-        let (forward, output, to_container) = ingress.rules();
+        let holes = |set: &'static str| {
+            let each = known.iter().flat_map(|e| e.open.each().iter().map(|h| (e.address, *h)));
+            elements(each.filter(|(_, hole)| hole.set() == set).map(|(a, hole)| hole.text(a)))
+        };
+        let (forward, output, input, to_container) = ingress.rules();
         let words = [
             ("{DENY_FORWARD}", forward.to_owned()),
             ("{DENY_OUTPUT}", output.to_owned()),
+            ("{DENY_INPUT}", input.to_owned()),
             ("{TO_CONTAINER}", to_container.to_owned()),
+            ("{EAST_WEST}", east_west.rules().0.to_owned()),
+            ("{SAME_OWNER}", east_west.rules().1.to_owned()),
+            ("{KIN}", east_west.chain()),
+            ("{HOST}", host.rules().to_owned()),
+            ("{FLOW_SETS}", when(*flows, include_str!("ruleset/flow_sets.nft"))),
+            ("{BEGUN}", when(*flows, include_str!("ruleset/begun.nft"))),
+            ("{OFFERED}", when(*flows, include_str!("ruleset/offered.nft"))),
+            ("{TOO_MANY}", when(*flows, include_str!("ruleset/too_many.nft"))),
+            ("{FLOWS}", flows.map_or(0, NonZeroU32::get).to_string()),
+            ("{GATEWAY_ADDRESS}", gateway.to_string()),
             ("{TABLE}", links.table.to_string()),
             ("{PORTS}", links.ports.to_string()),
             ("{BRIDGES}", links.bridges.to_string()),
@@ -119,6 +263,25 @@ impl Ruleset {
                 only(Mode::Routed, |e| format!("\"{}\" . {}", e.port, e.address)),
             ),
             ("{OWNER_ELEMENTS}", each(|e| format!("{} . {}", e.address, e.owner))),
+            ("{ENDED}", ENDED.to_owned()),
+            ("{OPEN_ELEMENTS}", holes(OPEN_SET)),
+            ("{OPEN_ALL_ELEMENTS}", holes(OPEN_ALL_SET)),
+            ("{FROM32_ELEMENTS}", holes("from32")),
+            ("{FROM40_ELEMENTS}", holes("from40")),
+            ("{FROM48_ELEMENTS}", holes("from48")),
+            ("{FROM56_ELEMENTS}", holes("from56")),
+            ("{FROM64_ELEMENTS}", holes("from64")),
+            ("{FROM128_ELEMENTS}", holes("from128")),
+            ("{CONFINED_ELEMENTS}", holes(CONFINED_SET)),
+            ("{REACH_ELEMENTS}", holes(REACH_SET)),
+            ("{REACH_ALL_ELEMENTS}", holes(REACH_ALL_SET)),
+            ("{KIN_ELEMENTS}", holes(KIN_SET)),
+            ("{REACH32_ELEMENTS}", holes("reach32")),
+            ("{REACH40_ELEMENTS}", holes("reach40")),
+            ("{REACH48_ELEMENTS}", holes("reach48")),
+            ("{REACH56_ELEMENTS}", holes("reach56")),
+            ("{REACH64_ELEMENTS}", holes("reach64")),
+            ("{REACH128_ELEMENTS}", holes("reach128")),
         ];
         debug_assert_eq!((links.ports & 1, links.bridges), (0, links.ports | 1));
         let template = [
@@ -141,25 +304,72 @@ impl Ruleset {
 }
 
 impl Ingress {
-    /// The lines of the chains forward, output and to_container that differ.
-    const fn rules(self) -> (&'static str, &'static str, &'static str) {
+    /// The lines of the chains forward, output, input and to_container that differ.
+    const fn rules(self) -> (&'static str, &'static str, &'static str, &'static str) {
         match self {
             Self::Deny => (
-                "\t\tct state established,related accept\n\t\tct state invalid drop\n",
+                concat!(
+                    "\t\tct state established,related accept\n\t\tct state invalid drop\n",
+                    include_str!("ruleset/ended.nft"),
+                ),
                 "\t\tct state established,related accept\n\
                  \t\tmeta skuid 0 accept\n\
                  \t\tip6 daddr . meta skuid @owner accept\n",
-                "\t\t# RFC 4890, sections 4.3.1 and 4.4.1. Errors about flows that are not there are\n\
-                 \t\t# invalid to conntrack and do not get here.\n\
-                 \t\ticmpv6 type echo-request accept\n\
-                 \t\ticmpv6 type { destination-unreachable, packet-too-big, time-exceeded, \
-                 parameter-problem } limit rate 1000/second accept\n\
-                 \t\tdrop\n",
+                concat!(
+                    "\t\tct state established,related accept\n",
+                    include_str!("ruleset/ended.nft"),
+                ),
+                include_str!("ruleset/to_container.nft"),
             ),
-            // No connection is tracked for rules that would not heed it.
-            Self::Allow => ("", "", "\t\taccept\n"),
+            Self::Allow => ("", "", "", "\t\tgoto offered\n"),
         }
     }
+}
+
+impl EastWest {
+    /// The lines of the chain forward, before and after that about confined containers.
+    const fn rules(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Policy => ("", ""),
+            Self::Owner => ("", include_str!("ruleset/same_owner.nft")),
+            Self::Deny => (include_str!("ruleset/apart.nft"), ""),
+        }
+    }
+
+    /// The chain that compares owners, bit by bit.
+    fn chain(self) -> String {
+        if self != Self::Owner {
+            return String::new();
+        }
+        let mut text = "\n\t# Lets containers of one owner begin anything with each other: of no bit of his uid is \
+                        one in the set\n\t# and the other not.\n\tchain kin {\n"
+            .to_owned();
+        for bit in 0..32 {
+            let coded = with_bit(Ipv6Addr::UNSPECIFIED, bit);
+            let end = |end| format!("ip6 {end} & 0:ffff:ffff:ffff:ffff:ffff:ffff:ffff | {coded}");
+            let (from, to) = (end("saddr"), end("daddr"));
+            let _infallible = write!(
+                text,
+                "\t\t{from} @kin {to} != @kin return\n\t\t{from} != @kin {to} @kin return\n"
+            );
+        }
+        text + "\t\tgoto offered\n\t}\n"
+    }
+}
+
+impl HostAccess {
+    /// The last lines of the chain input.
+    const fn rules(self) -> &'static str {
+        match self {
+            Self::AsOutside => "\t\tct state new goto begun\n",
+            Self::Deny => include_str!("ruleset/host.nft"),
+        }
+    }
+}
+
+/// The text, if flows are limited.
+fn when(flows: Option<NonZeroU32>, text: &str) -> String {
+    flows.map_or_else(String::new, |_| text.to_owned())
 }
 
 /// The Ethernet address to which an address is solicited (RFC 4291, section 2.7.1; RFC 2464,

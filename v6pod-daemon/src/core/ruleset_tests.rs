@@ -1,11 +1,17 @@
 use proptest::prelude::*;
 
+use v6pod_proto::Wishes;
+use v6pod_proto::wishes::{Egress, OtherWishes};
+
 use super::*;
 use crate::core::Instance;
+use crate::core::open::{OpenPorts, OpenTerms, Rights, Ways};
 
 fn policy(instance: &str, prefix: &str, ingress: Ingress) -> Policy {
     let links = Links::of(&instance.parse::<Instance>().unwrap());
-    Policy { links, prefix: prefix.parse().unwrap(), ingress }
+    let (east_west, host) = (EastWest::Policy, HostAccess::AsOutside);
+    let (prefix, flows) = (prefix.parse().unwrap(), NonZeroU32::new(16_384));
+    Policy { links, prefix, ingress, east_west, host, flows }
 }
 
 fn elements(n: u8) -> Elements {
@@ -15,35 +21,72 @@ fn elements(n: u8) -> Elements {
         mac: Mac::local([2, 0, 0, 0, 0, n]),
         address: Ipv6Addr::new(0x2001, 0xdb8, 1, 2, 3, 0, 0, n.into()),
         owner: Uid::new(1000 + u32::from(n)).unwrap(),
+        open: Holes::default(),
     }
 }
 
+/// The same, with these openings.
+fn with(n: u8, openings: &str) -> Elements {
+    let wishes = Wishes::read([("v6pod.ingress", openings)]).unwrap();
+    let ways = Ways { annotations: true, published: true, labels: false };
+    let terms =
+        OpenTerms { ways, rights: Rights::All, egress: Egress::Allow, kin: None, room: 2000 };
+    let open = OpenPorts::asked(&wishes, &OtherWishes::default(), &terms).holes();
+    assert_ne!(open, Holes::default());
+    Elements { open, ..elements(n) }
+}
+
+/// One that reaches nothing but this.
+fn confined(n: u8, listed: &str) -> Elements {
+    let wishes = Wishes::read([("v6pod.egress", listed)]).unwrap();
+    let ways = Ways { annotations: true, published: true, labels: false };
+    let terms =
+        OpenTerms { ways, rights: Rights::All, egress: Egress::Allow, kin: None, room: 2000 };
+    let open = OpenPorts::asked(&wishes, &OtherWishes::default(), &terms).holes();
+    Elements { open, ..elements(n) }
+}
+
 /// The checked-in documents: they are to be read, and every change of the rules shows in them.
+/// `V6POD_BLESS=1 cargo test -p v6pod-daemon golden` writes them anew.
 #[test]
 fn the_rules_are_the_golden_documents() {
     let prefix = "2001:db8:1:2:3::/80";
-    let three: Vec<_> = (2..5).map(elements).collect();
+    let all = "tcp/1-65535,tcp/22@2001:db8::/32,tcp/22@2001:db8:ff00::/40,udp/22@2001:db8:2::/47,\
+               tcp/22@2001:db8:1:ff00::/56,tcp/22@2001:db8:1:2::/64,tcp/22-23@2001:db8::22";
+    let five = [
+        elements(2),
+        with(3, "tcp/80,udp/5000-5002"),
+        with(4, all),
+        confined(5, "deny"),
+        confined(6, &format!("deny,udp/53,{all}")),
+    ];
+    let apart = Policy {
+        east_west: EastWest::Deny,
+        host: HostAccess::Deny,
+        flows: None,
+        ..policy("meta", "fd76:706f:64:a::7af0/124", Ingress::Deny)
+    };
     for (name, golden, policy, attachments) in [
         (
             "deny",
             include_str!("golden/deny.nft"),
             policy("v6pod", prefix, Ingress::Deny),
-            &three[..0],
+            &five[..0],
         ),
         (
             "allow",
             include_str!("golden/allow.nft"),
-            policy("v6pod", prefix, Ingress::Allow),
-            &three[..0],
+            Policy { east_west: EastWest::Owner, ..policy("v6pod", prefix, Ingress::Allow) },
+            &five[..0],
         ),
-        (
-            "other",
-            include_str!("golden/other.nft"),
-            policy("meta", "fd76:706f:64:a::7af0/124", Ingress::Deny),
-            &three[..],
-        ),
+        ("other", include_str!("golden/other.nft"), apart, &five[..]),
     ] {
         let text = Ruleset::of(&policy, attachments);
+        if std::env::var_os("V6POD_BLESS").is_some() {
+            let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/core/golden");
+            std::fs::write(format!("{folder}/{name}.nft"), &text).unwrap();
+            continue;
+        }
         let differs = text.lines().zip(golden.lines()).find(|(ours, theirs)| ours != theirs);
         assert_eq!(differs, None, "golden/{name}.nft differs; the rules are now:\n{text}");
         assert_eq!(text, golden, "golden/{name}.nft");
@@ -116,16 +159,174 @@ proptest! {
 }
 
 #[test]
+fn attack_17_no_port_is_opened_but_together_with_a_containers_address() {
+    let text = Ruleset::of(&policy("v6pod", "2001:db8:1:2:3::/80", Ingress::Deny), &[]);
+    let rules = chain(&text, "inet", "to_container");
+    let by_port: Vec<_> =
+        rules.iter().filter(|rule| rule.contains("th ") || rule.contains("l4proto")).collect();
+    assert_eq!(by_port.len(), 8, "{rules:?}");
+    for rule in by_port {
+        let whole = rule.starts_with("ip6 daddr . meta l4proto") && rule.ends_with(" goto offered");
+        assert!(whole, "{rule}");
+    }
+    // And there is a rule for every set, and the set for every length.
+    for (length, set) in FROM_SETS {
+        let mask = Ipv6Addr::from(u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0));
+        let source =
+            if length == 128 { "ip6 saddr".to_owned() } else { format!("(ip6 saddr & {mask})") };
+        let rule = format!("ip6 daddr . meta l4proto . th dport . {source} @{set} goto offered");
+        position(&rules, &rule);
+    }
+    assert_eq!(FROM_SETS.map(|(length, _)| length), Hole::LENGTHS);
+    assert_eq!(rules.last(), Some(&"drop"));
+}
+
+#[test]
+fn what_a_container_sends_on_in_a_flow_that_was_ended_begins_none() {
+    let text = Ruleset::of(&policy("v6pod", "2001:db8:1:2:3::/80", Ingress::Deny), &[]);
+    for name in ["forward", "input"] {
+        let rules = chain(&text, "inet", name);
+        let established = position(&rules, "ct state established,related accept");
+        let no_syn = rules.iter().position(|rule| rule.ends_with("!= syn drop")).unwrap();
+        let ended = rules.iter().position(|rule| rule.ends_with("@ended drop")).unwrap();
+        assert!(established < no_syn && no_syn < ended, "{rules:?}");
+        // Before anything else is let in.
+        assert!(rules[established + 1..ended].iter().all(|rule| !accepts(rule)), "{rules:?}");
+    }
+    let all = Ruleset::of(&policy("v6pod", "2001:db8:1:2:3::/80", Ingress::Allow), &[]);
+    assert!(!all.contains("!= syn drop") && !all.contains("@ended drop"));
+}
+
+#[test]
+fn a_confined_container_begins_nothing_but_what_a_set_lists_whatever_comes_in() {
+    for ingress in [Ingress::Deny, Ingress::Allow] {
+        let text = Ruleset::of(&policy("v6pod", "2001:db8:1:2:3::/80", ingress), &[]);
+        let rules = chain(&text, "inet", "from_confined");
+        assert_eq!(rules[0], "ct state established,related accept");
+        assert_eq!(rules.last(), Some(&"drop"));
+        for (length, set) in REACH_SETS {
+            let mask = Ipv6Addr::from(u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0));
+            let peers = if length == 128 {
+                "ip6 daddr".to_owned()
+            } else {
+                format!("(ip6 daddr & {mask})")
+            };
+            let rule = format!("ip6 saddr . meta l4proto . th dport . {peers} @{set} return");
+            position(&rules, &rule);
+        }
+        // Whatever else is let through is asked first, here and on the way to the host.
+        for (name, next) in [("forward", "goto to_container"), ("input", "goto begun")] {
+            let rules = chain(&text, "inet", name);
+            let asked = position(&rules, "ip6 saddr @confined jump from_confined");
+            let next = rules.iter().position(|rule| rule.ends_with(next)).unwrap();
+            assert!(asked < next, "{rules:?}");
+        }
+    }
+}
+
+#[test]
+fn attack_25_each_flow_that_is_let_through_is_counted_first() {
+    for ingress in [Ingress::Deny, Ingress::Allow] {
+        let policy = policy("v6pod", "2001:db8:1:2:3::/80", ingress);
+        let text = Ruleset::of(&policy, &[]);
+        for (chain_name, set, full) in [
+            ("begun", "begun_by { ip6 saddr", "@full_by"),
+            ("offered", "offered_to { ip6 daddr", "@full_to"),
+        ] {
+            let rules = chain(&text, "inet", chain_name);
+            let counts = format!("add @{set} ct count over 16384 }}");
+            let counted = rules.iter().position(|rule| rule.starts_with(&counts)).unwrap();
+            // Who has too many is not looked at flow by flow for each packet that he sends.
+            assert!(rules[counted - 1].contains(full) && rules[counted - 1].ends_with("drop"));
+        }
+        assert_eq!(chain(&text, "inet", "forward").last(), Some(&"ct state new goto begun"));
+        assert_eq!(chain(&text, "inet", "input").last(), Some(&"ct state new goto begun"));
+        let to_container = chain(&text, "inet", "to_container");
+        let uncounted: Vec<_> =
+            to_container.iter().filter(|rule| rule.ends_with("accept")).collect();
+        // Errors alone: they are of flows that are there.
+        assert!(uncounted.iter().all(|rule| rule.contains("destination-unreachable")));
+        let any = Ruleset::of(&Policy { flows: None, ..policy }, &[]);
+        assert!(!any.contains("ct count") && !any.contains("dynamic"));
+    }
+}
+
+#[test]
+fn where_containers_are_kept_apart_or_from_the_host_that_is_decided_before_anything_is_open() {
+    let usual = policy("v6pod", "2001:db8:1:2:3::/80", Ingress::Allow);
+    let text = Ruleset::of(&Policy { east_west: EastWest::Deny, ..usual.clone() }, &[]);
+    let rules = chain(&text, "inet", "forward");
+    let apart = rules
+        .iter()
+        .position(|rule| rule.matches("ifgroup").count() == 2 && rule.ends_with("drop"));
+    let open = rules.iter().position(|rule| rule.ends_with("goto to_container"));
+    assert!(apart.unwrap() < open.unwrap(), "{rules:?}");
+    let text = Ruleset::of(&Policy { host: HostAccess::Deny, ..usual.clone() }, &[]);
+    let rules = chain(&text, "inet", "input");
+    assert_eq!(rules.last(), Some(&"drop"));
+    position(&rules, "ip6 daddr 2001:db8:1:2:3::1 udp dport 53 goto begun");
+    let text = Ruleset::of(&usual, &[]);
+    assert!(chain(&text, "inet", "input").iter().all(|rule| !rule.contains("dport 53")));
+}
+
+/// Those of one with this owner, where owners' containers reach each other.
+fn owned(n: u8, uid: u32) -> Elements {
+    let ways = Ways { annotations: true, published: true, labels: false };
+    let kin = Uid::new(uid);
+    let terms = OpenTerms { ways, rights: Rights::All, egress: Egress::Allow, kin, room: 2000 };
+    let open = OpenPorts::asked(&Wishes::default(), &OtherWishes::default(), &terms).holes();
+    Elements { open, ..elements(n) }
+}
+
+#[test]
+fn owners_are_compared_bit_by_bit_behind_what_confines() {
+    let usual = policy("v6pod", "2001:db8:1:2:3::/80", Ingress::Deny);
+    let text = Ruleset::of(&Policy { east_west: EastWest::Owner, ..usual.clone() }, &[owned(2, 5)]);
+    for element in ["1:db8:1:2:3::2", "3:db8:1:2:3::2"] {
+        assert_eq!(text.matches(&format!("\t{element}")).count(), 1, "{element}");
+    }
+    assert_eq!(text.matches(":db8:1:2:3::2").count(), 3 + 2);
+    let rules = chain(&text, "inet", "kin");
+    assert_eq!((rules.len(), rules.last()), (65, Some(&"goto offered")));
+    for bit in 1..=32 {
+        let end =
+            |end: &str| format!("ip6 {end} & 0:ffff:ffff:ffff:ffff:ffff:ffff:ffff | {bit:x}::");
+        let (from, to) = (end("saddr"), end("daddr"));
+        position(&rules, &format!("{from} @kin {to} != @kin return"));
+        position(&rules, &format!("{from} != @kin {to} @kin return"));
+    }
+    let forward = chain(&text, "inet", "forward");
+    let confined = position(&forward, "ip6 saddr @confined jump from_confined");
+    let kin = forward.iter().position(|rule| rule.ends_with("jump kin")).unwrap();
+    // Between two ports alone: who is on neither has no bits, as root.
+    assert!(confined < kin && forward[kin].matches("ifgroup").count() == 2, "{forward:?}");
+    assert!(!Ruleset::of(&usual, &[]).contains("@kin"));
+}
+
+proptest! {
+    #[test]
+    fn owners_have_the_same_bits_only_if_they_are_the_same(
+        one in 0..u32::MAX, bit in 0..33_u32, other in 0..u32::MAX, same in any::<bool>()
+    ) {
+        // One that differs in one bit, in none, or in any.
+        let near = one ^ 1_u32.checked_shl(bit).unwrap_or(0);
+        let other = if same { near.min(u32::MAX - 1) } else { other };
+        let [a, b] = [one, other].map(|uid| owned(2, uid).open);
+        prop_assert_eq!(a == b, one == other);
+    }
+}
+
+#[test]
 fn only_the_last_word_about_a_container_depends_on_ingress() {
     let [deny, allow] = [Ingress::Deny, Ingress::Allow]
         .map(|ingress| Ruleset::of(&policy("v6pod", "2001:db8:1:2:3::/80", ingress), &[]));
     let bridge = |text: &str| text.split("\ntable inet").next().unwrap().to_owned();
     assert_eq!(bridge(&deny), bridge(&allow));
-    for name in ["prerouting", "from_bridge", "from_routed", "plain", "input"] {
+    for name in ["prerouting", "from_bridge", "from_routed", "plain"] {
         assert_eq!(chain(&deny, "inet", name), chain(&allow, "inet", name));
     }
     assert_eq!(chain(&deny, "inet", "to_container").last(), Some(&"drop"));
-    assert_eq!(chain(&allow, "inet", "to_container"), ["accept"]);
+    assert_eq!(chain(&allow, "inet", "to_container"), ["goto offered"]);
 }
 
 #[test]
@@ -170,7 +371,7 @@ fn a_doomed_port_is_under_all_rules() {
             masked += 1;
         }
     }
-    assert_eq!(masked, 9, "{text}");
+    assert_eq!(masked, 14, "{text}");
 }
 
 #[test]
@@ -178,7 +379,22 @@ fn nft_0_9_8_reads_the_names_of_the_sets() {
     let text = Ruleset::of(&policy("v6pod", "2001:db8:1:2:3::/80", Ingress::Deny), &[]);
     let names = text.lines().filter_map(|line| line.trim().strip_prefix("set ")?.split(' ').next());
     let names: Vec<_> = names.collect();
-    for set in [PORT_SET, KNOWN_SET, ROUTED_SET, OWNER_SET] {
+    for set in [
+        PORT_SET,
+        KNOWN_SET,
+        ROUTED_SET,
+        OWNER_SET,
+        OPEN_SET,
+        OPEN_ALL_SET,
+        ENDED_SET,
+        CONFINED_SET,
+        REACH_SET,
+        REACH_ALL_SET,
+        "begun_by",
+        "offered_to",
+        "full_by",
+        "full_to",
+    ] {
         assert!(names.contains(&set), "{set}: {names:?}");
     }
     // What stands in a rule as a word of the language is no name there (Debian 11).

@@ -19,6 +19,8 @@ use v6pod_proto::{LinkName, Mac, Mode, Uid};
 /// solicitation: 0.05 ms with a thousand ports, 0.7 ms with five thousand, for whoever cares to ask.
 pub const ROUTED_GATEWAY: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
+use super::open::Holes;
+
 /// One attachment's kernel objects, by name and address: enough to make them and to take them away
 /// again without having seen them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +41,10 @@ pub struct Port {
     /// record itself says it; until it has, it is nobody's.
     #[serde(skip, default = "nobody")]
     pub owner: Uid,
+    /// What lets others in. Not in the record's port either: it follows from what the record says is
+    /// open.
+    #[serde(skip)]
+    pub open: Holes,
     /// The port's alias: says to a person and to a restarted daemon whose port this is.
     pub alias: String,
     /// How packets reach it. Left out of what was written when there was the bridge alone.
@@ -60,7 +66,8 @@ impl Port {
 /// One change of the kernel's state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// The firewall's elements: who may send by the port, and whose processes reach the address.
+    /// The firewall's elements: who may send by the port, whose processes reach the address, and what
+    /// is open to whom.
     /// Undone by removing them, and with them what conntrack remembers of the address.
     Rules,
     /// Both ends of the veth pair, in place at once: the host's as member of the ports' link group

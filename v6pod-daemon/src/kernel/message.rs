@@ -106,16 +106,33 @@ pub(super) fn find_ours(
 }
 
 /// Whether packets to that address are for this namespace itself.
-pub(super) fn is_local(socket: &mut RouteSocket, address: Ipv6Addr) -> Result<bool, Error> {
+pub fn is_local(socket: &mut RouteSocket, address: Ipv6Addr) -> Result<bool, Error> {
+    let kind = socket.get(looking_up(address), &route_to(address), |_, payload| {
+        Some(view::Route::parse(payload)?.kind)
+    })?;
+    Ok(kind == Some(libc::RTN_LOCAL))
+}
+
+/// The address that this namespace sends with to that one unless its sender says another; none if it
+/// knows no way there.
+pub fn source_for(socket: &mut RouteSocket, address: Ipv6Addr) -> Result<Option<Ipv6Addr>, Error> {
+    let read = |_, payload: &[u8]| view::preferred_source(payload);
+    match socket.get(looking_up(address), &route_to(address), read) {
+        Err(error) if error.errno().is_some() => Ok(None),
+        other => other,
+    }
+}
+
+fn looking_up(address: Ipv6Addr) -> String {
+    format!("look up the route to {address}")
+}
+
+fn route_to(address: Ipv6Addr) -> RouteNetlinkMessage {
     let mut question = RouteMessage::default();
     question.header.address_family = AddressFamily::Inet6;
     question.header.destination_prefix_length = 128;
     question.attributes.push(RouteAttribute::Destination(address.into()));
-    let question = RouteNetlinkMessage::GetRoute(question);
-    let kind = socket.get(format!("look up the route to {address}"), &question, |_, payload| {
-        Some(view::Route::parse(payload)?.kind)
-    })?;
-    Ok(kind == Some(libc::RTN_LOCAL))
+    RouteNetlinkMessage::GetRoute(question)
 }
 
 /// The beginning of a message about an existing link.

@@ -42,6 +42,7 @@ mod testing;
 pub use error::Error;
 pub use events::{Event, Events};
 pub use host::{Host, Topology};
+pub use message::{is_local, source_for};
 pub use namespace::{Home, Identity, NetNs, NotANetNs, Refused};
 pub use observe::{Observed, ObservedPort};
 pub use overlap::{Overlap, Overlaps};

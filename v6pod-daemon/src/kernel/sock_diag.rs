@@ -4,7 +4,8 @@
 //! this connection's addresses and ports. A socket that nobody holds any more (its process closed it,
 //! TIME_WAIT) would be reported as root's: it has no owner here.
 
-use std::net::{IpAddr, SocketAddr};
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use netlink_packet_core::Parseable;
 use netlink_packet_sock_diag::SockDiagMessage;
@@ -36,11 +37,75 @@ pub fn owner_of_peer(local: SocketAddr, peer: SocketAddr) -> Result<Option<Uid>,
     Ok(found.filter(|found| is_it(found, local, peer)).and_then(|found| Uid::new(found.uid)))
 }
 
+/// Who holds which sockets of IPv6, TCP's and UDP's, when each of the two was first asked for.
+///
+/// All of them are listed once. To ask anew for each of many connections would not do: a dump walks all
+/// sockets of UDP, and their number, and how many share a port, is any user's to choose.
+#[derive(Debug, Default)]
+pub struct Holders {
+    tcp: Option<HashMap<(SocketAddr, SocketAddr), Uid>>,
+    udp: Option<HashMap<SocketAddr, HashSet<Uid>>>,
+}
+
+impl Holders {
+    /// Who holds the TCP socket that spoke from here to there.
+    pub fn of_tcp(&mut self, from: SocketAddr, to: SocketAddr) -> Result<Option<Uid>, Error> {
+        let tcp = match &mut self.tcp {
+            Some(tcp) => tcp,
+            none => {
+                let all = every(libc::IPPROTO_TCP, "list the sockets of TCP")?;
+                let ends = |id: &SocketId| {
+                    let from = (id.source_address, id.source_port);
+                    (SocketAddr::from(from), (id.destination_address, id.destination_port).into())
+                };
+                let each = all.iter().filter_map(|s| Some((ends(&s.socket_id), Uid::new(s.uid)?)));
+                none.insert(each.collect())
+            }
+        };
+        Ok(tcp.get(&(from, to)).copied())
+    }
+
+    /// Who holds the UDP sockets that send from this address and port, connected or not: several may
+    /// share them.
+    pub fn of_udp(&mut self, from: SocketAddr) -> Result<HashSet<Uid>, Error> {
+        let udp = match &mut self.udp {
+            Some(udp) => udp,
+            none => {
+                let mut udp: HashMap<_, HashSet<_>> = HashMap::new();
+                for socket in every(libc::IPPROTO_UDP, "list the sockets of UDP")? {
+                    let SocketId { source_address, source_port, .. } = socket.socket_id;
+                    let its = udp.entry((source_address, source_port).into()).or_default();
+                    its.extend(Uid::new(socket.uid));
+                }
+                none.insert(udp)
+            }
+        };
+        let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, from.port()));
+        let both = [from, any].into_iter().filter_map(|address| udp.get(&address));
+        Ok(both.flatten().copied().collect())
+    }
+}
+
+/// Every socket of IPv6 of this protocol that some process holds.
+fn every(protocol: i32, doing: &'static str) -> Result<Vec<InetResponseHeader>, Error> {
+    let mut socket = Socket::<SockDiagMessage>::open(libc::NETLINK_SOCK_DIAG as isize)?;
+    // A dump is limited by ports alone; 0 is any.
+    let nobody = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
+    let question = SockDiagMessage::InetRequest(question(protocol, nobody, nobody));
+    socket.dump(doing, &question, |_, payload| {
+        InetResponseHeader::parse(payload).ok().filter(|found| found.inode != 0)
+    })
+}
+
 /// Asks for the client's socket: its own address is the peer's.
 fn request(local: SocketAddr, peer: SocketAddr) -> SockDiagMessage {
-    SockDiagMessage::InetRequest(InetRequest {
+    SockDiagMessage::InetRequest(question(libc::IPPROTO_TCP, local, peer))
+}
+
+fn question(protocol: i32, local: SocketAddr, peer: SocketAddr) -> InetRequest {
+    InetRequest {
         family: if peer.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 } as u8,
-        protocol: libc::IPPROTO_TCP as u8,
+        protocol: protocol as u8,
         extensions: ExtensionFlags::empty(),
         states: StateFlags::all(),
         socket_id: SocketId {
@@ -51,7 +116,7 @@ fn request(local: SocketAddr, peer: SocketAddr) -> SockDiagMessage {
             interface_id: 0,
             cookie: [0xff; 8],
         },
-    })
+    }
 }
 
 /// The kernel falls back to a listening socket where the connection's is gone.
@@ -72,7 +137,7 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
-    use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, TcpListener, TcpStream};
+    use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 
     use super::*;
     use crate::kernel::testing::{eventually, in_netns, sh};
@@ -96,6 +161,67 @@ mod tests {
                 let (accepted, _) = listener.accept().unwrap();
                 assert_eq!(owner(&accepted), Some(Uid::ROOT));
                 drop(client);
+            }
+        });
+    }
+
+    #[test]
+    fn the_owners_of_udp_sockets_are_found_connected_or_not() {
+        in_netns(|| {
+            use std::net::UdpSocket;
+            let bound = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 4001)).unwrap();
+            let connected = UdpSocket::bind((Ipv6Addr::LOCALHOST, 4002)).unwrap();
+            connected.connect((Ipv6Addr::LOCALHOST, 4001)).unwrap();
+            let mut holders = Holders::default();
+            let mut of = |from: &str| holders.of_udp(from.parse().unwrap()).unwrap();
+            assert_eq!(
+                (of("[::1]:4001"), of("[::1]:4002")),
+                ([Uid::ROOT].into(), [Uid::ROOT].into())
+            );
+            assert_eq!((of("[::1]:4003"), of("[::2]:4002")), ([].into(), [].into()));
+            drop(bound);
+        });
+    }
+
+    #[test]
+    fn the_holder_of_a_connection_is_found_among_all() {
+        in_netns(|| {
+            let [_, listener] = listeners();
+            let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (from, to) = (client.local_addr().unwrap(), client.peer_addr().unwrap());
+            let mut holders = Holders::default();
+            assert_eq!(holders.of_tcp(from, to).unwrap(), Some(Uid::ROOT));
+            assert_eq!(holders.of_tcp(from, from).unwrap(), None);
+            // By a process that holds it no more, it is nobody's.
+            drop((client, listener));
+            assert_eq!(Holders::default().of_tcp(from, to).unwrap(), None);
+        });
+    }
+
+    #[test]
+    fn attack_26_sockets_that_share_a_port_are_listed_once_however_many_flows_are_asked_about() {
+        in_netns(|| {
+            use nix::sys::socket::{
+                AddressFamily, SockFlag, SockType, SockaddrIn6, bind, setsockopt,
+            };
+            use nix::sys::socket::{socket, sockopt};
+            let one = || {
+                let kind = (AddressFamily::Inet6, SockType::Datagram);
+                let one = socket(kind.0, kind.1, SockFlag::SOCK_CLOEXEC, None).unwrap();
+                setsockopt(&one, sockopt::ReusePort, &true).unwrap();
+                let any: SockaddrIn6 =
+                    "[::]:4001".parse::<std::net::SocketAddrV6>().unwrap().into();
+                bind(std::os::fd::AsRawFd::as_raw_fd(&one), &any).unwrap();
+                one
+            };
+            let all: Vec<_> = (0..500).map(|_| one()).collect();
+            let mut holders = Holders::default();
+            let from: SocketAddr = "[::1]:4001".parse().unwrap();
+            assert_eq!(holders.of_udp(from).unwrap(), [Uid::ROOT].into());
+            // Nobody looks again: those that have gone since are still known.
+            drop(all);
+            for _ in 0..100_000 {
+                assert_eq!(holders.of_udp(from).unwrap(), [Uid::ROOT].into());
             }
         });
     }

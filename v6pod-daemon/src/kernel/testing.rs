@@ -1,6 +1,7 @@
 //! Network namespaces to throw away. Nothing of a test touches the machine's own.
 
 use std::fs::File;
+use std::num::NonZeroU32;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::panic::resume_unwind;
 use std::process::{Child, Command, Stdio};
@@ -17,7 +18,7 @@ use super::host::{Forwarding, Host, Topology, prepare};
 use super::namespace::{Home, NetNs};
 use super::workers::Worker;
 use crate::core::links::Links;
-use crate::core::ruleset::{Ingress, Policy, Ruleset};
+use crate::core::ruleset::{EastWest, HostAccess, Ingress, Policy, Ruleset};
 use crate::core::step::{Port, ROUTED_GATEWAY, attach};
 
 /// Runs the body on a thread in a network namespace of its own, the "host" of the test.
@@ -198,7 +199,8 @@ pub(crate) fn topology() -> Topology {
 /// The rules that fit [`topology`].
 pub(crate) fn policy(ingress: Ingress) -> Policy {
     let Topology { links, prefix, .. } = topology();
-    Policy { links, prefix, ingress }
+    let (east_west, host) = (EastWest::Policy, HostAccess::AsOutside);
+    Policy { links, prefix, ingress, east_west, host, flows: NonZeroU32::new(100) }
 }
 
 /// Puts them in force in the calling thread's namespace, closed.
@@ -216,6 +218,7 @@ pub(crate) fn port(n: u8) -> Port {
         gateway: "2001:db8:1:2:3::1".parse().unwrap(),
         mtu: 1500,
         owner: v6pod_proto::Uid::new(Rootless::UID).unwrap(),
+        open: Default::default(),
         alias: format!("v6pod test {n}"),
         mode: Mode::Bridge,
     }

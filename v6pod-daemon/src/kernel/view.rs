@@ -157,6 +157,12 @@ impl Route {
     }
 }
 
+/// What `struct rtmsg` of a route that was looked up says of the address to send with.
+pub(super) fn preferred_source(payload: &[u8]) -> Option<Ipv6Addr> {
+    let mut attributes = Attributes(payload.get(12..)?);
+    attributes.find(|(kind, _)| *kind == libc::RTA_PREFSRC).and_then(|(_, value)| ipv6(value))
+}
+
 /// `struct ifaddrmsg` of an IPv6 address and its attributes.
 #[derive(Debug, Clone)]
 pub(super) struct Address {

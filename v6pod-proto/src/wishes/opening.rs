@@ -55,6 +55,24 @@ pub struct Ports {
 }
 
 impl Ports {
+    /// All of them.
+    pub const ALL: Self = Self { first: 1, last: u16::MAX };
+
+    /// From first to last; none if that is none, or begins with 0.
+    pub const fn new(first: u16, last: u16) -> Option<Self> {
+        if first == 0 || first > last { None } else { Some(Self { first, last }) }
+    }
+
+    /// Those of these that are below, within and above others.
+    pub fn cut(self, others: Self) -> [Option<Self>; 3] {
+        let (low, high) = (self.first.max(others.first), self.last.min(others.last));
+        let below =
+            others.first.checked_sub(1).and_then(|b| Self::new(self.first, self.last.min(b)));
+        let above =
+            others.last.checked_add(1).and_then(|a| Self::new(self.first.max(a), self.last));
+        [below, Self::new(low, high), above]
+    }
+
     /// The first one.
     pub const fn first(self) -> u16 {
         self.first
@@ -86,9 +104,20 @@ impl Peers {
     pub const fn length(self) -> u8 {
         self.length
     }
+
+    /// Whether all of the others are among these.
+    pub fn include(self, others: Self) -> bool {
+        self.length <= others.length && self.has(others.prefix)
+    }
+
+    /// Whether this address is among them.
+    pub fn has(self, address: Ipv6Addr) -> bool {
+        let behind = u128::MAX.checked_shr(self.length.into()).unwrap_or(0);
+        u128::from(address) & !behind == u128::from(self.prefix)
+    }
 }
 
-/// Ports of one protocol, for some addresses.
+/// Ports of one protocol, for some addresses. Serialised as it is written: `tcp/80@2001:db8::/32`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Opening {
     /// The protocol.
@@ -97,6 +126,14 @@ pub struct Opening {
     pub ports: Ports,
     /// The addresses at the other end.
     pub peers: Peers,
+}
+
+impl Opening {
+    /// Whether it is about this port of this protocol, with this address at the other end.
+    pub fn is_for(&self, peer: Ipv6Addr, protocol: Protocol, port: u16) -> bool {
+        let within = self.ports.first <= port && port <= self.ports.last;
+        self.protocol == protocol && within && self.peers.has(peer)
+    }
 }
 
 /// `v6pod.ingress`: one to 64 openings, in the order given.
@@ -110,10 +147,11 @@ impl Openings {
     }
 }
 
-/// `v6pod.egress`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// `v6pod.egress`. Serialised as it is written: `deny,tcp/443@2001:db8::/32`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Egress {
     /// All that the host reaches.
+    #[default]
     Allow,
     /// Nothing but these.
     Deny(Vec<Opening>),
@@ -175,6 +213,65 @@ impl Openings {
         };
         let openings: Vec<_> = ports.into_iter().take(MAX).map(opening).collect();
         (!openings.is_empty()).then_some(Self(openings))
+    }
+}
+
+impl Serialize for Opening {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Opening {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+/// Any number of openings in a request, none included: an array of them, or one text with commas or
+/// spaces between, as a form says it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct OpeningList(pub Vec<Opening>);
+
+impl<'de> Deserialize<'de> for OpeningList {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+
+        impl<'de> de::Visitor<'de> for Either {
+            type Value = OpeningList;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("openings")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<OpeningList, E> {
+                let each = words(text).filter(|_| !text.is_empty());
+                each.map(str::parse).collect::<Result<_, _>>().map(OpeningList).map_err(E::custom)
+            }
+
+            fn visit_seq<A: de::SeqAccess<'de>>(self, mut all: A) -> Result<OpeningList, A::Error> {
+                let mut list = Vec::new();
+                while let Some(opening) = all.next_element()? {
+                    list.push(opening);
+                }
+                Ok(OpeningList(list))
+            }
+        }
+
+        deserializer.deserialize_any(Either)
+    }
+}
+
+impl Serialize for Egress {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Egress {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
     }
 }
 
@@ -378,6 +475,50 @@ mod tests {
         let many: Vec<_> = (0..200).map(|n| ("", 1 + 2 * n, 1, "tcp")).collect();
         let openings: Openings = published(&many).unwrap().parse().unwrap();
         assert_eq!(openings.each().len(), 64);
+    }
+
+    #[test]
+    fn a_list_is_an_array_or_a_text_and_may_be_empty() {
+        let read = |json: &str| serde_json::from_str::<OpeningList>(json);
+        let two = read("[\"tcp/80\", \"udp/53@2001:db8::/32\"]").unwrap();
+        for between in [',', ' '] {
+            let text = format!("\"tcp/80{between}udp/53@2001:db8::/32\"");
+            assert_eq!(read(&text).unwrap(), two);
+        }
+        let json = serde_json::to_string(&two).unwrap();
+        assert_eq!(json, "[\"tcp/80\",\"udp/53@2001:db8::/32\"]");
+        for none in ["[]", "\"\""] {
+            assert_eq!(read(none).unwrap(), OpeningList::default());
+        }
+        for wrong in ["\"80\"", "80", "null", "[\"tcp/80,udp/53\"]", "{\"tcp/80\":1}"] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn ports_are_cut_into_below_within_and_above() {
+        let ports = |first, last| Ports::new(first, last);
+        let cut =
+            |a: (u16, u16), b: (u16, u16)| ports(a.0, a.1).unwrap().cut(ports(b.0, b.1).unwrap());
+        assert_eq!(cut((10, 20), (12, 15)), [ports(10, 11), ports(12, 15), ports(16, 20)]);
+        assert_eq!(cut((10, 20), (1, 65535)), [None, ports(10, 20), None]);
+        assert_eq!(cut((10, 20), (30, 40)), [ports(10, 20), None, None]);
+        assert_eq!(cut((10, 20), (1, 9)), [None, None, ports(10, 20)]);
+        assert_eq!(cut((1, 65535), (65535, 65535)), [ports(1, 65534), ports(65535, 65535), None]);
+        assert_eq!((ports(0, 5), ports(6, 5)), (None, None));
+    }
+
+    #[test]
+    fn a_prefix_has_its_addresses_and_includes_longer_ones() {
+        let peers = |text: &str| format!("tcp/1@{text}").parse::<Opening>().unwrap().peers;
+        let wide = peers("2001:db8::/32");
+        assert!(wide.include(peers("2001:db8:1::/48")) && wide.include(wide));
+        assert!(!peers("2001:db8:1::/48").include(wide) && !wide.include(peers("2001:db9::/48")));
+        assert!(Peers::ALL.include(wide) && !wide.include(Peers::ALL));
+        let has = |prefix: &str, address: &str| peers(prefix).has(address.parse().unwrap());
+        assert!(has("2001:db8::/32", "2001:db8:ffff::1") && !has("2001:db8::/32", "2001:db9::1"));
+        assert!(has("2001:db8::1", "2001:db8::1") && !has("2001:db8::1", "2001:db8::2"));
+        assert!(Peers::ALL.has("fe80::1".parse().unwrap()));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
-use v6pod_proto::wishes::{Findings, Openings, Published, Services, Source, is_wish};
+use v6pod_proto::wishes::{Findings, INGRESS, Openings, Published, Services, Source, is_wish};
 
 use super::image::Image;
 
@@ -89,10 +89,11 @@ impl Container {
             findings.add(if is_users { users } else { Source::ImageLabel }, &name, value);
         }
         let spec = self.spec.unwrap_or_default();
-        // Podman 4 makes the image's annotations the container's, podman 5 does not.
+        // Podman 4 makes the image's annotations the container's, podman 5 does not. Where that is not
+        // known, what would open ports is the image's.
         for (name, value) in spec.annotations.unwrap_or_default() {
-            let is_images = image.is_some_and(|image| image.annotates(&name, &value) == Some(true));
-            if is_wish(&name) && is_images {
+            let may_be = |image: &Image| image.annotates(&name, &value).unwrap_or(name == INGRESS);
+            if is_wish(&name) && image.is_some_and(may_be) {
                 findings.add(Source::ImageAnnotation, &name, value);
             }
         }
@@ -205,6 +206,15 @@ mod tests {
             let all = [name(users), tags, ingress(Source::ImageLabel)];
             assert_eq!(found(&json(infra), Some(&image)), all);
         }
+        // What would open ports is the image's as long as it is not known that it is not.
+        let annotated = format!(
+            r#"{{"rootfsImageID":"{ID}","spec":{{"annotations":{{"v6pod.ingress":"tcp/80"}}}}}}"#
+        );
+        let annotation = text(Source::ImageAnnotation, "v6pod.ingress", "tcp/80");
+        assert_eq!(found(&annotated, Some(&image)), []);
+        let unknown = Image::read(&images.path().join("elsewhere"), ID);
+        assert_eq!(found(&annotated, Some(&unknown)), [annotation]);
+        assert_eq!(found(&annotated, None), []);
         // Without an image there is nobody else.
         let all = [ingress(Source::Label), name(Source::Label)];
         assert_eq!(found(&json(false), None), all);

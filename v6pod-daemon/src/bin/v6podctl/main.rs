@@ -3,20 +3,23 @@
 //! An ordinary user is shown his own attachments; root on the unix socket is shown all.
 #![forbid(unsafe_code)]
 
+mod explain;
 mod table;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 use v6pod_daemon::client::{Client, ClientError};
 use v6pod_daemon::config::Options;
 use v6pod_daemon::purge;
 use v6pod_daemon::report::chain;
-use v6pod_proto::{Attachment, AttachmentList, Capacity, DEFAULT_SOCKET, Status};
+use v6pod_proto::explain::Explanation;
+use v6pod_proto::wishes::{Opening, OpeningList};
+use v6pod_proto::{Attachment, AttachmentList, Capacity, Change, DEFAULT_SOCKET, Status};
 
-/// Shows the containers' addresses and names that v6podd has given.
+/// Shows the containers' addresses and names that v6podd has given, and opens and closes their ports.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Cli {
@@ -39,6 +42,21 @@ enum Command {
         /// Its name, its address, or the beginning of its or its container's id.
         reference: String,
     },
+    /// Open ports of a running container, as long as its attachment lasts.
+    ///
+    /// What the container asked for by annotations and published ports does not come back when the daemon
+    /// restarts: from here on it is open what you say.
+    #[command(after_help = OPEN_HELP)]
+    Open(Ports),
+    /// Close ports of a running container. The flows that came in by them end, and no others.
+    ///
+    /// A part of a range can be closed. What is open to a prefix is closed for the whole of it, or not at
+    /// all.
+    #[command(after_help = CLOSE_HELP)]
+    Close(Ports),
+    /// Say what becomes of a flow, which rule decides, and who opened it.
+    #[command(after_help = explain::HELP)]
+    Explain(explain::Words),
     /// Show what the daemon does and does not do.
     Status,
     /// Show how many more attachments fit, and what ends first.
@@ -46,6 +64,30 @@ enum Command {
     /// Take away all that v6podd has made: ports, routes, the bridge, names, records. Running
     /// containers lose their address. The daemon must be stopped.
     Purge(Options),
+}
+
+const OPEN_HELP: &str = "Examples:
+  v6podctl open web tcp/80 tcp/443        to everybody
+  v6podctl open db tcp/5432@2001:db8::/32 to a prefix alone
+  v6podctl open sip udp/10000-10500       a range; a container has room for 1024 ports
+
+Processes of root and of the container's owner on this host reach every port in any case.";
+
+const CLOSE_HELP: &str = "Examples:
+  v6podctl close web tcp/80
+  v6podctl close web tcp/1-65535 udp/1-65535    everything";
+
+#[derive(Debug, Args)]
+struct Ports {
+    /// The container's name, its address, or the beginning of its or its attachment's id.
+    reference: String,
+    /// Such as tcp/80, udp/5000-5010, or for some alone tcp/5432@2001:db8::/32.
+    #[arg(required = true, value_name = "PORTS", value_parser = opening)]
+    ports: Vec<Opening>,
+}
+
+fn opening(text: &str) -> Result<Opening, String> {
+    text.parse().map_err(|right: &str| right.to_owned())
 }
 
 type Failure = Box<dyn std::error::Error>;
@@ -71,14 +113,27 @@ async fn run(cli: &Cli) -> Result<String, Failure> {
             cli.render(&list, |list| table::list(&list.attachments, table::now()))
         }
         Command::Show { reference } => {
-            let found: Attachment =
-                client.get(&resource(reference)).await.map_err(|error| match error {
-                    ClientError::Refused(problem) if problem.status == 404 => {
-                        format!("no attachment of yours is {reference:?}").into()
-                    }
-                    other => Failure::from(other),
-                })?;
+            let found = client.get(&resource(reference)).await;
+            let found: Attachment = found.map_err(|error| failure(error, reference))?;
             cli.render(&found, |found| table::one(found, table::now()))
+        }
+        Command::Open(ports) => {
+            let open = Some(OpeningList(ports.ports.clone()));
+            cli.change(&client, ports, &Change { open, ..Change::default() }).await
+        }
+        Command::Close(ports) => {
+            let close = Some(OpeningList(ports.ports.clone()));
+            cli.change(&client, ports, &Change { close, ..Change::default() }).await
+        }
+        Command::Explain(words) => {
+            let answer = client.get(&words.resource()).await;
+            let answer: Explanation = answer.map_err(|error| words.failure(error))?;
+            let text = cli.render(&answer, explain::text)?;
+            if answer.kernel.agrees {
+                return Ok(text);
+            }
+            print(&text);
+            Err(explain::DISAGREES.into())
         }
         Command::Status => {
             let status: Status = client.get("/api/status").await?;
@@ -98,7 +153,29 @@ async fn run(cli: &Cli) -> Result<String, Failure> {
     }
 }
 
+/// What went wrong about an attachment that was referred to.
+fn failure(error: ClientError, reference: &str) -> Failure {
+    match error {
+        ClientError::Refused(problem) if problem.status == 404 => {
+            format!("no attachment of yours is {reference:?}").into()
+        }
+        other => Failure::from(other),
+    }
+}
+
 impl Cli {
+    async fn change(
+        &self,
+        client: &Client,
+        ports: &Ports,
+        change: &Change,
+    ) -> Result<String, Failure> {
+        let Ports { reference, .. } = ports;
+        let changed = client.patch(&resource(reference), change).await;
+        let changed: Attachment = changed.map_err(|error| failure(error, reference))?;
+        self.render(&changed, table::open)
+    }
+
     fn render<T: Serialize>(
         &self,
         value: &T,
@@ -110,7 +187,12 @@ impl Cli {
 
 /// The path of an attachment, whatever the reference has in it.
 fn resource(reference: &str) -> String {
-    let mut path = String::from("/api/attachments/");
+    format!("/api/attachments/{}", escaped(reference))
+}
+
+/// What stays one part of a path or of a query.
+fn escaped(reference: &str) -> String {
+    let mut path = String::new();
     for byte in reference.bytes() {
         match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b':' => {

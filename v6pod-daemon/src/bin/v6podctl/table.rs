@@ -3,7 +3,9 @@
 use std::fmt::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use v6pod_proto::{Attachment, Capacity, NameState, NameStatus, Obstacle, Passed, State, Status};
+use v6pod_proto::{
+    Attachment, Capacity, NameState, NameStatus, Obstacle, Opened, Passed, State, Status, Unopened,
+};
 
 /// Seconds since the epoch.
 pub(crate) fn now() -> u64 {
@@ -12,7 +14,7 @@ pub(crate) fn now() -> u64 {
 
 /// `v6podctl ls`
 pub(crate) fn list(attachments: &[Attachment], now: u64) -> String {
-    let head = ["NAME", "ADDRESS", "OWNER", "CONTAINER", "STATE", "AGE"].map(str::to_owned);
+    let head = ["NAME", "ADDRESS", "OWNER", "CONTAINER", "STATE", "AGE", "OPEN"].map(str::to_owned);
     let rows = attachments.iter().map(|a| {
         [
             label(a),
@@ -21,6 +23,7 @@ pub(crate) fn list(attachments: &[Attachment], now: u64) -> String {
             a.container.short().to_owned(),
             state(a.state).to_owned(),
             age(a.since, now),
+            brief(&a.openings),
         ]
     });
     let rows: Vec<_> = std::iter::once(head).chain(rows).collect();
@@ -44,6 +47,8 @@ pub(crate) fn one(a: &Attachment, now: u64) -> String {
     rows.extend(found.map(|(source, name, value)| {
         ["asks for".to_owned(), format!("{name}={value} ({source})")]
     }));
+    rows.extend(openings(a));
+    rows.push(["egress".to_owned(), format!("{} ({})", a.egress.rule, a.egress.by)]);
     rows.extend(a.found.ignored.iter().map(|line| ["ignored".to_owned(), line.clone()]));
     rows.extend([
         ["interface".to_owned(), format!("{} ({})", a.interface, a.mac)],
@@ -60,6 +65,32 @@ pub(crate) fn one(a: &Attachment, now: u64) -> String {
         ["id".to_owned(), a.id.to_string()],
     ]);
     columns(&rows)
+}
+
+/// `v6podctl open` and `close`: what is open by now.
+pub(crate) fn open(a: &Attachment) -> String {
+    let rows: Vec<_> = openings(a).collect();
+    if rows.is_empty() { "nothing is open\n".to_owned() } else { columns(&rows) }
+}
+
+/// What is open, in some words.
+fn brief(openings: &[Opened]) -> String {
+    const MOST: usize = 4;
+    let mut words: Vec<_> = openings.iter().take(MOST).map(|o| o.opening.to_string()).collect();
+    if openings.len() > MOST {
+        words.push(format!("and {} more", openings.len() - MOST));
+    }
+    if words.is_empty() { "-".to_owned() } else { words.join(" ") }
+}
+
+/// What is open, and what was asked for and is not.
+fn openings(a: &Attachment) -> impl Iterator<Item = [String; 2]> {
+    let open = a.openings.iter().map(|Opened { opening, by }| format!("{opening} ({by})"));
+    let open = open.map(|text| ["open".to_owned(), text]);
+    let shut = a.unopened.iter().map(|Unopened { opening, by, why }| {
+        ["not open".to_owned(), format!("{opening} ({by}): {why}")]
+    });
+    open.chain(shut)
 }
 
 /// `v6podctl status`
@@ -179,7 +210,7 @@ fn duration(seconds: u64) -> String {
 }
 
 /// Left-aligned columns, two spaces apart, nothing behind the last.
-fn columns<const N: usize>(rows: &[[String; N]]) -> String {
+pub(crate) fn columns<const N: usize>(rows: &[[String; N]]) -> String {
     let width = |column: usize| rows.iter().map(|row| printable(&row[column]).len()).max();
     let widths: [usize; N] = std::array::from_fn(|column| width(column).unwrap_or(0));
     let mut text = String::new();
@@ -195,7 +226,7 @@ fn columns<const N: usize>(rows: &[[String; N]]) -> String {
 }
 
 /// A container's name comes from its owner: on a terminal, his control characters are not played.
-fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 

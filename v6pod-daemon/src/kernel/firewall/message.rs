@@ -6,7 +6,9 @@ use std::net::Ipv6Addr;
 
 use netlink_packet_core::NetlinkSerializable;
 use nix::libc;
+use v6pod_proto::wishes::Protocol;
 
+use super::conntrack::Flow;
 use crate::kernel::view::Attributes;
 
 /// NFPROTO_INET.
@@ -54,6 +56,14 @@ const ZONE: u16 = 18;
 const TUPLE_IP: u16 = 1;
 const IP_SOURCE: u16 = 3;
 const IP_DESTINATION: u16 = 4;
+/// `enum ctattr_l4proto`.
+const TUPLE_PROTO: u16 = 2;
+const PROTO_NUMBER: u16 = 1;
+const PROTO_SOURCE_PORT: u16 = 2;
+
+/// How many elements one message has at most: their list is an attribute, of at most 64 KiB, and each
+/// message is acknowledged by itself.
+pub(super) const TOGETHER: usize = 256;
 
 /// NLA_F_NESTED.
 const NESTED: u16 = 1 << 15;
@@ -85,17 +95,23 @@ impl Message {
         Self::new(0x11, 0, NFTABLES >> 8)
     }
 
-    pub(super) fn new_element(table: Table<'_>, set: &str, key: &[u8]) -> Self {
-        Self::element(NEW_ELEMENT, table, set, key)
+    /// Elements of one set by their keys, at most [`TOGETHER`].
+    pub(super) fn new_elements(table: Table<'_>, set: &str, keys: &[&[u8]]) -> Self {
+        Self::elements(NEW_ELEMENT, table, set, keys)
     }
 
-    pub(super) fn delete_element(table: Table<'_>, set: &str, key: &[u8]) -> Self {
-        Self::element(DEL_ELEMENT, table, set, key)
+    pub(super) fn delete_elements(table: Table<'_>, set: &str, keys: &[&[u8]]) -> Self {
+        Self::elements(DEL_ELEMENT, table, set, keys)
     }
 
     /// The question for all elements of a set.
     pub(super) fn list_elements(table: Table<'_>, set: &str) -> Self {
         Self::about_set(GET_ELEMENT, table, set)
+    }
+
+    /// The question for one element of a set.
+    pub(super) fn get_element(table: Table<'_>, set: &str, key: &[u8]) -> Self {
+        Self::elements(GET_ELEMENT, table, set, &[key])
     }
 
     /// The question for all rules of a table.
@@ -136,14 +152,14 @@ impl Message {
         message
     }
 
-    fn element(kind: u16, table: Table<'_>, set: &str, key: &[u8]) -> Self {
+    fn elements(kind: u16, table: Table<'_>, set: &str, keys: &[&[u8]]) -> Self {
         let mut message = Self::about_set(kind, table, set);
         message.nest(LIST_ELEMENTS, |list| {
-            list.nest(LIST_ELEM, |element| {
-                element.nest(ELEM_KEY, |data| {
-                    data.bytes(DATA_VALUE, key);
+            for key in keys {
+                list.nest(LIST_ELEM, |element| {
+                    element.nest(ELEM_KEY, |data| data.bytes(DATA_VALUE, key));
                 });
-            });
+            }
         });
         message
     }
@@ -169,7 +185,7 @@ impl Message {
         self.body.extend_from_slice(&[0; 2]);
         self.body.extend_from_slice(&kind.to_ne_bytes());
         fill(self);
-        // Names and keys: some hundred bytes.
+        // Names, and at most TOGETHER keys: some ten thousand bytes.
         let length = u16::try_from(self.body.len() - start).unwrap_or(u16::MAX);
         self.body[start..start + 2].copy_from_slice(&length.to_ne_bytes());
         self.body.resize(self.body.len().next_multiple_of(4), 0);
@@ -236,8 +252,8 @@ fn is_text(value: &[u8], text: &str) -> bool {
     value.strip_suffix(b"\0").unwrap_or(value) == text.as_bytes()
 }
 
-/// The attributes that name a flow (its original tuple, its zone, its id), if the address stands at
-/// any end of it, as either side sees it.
+/// The attributes that name a flow, if one of the addresses stands at any end of it, as either side sees
+/// it.
 pub(super) fn flow_name(
     kind: u16,
     payload: &[u8],
@@ -252,9 +268,48 @@ pub(super) fn flow_name(
         };
         Some(at(IP_SOURCE) || at(IP_DESTINATION))
     };
-    if has_it(TUPLE_ORIG) != Some(true) && has_it(TUPLE_REPLY) != Some(true) {
-        return None;
-    }
+    let meant = has_it(TUPLE_ORIG) == Some(true) || has_it(TUPLE_REPLY) == Some(true);
+    meant.then(|| name(kind, attributes))
+}
+
+/// The attributes that name a flow, if it is neither TCP nor UDP and one of the addresses began it.
+pub(super) fn portless_flow(
+    kind: u16,
+    payload: &[u8],
+    began: &HashSet<Ipv6Addr>,
+) -> Option<Vec<u8>> {
+    let attributes = payload.get(GENERIC..).filter(|_| kind == FLOW)?;
+    let tuple = value(attributes, TUPLE_ORIG)?;
+    let from: [u8; 16] = value(value(tuple, TUPLE_IP)?, IP_SOURCE)?.try_into().ok()?;
+    let number = i32::from(*value(value(tuple, TUPLE_PROTO)?, PROTO_NUMBER)?.first()?);
+    let has_ports = matches!(number, libc::IPPROTO_TCP | libc::IPPROTO_UDP);
+    (!has_ports && began.contains(&from.into())).then(|| name(kind, attributes))
+}
+
+/// A flow of TCP or UDP, and the attributes that name it. The answering side is as it is behind any
+/// translation of its address, the asking one as it is before.
+pub(super) fn flow(kind: u16, payload: &[u8]) -> Option<(Flow, Vec<u8>)> {
+    let attributes = payload.get(GENERIC..).filter(|_| kind == FLOW)?;
+    let source = |tuple| {
+        let tuple = value(attributes, tuple)?;
+        let address: [u8; 16] = value(value(tuple, TUPLE_IP)?, IP_SOURCE)?.try_into().ok()?;
+        let protocol = value(tuple, TUPLE_PROTO)?;
+        let port = value(protocol, PROTO_SOURCE_PORT)?.try_into().ok()?;
+        let number = *value(protocol, PROTO_NUMBER)?.first()?;
+        Some((number, Ipv6Addr::from(address), u16::from_be_bytes(port)))
+    };
+    let (number, asks, from) = source(TUPLE_ORIG)?;
+    let (_, answers, port) = source(TUPLE_REPLY)?;
+    let protocol = match i32::from(number) {
+        libc::IPPROTO_TCP => Protocol::Tcp,
+        libc::IPPROTO_UDP => Protocol::Udp,
+        _ => return None,
+    };
+    Some((Flow { protocol, asks, from, answers, port }, name(kind, attributes)))
+}
+
+/// The attributes by which a flow is named: its original tuple, its zone, its id.
+fn name(kind: u16, attributes: &[u8]) -> Vec<u8> {
     let mut name = Message { kind, body: Vec::new() };
     for (kind, value) in Attributes(attributes) {
         match kind {
@@ -263,7 +318,7 @@ pub(super) fn flow_name(
             _ => {}
         }
     }
-    Some(name.body)
+    name.body
 }
 
 pub(super) fn value(attributes: &[u8], wanted: u16) -> Option<&[u8]> {

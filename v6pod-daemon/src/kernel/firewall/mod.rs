@@ -14,24 +14,31 @@
 
 mod conntrack;
 pub mod foreign;
+mod lookup;
 mod message;
 pub mod nft;
 mod watch;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::Ipv6Addr;
 
 use netlink_packet_core::NLM_F_CREATE;
 use nix::errno::Errno;
 use nix::libc;
 use v6pod_proto::Mode;
+use v6pod_proto::wishes::Protocol;
 
 use self::message::{Message, Table};
 use super::error::{Cause, Error, gone_is_fine};
 use super::netlink::Socket;
 use crate::core::links::Links;
-use crate::core::ruleset::{Elements, KNOWN_SET, OWNER_SET, PORT_SET, ROUTED_SET};
+use crate::core::open::{Hole, Holes};
+use crate::core::ruleset::{
+    CONFINED_SET, ENDED_SET, Elements, FROM_SETS, KIN_SET, KNOWN_SET, OPEN_ALL_SET, OPEN_SET,
+    OWNER_SET, PORT_SET, REACH_ALL_SET, REACH_SET, REACH_SETS, ROUTED_SET, with_bit,
+};
 
+pub use conntrack::{Begun, Flow};
 pub use watch::{Losses, News};
 
 /// The families of an instance's tables.
@@ -52,54 +59,51 @@ impl ObservedRules {
 #[derive(Debug)]
 pub struct RulesSocket(Socket<Message>);
 
-/// The elements of an instance's sets, sorted, as bytes: the fields of a key, each filled up to four
+/// One element: the family of its table, its set, and its key, whose fields are each filled up to four
 /// bytes.
+type Element = (u8, &'static str, Vec<u8>);
+
+/// All sets whose elements are attachments'.
+const SETS: [(u8, &str); 22] = [
+    (message::BRIDGE, PORT_SET),
+    (message::INET, KNOWN_SET),
+    (message::INET, ROUTED_SET),
+    (message::INET, OWNER_SET),
+    (message::INET, OPEN_SET),
+    (message::INET, OPEN_ALL_SET),
+    (message::INET, FROM_SETS[0].1),
+    (message::INET, FROM_SETS[1].1),
+    (message::INET, FROM_SETS[2].1),
+    (message::INET, FROM_SETS[3].1),
+    (message::INET, FROM_SETS[4].1),
+    (message::INET, FROM_SETS[5].1),
+    (message::INET, CONFINED_SET),
+    (message::INET, REACH_SET),
+    (message::INET, REACH_ALL_SET),
+    (message::INET, KIN_SET),
+    (message::INET, REACH_SETS[0].1),
+    (message::INET, REACH_SETS[1].1),
+    (message::INET, REACH_SETS[2].1),
+    (message::INET, REACH_SETS[3].1),
+    (message::INET, REACH_SETS[4].1),
+    (message::INET, REACH_SETS[5].1),
+];
+
+/// The elements of an instance's sets, sorted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ObservedElements {
-    /// Port, Ethernet address and address.
-    pub ports: Vec<Vec<u8>>,
-    /// Ethernet address and address.
-    pub known: Vec<Vec<u8>>,
-    /// Routed port and address.
-    pub routed: Vec<Vec<u8>>,
-    /// Address and uid.
-    pub owners: Vec<Vec<u8>>,
-}
+pub struct ObservedElements(Vec<Element>);
 
 impl ObservedElements {
-    /// Those that these attachments should have, sorted.
+    /// Those that these attachments should have.
     pub fn expected<'a>(attachments: impl IntoIterator<Item = &'a Elements>) -> Self {
-        let mut all = Self::default();
-        for elements in attachments {
-            for (_, set, key) in keys(elements) {
-                let of_set = match set {
-                    PORT_SET => &mut all.ports,
-                    KNOWN_SET => &mut all.known,
-                    ROUTED_SET => &mut all.routed,
-                    _ => &mut all.owners,
-                };
-                of_set.push(key);
-            }
-        }
-        all.sorted()
+        let mut all: Vec<_> = attachments.into_iter().flat_map(every).collect();
+        all.sort_unstable();
+        Self(all)
     }
 
     /// Whether all elements of the other are among these.
     pub fn has_all_of(&self, other: &Self) -> bool {
-        let within = |all: &[Vec<u8>], some: &[Vec<u8>]| {
-            some.iter().all(|element| all.binary_search(element).is_ok())
-        };
-        within(&self.ports, &other.ports)
-            && within(&self.known, &other.known)
-            && within(&self.routed, &other.routed)
-            && within(&self.owners, &other.owners)
-    }
-
-    fn sorted(mut self) -> Self {
-        for set in [&mut self.ports, &mut self.known, &mut self.routed, &mut self.owners] {
-            set.sort_unstable();
-        }
-        self
+        other.0.iter().all(|element| self.0.binary_search(element).is_ok())
     }
 }
 
@@ -112,56 +116,110 @@ impl RulesSocket {
     /// Adds an attachment's elements to all sets, or to none. [`Error::has_no_rules`] if the tables
     /// are not there.
     pub fn add(&mut self, links: &Links, elements: &Elements) -> Result<(), Error> {
-        let add = |(family, set, key): (u8, &str, Vec<u8>)| {
-            (Message::new_element(Table { family, name: &links.table }, set, &key), NLM_F_CREATE)
-        };
-        let messages: Vec<_> = keys(elements).into_iter().map(add).collect();
+        let messages = Self::messages(links, &every(elements), Do::Add);
         let doing = format!("let {} pass", elements.address);
-        match self.transaction(doing.clone(), &messages) {
-            Err(error) if error.errno() == Some(Errno::ENOENT) => {
-                Err(Error::new(doing, Cause::NoRules(links.table.clone())))
+        self.transaction(doing.clone(), &messages).map_err(|error| no_rules(error, doing, links))
+    }
+
+    /// Removes an attachment's elements from all sets.
+    pub fn remove(&mut self, links: &Links, elements: &Elements) -> Result<(), Error> {
+        self.take_away(&format!("let {} pass no more", elements.address), links, &every(elements))
+    }
+
+    /// Has what is open of this address be these, and no more what it was, in one transaction.
+    /// [`Error::has_no_rules`] if the table is not there.
+    pub fn change(
+        &mut self,
+        links: &Links,
+        address: Ipv6Addr,
+        before: &Holes,
+        now: &Holes,
+    ) -> Result<(), Error> {
+        let holes = |holes: &Holes| -> Vec<Element> {
+            holes.each().iter().map(|hole| hole_element(address, hole)).collect()
+        };
+        let (gone, come) = (holes(&before.without(now)), holes(&now.without(before)));
+        if gone.is_empty() && come.is_empty() {
+            return Ok(());
+        }
+        let doing = format!("change what is open of {address}");
+        let add = Self::messages(links, &come, Do::Add);
+        let both = [Self::messages(links, &gone, Do::Delete), add.clone()].concat();
+        match self.transaction(doing.clone(), &both) {
+            Err(error) if error.is_gone() => {
+                // One of those to go is gone already, or all is. What comes must come.
+                self.take_away(&doing, links, &gone)?;
+                self.transaction(doing.clone(), &add).map_err(|error| no_rules(error, doing, links))
             }
             other => other,
         }
     }
 
-    /// Removes an attachment's elements from all sets.
-    pub fn remove(&mut self, links: &Links, elements: &Elements) -> Result<(), Error> {
-        let delete = |(family, set, key): (u8, &str, Vec<u8>)| {
-            (Message::delete_element(Table { family, name: &links.table }, set, &key), 0)
-        };
-        let messages: Vec<_> = keys(elements).into_iter().map(delete).collect();
-        let doing = || format!("let {} pass no more", elements.address);
-        match self.transaction(doing(), &messages) {
-            // One that is gone keeps all from being removed.
-            Err(error) if error.is_gone() => messages.iter().try_for_each(|one| {
-                gone_is_fine(self.transaction(doing(), std::slice::from_ref(one)))
-            }),
+    /// Removes these elements, whatever of them is there.
+    fn take_away(&mut self, doing: &str, links: &Links, all: &[Element]) -> Result<(), Error> {
+        match self.transaction(doing.to_owned(), &Self::messages(links, all, Do::Delete)) {
+            // One that is gone keeps all from being removed. To try them one by one would not do: Linux
+            // waits for a grace period of RCU at each transaction that fails.
+            Err(error) if error.is_gone() => {
+                let there = self.among(links, all)?;
+                let rest = Self::messages(links, &there, Do::Delete);
+                gone_is_fine(self.transaction(doing.to_owned(), &rest))
+            }
             other => other,
         }
     }
 
-    /// The elements of all sets, sorted; none if a table is not there.
-    pub fn observe(&mut self, links: &Links) -> Result<Option<ObservedElements>, Error> {
-        let mut list = |family, set: &str| {
-            let question = Message::list_elements(Table { family, name: &links.table }, set);
-            let doing = format!("list the set {set} of {}", links.table);
-            let read = |kind, payload: &[u8]| message::elements(kind, payload);
-            Ok(self.0.dump(doing, &question, read)?.into_iter().flatten().collect())
-        };
-        let mut all = || -> Result<ObservedElements, Error> {
-            Ok(ObservedElements {
-                ports: list(message::BRIDGE, PORT_SET)?,
-                known: list(message::INET, KNOWN_SET)?,
-                routed: list(message::INET, ROUTED_SET)?,
-                owners: list(message::INET, OWNER_SET)?,
+    /// Those of these elements that are there.
+    fn among(&mut self, links: &Links, all: &[Element]) -> Result<Vec<Element>, Error> {
+        let mut there = Vec::new();
+        for some in all.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1)) {
+            let Some(&(family, set, _)) = some.first() else { continue };
+            let keys: HashSet<Vec<u8>> = match self.list(links, family, set) {
+                Ok(keys) => keys.into_iter().collect(),
+                Err(error) if error.is_gone() => continue,
+                Err(error) => return Err(error),
+            };
+            there.extend(some.iter().filter(|(_, _, key)| keys.contains(key)).cloned());
+        }
+        Ok(there)
+    }
+
+    /// The keys of all elements of a set.
+    fn list(&mut self, links: &Links, family: u8, set: &str) -> Result<Vec<Vec<u8>>, Error> {
+        let question = Message::list_elements(Table { family, name: &links.table }, set);
+        let doing = format!("list the set {set} of {}", links.table);
+        let read = |kind, payload: &[u8]| message::elements(kind, payload);
+        Ok(self.0.dump(doing, &question, read)?.into_iter().flatten().collect())
+    }
+
+    /// The messages for these elements, of which those of one set stand together.
+    fn messages(links: &Links, elements: &[Element], what: Do) -> Vec<(Message, u16)> {
+        let of_one_set = elements.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1));
+        let few = of_one_set.flat_map(|elements| elements.chunks(message::TOGETHER));
+        let message = |elements: &[Element]| {
+            let keys: Vec<&[u8]> = elements.iter().map(|(_, _, key)| &key[..]).collect();
+            let (family, set, _) = elements.first()?;
+            let table = Table { family: *family, name: &links.table };
+            Some(match what {
+                Do::Add => (Message::new_elements(table, set, &keys), NLM_F_CREATE),
+                Do::Delete => (Message::delete_elements(table, set, &keys), 0),
             })
         };
-        match all() {
-            Ok(elements) => Ok(Some(elements.sorted())),
-            Err(error) if error.is_gone() => Ok(None),
-            Err(error) => Err(error),
+        few.filter_map(message).collect()
+    }
+
+    /// The elements of all sets, sorted; none if a table is not there.
+    pub fn observe(&mut self, links: &Links) -> Result<Option<ObservedElements>, Error> {
+        let mut all = Vec::new();
+        for (family, set) in SETS {
+            match self.list(links, family, set) {
+                Ok(keys) => all.extend(keys.into_iter().map(|key| (family, set, key))),
+                Err(error) if error.is_gone() => return Ok(None),
+                Err(error) => return Err(error),
+            }
         }
+        all.sort_unstable();
+        Ok(Some(ObservedElements(all)))
     }
 
     /// The rules of all tables; none of a table that is not there.
@@ -187,6 +245,37 @@ impl RulesSocket {
         conntrack::forget(&mut self.0, addresses)
     }
 
+    /// The flows of TCP and UDP that are chosen. Asks for each flow that there is, as
+    /// [`RulesSocket::forget_flows`] does.
+    pub fn flows(&mut self, chosen: impl FnMut(&Flow) -> bool) -> Result<Vec<Begun>, Error> {
+        conntrack::choose(&mut self.0, chosen)
+    }
+
+    /// Ends these flows: conntrack forgets them, and what their answering side sends on in them does not
+    /// begin them anew (the chains forward and input).
+    pub fn end_flows(&mut self, links: &Links, flows: &[Begun]) -> Result<(), Error> {
+        let datagrams = flows.iter().filter(|begun| begun.flow.protocol == Protocol::Udp);
+        let ended: BTreeSet<_> = datagrams.map(|begun| ended_element(&begun.flow)).collect();
+        let ended: Vec<_> = ended.into_iter().collect();
+        for some in ended.chunks(message::TOGETHER) {
+            let listed =
+                self.transaction("list ended flows".into(), &Self::messages(links, some, Do::Add));
+            if let Err(error) = listed {
+                // The set is full, or gone: these can be begun anew by the side that is closed, and so can the
+                // rest, for which there is no room either. Each try costs a grace period of RCU.
+                tracing::warn!(%error, "flows that were ended may come back");
+                break;
+            }
+        }
+        flows.iter().try_for_each(|begun| conntrack::forget_one(&mut self.0, begun))
+    }
+
+    /// Has conntrack forget all flows that these addresses began and that have no ports, such as echo. Gives
+    /// how many there were.
+    pub fn forget_portless(&mut self, began: &HashSet<Ipv6Addr>) -> Result<usize, Error> {
+        if began.is_empty() { Ok(0) } else { conntrack::forget_portless(&mut self.0, began) }
+    }
+
     /// Does all of it or nothing.
     fn transaction(&mut self, doing: String, messages: &[(Message, u16)]) -> Result<(), Error> {
         self.0.transaction(doing, &Message::begin(), messages, &Message::end())
@@ -202,28 +291,80 @@ impl RulesSocket {
     }
 }
 
-/// Family, set and key of each of an attachment's elements.
-fn keys(elements: &Elements) -> Vec<(u8, &'static str, Vec<u8>)> {
-    let Elements { port, mode, mac, address, owner } = elements;
-    // IFNAMSIZ is 16; a name has 15 bytes at most. An Ethernet address takes two registers.
-    let mut name = [0; 16];
-    for (to, from) in name.iter_mut().zip(port.as_str().bytes()) {
-        *to = from;
+/// What becomes of elements.
+#[derive(Clone, Copy)]
+enum Do {
+    Add,
+    Delete,
+}
+
+fn no_rules(error: Error, doing: String, links: &Links) -> Error {
+    match error.errno() {
+        Some(Errno::ENOENT) => Error::new(doing, Cause::NoRules(links.table.clone())),
+        _ => error,
     }
-    let [a, b, c, d, e, f] = mac.octets();
-    let mac = [a, b, c, d, e, f, 0, 0];
-    let address = address.octets();
+}
+
+/// All of an attachment's elements, set by set.
+fn every(elements: &Elements) -> Vec<Element> {
+    let Elements { port, mode, mac, address, owner, open } = elements;
+    let (name, mac) = (lookup::name_key(port), lookup::mac_key(*mac));
+    let octets = address.octets();
     // A uid is a number of the host's byte order to nft.
     let uid = owner.as_raw().to_ne_bytes();
-    let mut keys = match mode {
+    let mut all = match mode {
         Mode::Bridge => vec![
-            (message::BRIDGE, PORT_SET, [&name[..], &mac, &address].concat()),
-            (message::INET, KNOWN_SET, [&mac[..], &address].concat()),
+            (message::BRIDGE, PORT_SET, [&name[..], &mac, &octets].concat()),
+            (message::INET, KNOWN_SET, [&mac[..], &octets].concat()),
         ],
-        Mode::Routed => vec![(message::INET, ROUTED_SET, [&name[..], &address].concat())],
+        Mode::Routed => vec![(message::INET, ROUTED_SET, [&name[..], &octets].concat())],
     };
-    keys.push((message::INET, OWNER_SET, [&address[..], &uid].concat()));
-    keys
+    all.push((message::INET, OWNER_SET, [&octets[..], &uid].concat()));
+    // Sorted by kind, so those of one set are neighbours.
+    all.extend(open.each().iter().map(|hole| hole_element(*address, hole)));
+    all
+}
+
+fn hole_element(address: Ipv6Addr, hole: &Hole) -> Element {
+    if let Hole::Kin(bit) = hole {
+        return (message::INET, KIN_SET, with_bit(address, *bit).octets().to_vec());
+    }
+    let address = address.octets();
+    let key = match hole {
+        Hole::Confined | Hole::Kin(_) => address.to_vec(),
+        Hole::Port(protocol, port) | Hole::Reach(protocol, port) => {
+            [&address[..], &number(*protocol), &port_key(*port)].concat()
+        }
+        Hole::Every(protocol) | Hole::ReachEvery(protocol) => {
+            [&address[..], &number(*protocol)].concat()
+        }
+        Hole::From(_, protocol, port, peers) | Hole::ReachIn(_, protocol, port, peers) => {
+            [&address[..], &number(*protocol), &port_key(*port), &peers.octets()].concat()
+        }
+    };
+    (message::INET, hole.set(), key)
+}
+
+fn ended_element(flow: &Flow) -> Element {
+    let Flow { protocol, asks, from, answers, port } = flow;
+    let answers = [&answers.octets()[..], &number(*protocol), &port_key(*port)].concat();
+    let key = [&answers[..], &asks.octets(), &port_key(*from)].concat();
+    (message::INET, ENDED_SET, key)
+}
+
+/// `inet_proto`.
+fn number(protocol: Protocol) -> [u8; 4] {
+    let number = match protocol {
+        Protocol::Tcp => libc::IPPROTO_TCP,
+        Protocol::Udp => libc::IPPROTO_UDP,
+    };
+    [number as u8, 0, 0, 0]
+}
+
+/// `inet_service`.
+fn port_key(port: u16) -> [u8; 4] {
+    let [high, low] = port.to_be_bytes();
+    [high, low, 0, 0]
 }
 
 #[cfg(test)]

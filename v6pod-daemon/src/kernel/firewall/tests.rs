@@ -1,15 +1,52 @@
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use netlink_packet_core::NLM_F_CREATE;
+use v6pod_proto::wishes::{Egress, OpeningList, OtherWishes};
+use v6pod_proto::{Change, OpenedBy, Uid, Wishes};
 
 use super::message::{Message, Table};
 use super::*;
+use crate::core::open::{OpenPorts, OpenTerms, Rights, Ways};
 use crate::core::ruleset::{Ingress, Ruleset};
 use crate::kernel::testing::{Bench, Container, in_netns, policy, port, routed, sh};
 
 /// Of a port of the bridge, or of a routed one if the number is a multiple of three.
 fn elements(n: u8) -> Elements {
     Elements::of(&if n.is_multiple_of(3) { routed(n) } else { port(n) })
+}
+
+fn holes(openings: &[&str]) -> Holes {
+    let list = openings.iter().map(|text| text.parse().unwrap()).collect();
+    let change = Change { openings: Some(OpeningList(list)), ..Change::default() };
+    let open = OpenPorts::default().change(&change, OpenedBy::Owner, &Rights::All, Holes::MOST);
+    open.unwrap().holes()
+}
+
+/// One with an element in each of the sets.
+fn open_elements(n: u8) -> Elements {
+    let all = [
+        "tcp/80-90",
+        "udp/1-65535",
+        "tcp/22@2001:db8::/32",
+        "tcp/22@2001:db8:ff00::/40",
+        "tcp/22@2001:db8:2::/47",
+        "tcp/22@2001:db8:1:ff00::/56",
+        "udp/22@2001:db8:1:2::/63",
+        "udp/22@2001:db8:1:2:3:4:5:6",
+    ];
+    let all = all.join(",");
+    let wishes = [("v6pod.ingress", all.as_str()), ("v6pod.egress", &format!("deny,{all}"))];
+    let terms = OpenTerms {
+        ways: Ways { annotations: true, published: true, labels: false },
+        rights: Rights::All,
+        egress: Egress::Allow,
+        kin: Some(Uid::new(64321).unwrap()),
+        room: Holes::MOST,
+    };
+    let wishes = Wishes::read(wishes).unwrap();
+    let open = OpenPorts::asked(&wishes, &OtherWishes::default(), &terms).holes();
+    Elements { open, ..elements(n) }
 }
 
 fn table() -> String {
@@ -77,7 +114,7 @@ fn elements_come_and_go_together_and_twice_is_fine() {
 fn elements_of_the_text_are_those_that_netlink_makes() {
     in_netns(|| {
         let policy = policy(Ingress::Allow);
-        let all = [elements(1), elements(2), elements(3)];
+        let all = [elements(1), open_elements(2), elements(3), open_elements(4)];
         nft::load(&Ruleset::of(&policy, &all)).unwrap();
         let mut rules = RulesSocket::open().unwrap();
         let seen = rules.observe(&policy.links).unwrap();
@@ -87,6 +124,170 @@ fn elements_of_the_text_are_those_that_netlink_makes() {
             rules.remove(&policy.links, one).unwrap();
         }
         assert_eq!(rules.observe(&policy.links).unwrap(), Some(ObservedElements::default()));
+    });
+}
+
+#[test]
+fn one_element_is_looked_up_in_every_set() {
+    use crate::core::explain::Element;
+    in_netns(|| {
+        let policy = policy(Ingress::Deny);
+        let links = &policy.links;
+        let mut rules = RulesSocket::open().unwrap();
+        let all = [open_elements(1), open_elements(3)];
+        let each: Vec<_> = all.iter().flat_map(of_attachment).collect();
+        let sets: BTreeSet<_> = each.iter().map(Element::set).collect();
+        assert_eq!(sets.len(), SETS.len(), "{sets:?}");
+        let has = |rules: &mut RulesSocket, e: &Element| rules.has(links, e).unwrap();
+        assert!(each.iter().all(|e| !has(&mut rules, e)), "without a table");
+        nft::load(&Ruleset::of(&policy, &all[..1])).unwrap();
+        for one in &each {
+            let wanted = of_attachment(&all[0]).contains(one);
+            assert_eq!(has(&mut rules, one), wanted, "{} {}", one.set(), one.text());
+        }
+        rules.add(links, &all[1]).unwrap();
+        assert!(each.iter().all(|e| has(&mut rules, e)));
+        // The words are nft's: by them it takes each away.
+        for one in &each {
+            let family = if one.set() == PORT_SET { "bridge" } else { "inet" };
+            let (set, text) = (one.set(), one.text());
+            sh(&format!("nft delete element {family} {} {set} '{{ {text} }}'", table()));
+            assert!(!has(&mut rules, one), "{set} {text}");
+        }
+    });
+}
+
+/// All elements of an attachment's.
+fn of_attachment(elements: &Elements) -> Vec<crate::core::explain::Element> {
+    use crate::core::explain::Element;
+    let Elements { port, mode, mac, address, owner, open } = elements.clone();
+    let mut all = match mode {
+        Mode::Bridge => {
+            vec![Element::Sender(port, mac, address), Element::Known(mac, address)]
+        }
+        Mode::Routed => vec![Element::Routed(port, address)],
+    };
+    all.push(Element::Owner(address, owner));
+    all.extend(open.each().iter().map(|hole| Element::Open(address, *hole)));
+    all
+}
+
+#[test]
+fn what_is_open_changes_in_one_and_whatever_somebody_has_taken_away() {
+    in_netns(|| {
+        let policy = policy(Ingress::Deny);
+        let links = &policy.links;
+        nft::load(&Ruleset::of(&policy, &[])).unwrap();
+        let mut rules = RulesSocket::open().unwrap();
+        let bystander = open_elements(2);
+        rules.add(links, &elements(1)).unwrap();
+        rules.add(links, &bystander).unwrap();
+        let mut before = Holes::default();
+        let most = ["tcp/1-1000", "udp/1-24"];
+        for now in
+            [&["tcp/80", "udp/53"][..], &["tcp/80@2001:db8::/32"], &most, &[], &most, &["tcp/9"]]
+        {
+            let now = holes(now);
+            let expected = [Elements { open: now.clone(), ..elements(1) }, bystander.clone()];
+            for _ in 0..2 {
+                rules.change(links, elements(1).address, &before, &now).unwrap();
+                let observed = rules.observe(links).unwrap();
+                assert_eq!(observed, Some(ObservedElements::expected(&expected)));
+            }
+            before = now;
+        }
+        // One of those that are to go is gone: the others go, and what comes comes.
+        let address = elements(1).address;
+        let table = table();
+        let two = holes(&["tcp/1", "tcp/2"]);
+        rules.change(links, address, &before, &two).unwrap();
+        sh(&format!("nft delete element inet {table} open '{{ {address} . tcp . 1 }}'"));
+        rules.change(links, address, &two, &holes(&["tcp/3"])).unwrap();
+        assert!(listed().contains(&format!("{address} . tcp . 3")) && !listed().contains(". 2 "));
+        // Without the table nothing comes, and that is said.
+        sh("nft flush ruleset");
+        let error = rules.change(links, address, &two, &holes(&["tcp/4"])).unwrap_err();
+        assert!(error.has_no_rules(), "{error}");
+    });
+}
+
+#[test]
+fn attack_12_flows_that_are_chosen_end_and_no_others() {
+    in_netns(|| {
+        let mut bench = Bench::new();
+        let container = Container::new();
+        bench.attach(&container, &port(1));
+        let address = port(1).address;
+        let inside = container.enter(|| {
+            let bind = |port| TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).unwrap();
+            ([bind(80), bind(81)], UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 53)).unwrap())
+        });
+        let streams = [80, 81].map(|port| TcpStream::connect((address, port)).unwrap());
+        let datagrams = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).unwrap();
+        datagrams.send_to(b"x", (address, 53)).unwrap();
+        let mut buffer = [0];
+        let (_, from) = inside.1.recv_from(&mut buffer).unwrap();
+        // Its own is not one that others began.
+        container.enter(|| TcpStream::connect((port(1).gateway, 9)).unwrap_err());
+        let links = bench.host.links.clone();
+        let left = |bench: &mut Bench| {
+            let flows = conntrack::choose(&mut bench.worker.rules.0, |f| f.answers == address);
+            let mut ports: Vec<_> = flows.unwrap().iter().map(|begun| begun.flow.port).collect();
+            ports.sort_unstable();
+            ports
+        };
+        assert_eq!(left(&mut bench), [53, 80, 81]);
+        let to_end = bench.worker.rules.flows(|f| f.answers == address && f.port < 81).unwrap();
+        bench.worker.rules.end_flows(&links, &to_end).unwrap();
+        assert_eq!((to_end.len(), left(&mut bench)), (2, vec![81]));
+        // The datagrams' one is listed as this side of the wire would send it.
+        let wanted = format!("{address} . udp . 53 . {} . {}", from.ip(), from.port());
+        assert!(listed().contains(&wanted), "{wanted}: {}", listed());
+        drop(streams);
+    });
+}
+
+#[test]
+#[ignore = "prints a time"]
+fn a_commit_among_5000_attachments() {
+    in_netns(|| {
+        let policy = policy(Ingress::Deny);
+        let links = &policy.links;
+        nft::load(&Ruleset::of(&policy, &[])).unwrap();
+        let mut rules = RulesSocket::open().unwrap();
+        let each = ["tcp/80", "tcp/443", "tcp/5432@2001:db8::/32", "udp/53"];
+        let of = |n: u32| {
+            let address = Ipv6Addr::from(u128::from(port(0).address) + u128::from(n));
+            let [_, a, b, c] = n.to_be_bytes();
+            let name = format!("v6k{n}").parse().unwrap();
+            let mac = v6pod_proto::Mac::local([2, 0, 0, a, b, c]);
+            Elements { port: name, mac, address, open: holes(&each), ..elements(0) }
+        };
+        for most in [10, 5000, 20_000] {
+            for n in 0..most {
+                rules.add(links, &of(n)).unwrap();
+            }
+            let mut times: [Vec<f64>; 3] = Default::default();
+            for n in 0..500 {
+                let one = of(1_000_000 + n);
+                let more = holes(&["tcp/80", "udp/9"]);
+                for (step, times) in times.iter_mut().enumerate() {
+                    let began = std::time::Instant::now();
+                    let done = match step {
+                        0 => rules.add(links, &one),
+                        1 => rules.change(links, one.address, &one.open, &more),
+                        _ => rules.remove(links, &Elements { open: more.clone(), ..one.clone() }),
+                    };
+                    times.push(began.elapsed().as_secs_f64() * 1e6);
+                    done.unwrap();
+                }
+            }
+            for (what, times) in ["add", "change", "remove"].iter().zip(&mut times) {
+                times.sort_by(f64::total_cmp);
+                let (p50, p99) = (times[times.len() / 2], times[times.len() * 99 / 100]);
+                eprintln!("{most:6} attachments: {what:6} p50 {p50:.0} us, p99 {p99:.0} us");
+            }
+        }
     });
 }
 
@@ -137,9 +338,9 @@ fn a_transaction_with_one_bad_message_does_nothing() {
         nft::load(&Ruleset::of(&policy, &[])).unwrap();
         let mut rules = RulesSocket::open().unwrap();
         let table = Table { family: message::INET, name: &policy.links.table };
-        let (_, _, key) = keys(&elements(1)).swap_remove(1);
-        let good = (Message::new_element(table, KNOWN_SET, &key), NLM_F_CREATE);
-        let bad = (Message::new_element(table, KNOWN_SET, &key[1..]), NLM_F_CREATE);
+        let (_, _, key) = every(&elements(1)).swap_remove(1);
+        let good = (Message::new_elements(table, KNOWN_SET, &[&key]), NLM_F_CREATE);
+        let bad = (Message::new_elements(table, KNOWN_SET, &[&key[1..]]), NLM_F_CREATE);
         for both in [[good.clone(), bad.clone()], [bad, good.clone()]] {
             let error = rules.transaction("x".into(), &both).unwrap_err();
             assert_eq!(error.errno(), Some(Errno::EINVAL), "{error}");
@@ -147,7 +348,7 @@ fn a_transaction_with_one_bad_message_does_nothing() {
         }
         // The socket is none the worse for it.
         rules.transaction("x".into(), &[good]).unwrap();
-        assert_eq!(rules.observe(&policy.links).unwrap().unwrap().known.len(), 1);
+        assert_eq!(rules.observe(&policy.links).unwrap().unwrap().0.len(), 1);
     });
 }
 

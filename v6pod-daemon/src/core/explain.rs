@@ -1,0 +1,493 @@
+//! Which rule decides about a flow: the ruleset's own order, told in words.
+//!
+//! Guarantees:
+//! - The rules are asked in the order in which a packet meets them (`ruleset/*.nft`), hook by hook; the first
+//!   that decides is the answer, and no rule is told of that the packet does not get to.
+//! - Each answer names the elements of the kernel's sets on which it depends: that they are there, or,
+//!   where nothing opens a port, that none of those is which would.
+//! - Nothing is told of a container that is not an [`End::Container`] of the query: who may see which
+//!   is the caller's to say.
+//!
+//! A rule is a function of the query. A new one is added to the list of its hook.
+
+use std::net::Ipv6Addr;
+
+use v6pod_proto::explain::{Kind, Rule, Verdict};
+use v6pod_proto::wishes::{Peers, Protocol};
+use v6pod_proto::{LinkName, Mac, Mode, Opened, Uid};
+
+use super::attachment::Attachment;
+use super::open::{Hole, NotOpened};
+use super::ruleset::{
+    EastWest, HostAccess, Ingress, KNOWN_SET, OWNER_SET, PORT_SET, Policy, ROUTED_SET,
+};
+
+/// What is asked.
+#[derive(Debug, Clone, Copy)]
+pub struct Query<'a> {
+    /// Who sends.
+    pub from: End<'a>,
+    /// With which address, if he is a container; none: his own.
+    pub sends_as: Option<Ipv6Addr>,
+    /// To whom.
+    pub to: End<'a>,
+    /// What.
+    pub kind: Kind,
+}
+
+/// One end of a flow.
+#[derive(Debug, Clone, Copy)]
+pub enum End<'a> {
+    /// A container of whose openings may be told.
+    Container(&'a Attachment),
+    /// This host.
+    Host {
+        /// Whose process.
+        uid: Uid,
+        /// The address that it sends with, or is asked by.
+        address: Option<Ipv6Addr>,
+    },
+    /// Whoever has this address; also a container that is not to be told of.
+    Address(Ipv6Addr),
+    /// An address of the range that no container has.
+    Vacant(Ipv6Addr),
+    /// Anybody outside, whatever his address.
+    Outside,
+}
+
+/// Where rules are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hook {
+    /// None: no packet gets anywhere.
+    Nowhere,
+    /// What comes by a container's port, before anything else.
+    Prerouting,
+    /// No hook, but the host's routes.
+    Routing,
+    /// What the host passes on.
+    Forward,
+    /// What the host's own processes send.
+    Output,
+    /// What is for the host itself.
+    Input,
+}
+
+impl Hook {
+    /// Its name, as nft has it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Nowhere => "",
+            Self::Prerouting => "prerouting",
+            Self::Routing => "routing",
+            Self::Forward => "forward",
+            Self::Output => "output",
+            Self::Input => "input",
+        }
+    }
+}
+
+/// An element of a set of the daemon's tables.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Element {
+    /// Who may send by a port of the bridge (bridge family).
+    Sender(LinkName, Mac, Ipv6Addr),
+    /// The same, as the inet family sees it.
+    Known(Mac, Ipv6Addr),
+    /// Who may send by a routed port.
+    Routed(LinkName, Ipv6Addr),
+    /// Whose processes on this host reach an address.
+    Owner(Ipv6Addr, Uid),
+    /// What is open of an address.
+    Open(Ipv6Addr, Hole),
+}
+
+impl Element {
+    /// Its set.
+    pub fn set(&self) -> &'static str {
+        match self {
+            Self::Sender(..) => PORT_SET,
+            Self::Known(..) => KNOWN_SET,
+            Self::Routed(..) => ROUTED_SET,
+            Self::Owner(..) => OWNER_SET,
+            Self::Open(_, hole) => hole.set(),
+        }
+    }
+
+    /// As nft writes it.
+    pub fn text(&self) -> String {
+        match self {
+            Self::Sender(port, mac, address) => format!("{port} . {mac} . {address}"),
+            Self::Known(mac, address) => format!("{mac} . {address}"),
+            Self::Routed(port, address) => format!("{port} . {address}"),
+            Self::Owner(address, uid) => format!("{address} . {uid}"),
+            Self::Open(address, hole) => hole.text(*address),
+        }
+    }
+}
+
+/// An element, and whether it has to be there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probe {
+    /// Which.
+    pub element: Element,
+    /// Whether it has to be.
+    pub wanted: bool,
+}
+
+/// What one rule says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// Which.
+    pub rule: Rule,
+    /// In one sentence.
+    pub why: String,
+    /// What becomes of the packet; none if the next rule is asked.
+    pub verdict: Option<Verdict>,
+    /// On what that depends.
+    pub probes: Vec<Probe>,
+    /// What opened it.
+    pub opened: Option<Opened>,
+    /// What would have.
+    pub unopened: Vec<NotOpened>,
+}
+
+impl Step {
+    fn decides(rule: Rule, verdict: Verdict, why: impl Into<String>) -> Self {
+        Self { verdict: Some(verdict), ..Self::goes_on(rule, why) }
+    }
+
+    fn goes_on(rule: Rule, why: impl Into<String>) -> Self {
+        let (why, probes, unopened) = (why.into(), Vec::new(), Vec::new());
+        Self { rule, why, verdict: None, probes, opened: None, unopened }
+    }
+
+    fn depending(self, wanted: bool, elements: impl IntoIterator<Item = Element>) -> Self {
+        let probes = elements.into_iter().map(|element| Probe { element, wanted }).collect();
+        Self { probes, ..self }
+    }
+}
+
+/// What the rules do with what is asked about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Explained {
+    /// What becomes of it.
+    pub verdict: Verdict,
+    /// What had something to say, in its order; the last decides.
+    pub chain: Vec<(Hook, Step)>,
+}
+
+/// A rule's word on a query, if it has one.
+type Ask = fn(&Policy, &Query<'_>) -> Option<Step>;
+
+/// The chains from_port, from_bridge, from_routed and plain.
+const PREROUTING: &[Ask] = &[sender, scope];
+/// The route of the range: unreachable, but for those of containers.
+const ROUTING: &[Ask] = &[vacant];
+/// The chain forward.
+const FORWARD: &[Ask] = &[
+    established,
+    related,
+    apart,
+    confined,
+    same_owner,
+    leaves,
+    ingress_allow,
+    echo,
+    opening,
+    closed,
+];
+/// The chain output.
+const OUTPUT: &[Ask] = &[host_icmp, established, root, owner, ingress_allow, opening, closed];
+/// The chain input.
+const INPUT: &[Ask] = &[confined, host];
+
+/// Asks the rules.
+pub fn explain(policy: &Policy, query: &Query<'_>) -> Explained {
+    let mut chain = Vec::new();
+    for (hook, rules) in path(query) {
+        for step in rules.iter().filter_map(|ask| ask(policy, query)) {
+            let verdict = step.verdict;
+            chain.push((*hook, step));
+            if let Some(verdict) = verdict {
+                return Explained { verdict, chain };
+            }
+        }
+    }
+    let nobodys = "neither end is a container's: no rule of v6pod's is about it";
+    chain.push((Hook::Nowhere, Step::decides(Rule::NotOurs, Verdict::NotOurs, nobodys)));
+    Explained { verdict: Verdict::NotOurs, chain }
+}
+
+/// The hooks that the packet comes by, with their rules.
+fn path(query: &Query<'_>) -> &'static [(Hook, &'static [Ask])] {
+    match (query.from, query.to) {
+        (End::Container(a), End::Container(b)) if a.id == b.id => &[(Hook::Nowhere, &[loopback])],
+        (End::Container(_), End::Host { .. }) => {
+            &[(Hook::Prerouting, PREROUTING), (Hook::Input, INPUT)]
+        }
+        (End::Container(_), _) => {
+            &[(Hook::Prerouting, PREROUTING), (Hook::Routing, ROUTING), (Hook::Forward, FORWARD)]
+        }
+        (End::Host { .. }, End::Container(_)) => &[(Hook::Output, OUTPUT)],
+        (_, End::Container(_)) => &[(Hook::Forward, FORWARD)],
+        (_, End::Vacant(_)) => &[(Hook::Routing, ROUTING)],
+        _ => &[],
+    }
+}
+
+fn loopback(_: &Policy, _: &Query<'_>) -> Option<Step> {
+    let why = "a container's packets to itself do not leave it";
+    Some(Step::decides(Rule::Loopback, Verdict::Passes, why))
+}
+
+fn sender(_: &Policy, query: &Query<'_>) -> Option<Step> {
+    let End::Container(a) = query.from else { return None };
+    let own = a.port.address;
+    let sent = query.sends_as.unwrap_or(own);
+    let elements = senders(a, sent);
+    Some(if sent == own {
+        let why = format!("{} sends by its own port with its own address", called(a));
+        Step::goes_on(Rule::Sender, why).depending(true, elements)
+    } else {
+        let why = format!("{} has {own}, and sends with no other address", called(a));
+        Step::decides(Rule::Spoofed, Verdict::Dropped, why).depending(false, elements)
+    })
+}
+
+/// The elements by which a container sends with this address.
+fn senders(a: &Attachment, address: Ipv6Addr) -> Vec<Element> {
+    let (port, mac) = (&a.port.name, a.port.mac);
+    match a.port.mode {
+        Mode::Bridge => {
+            vec![Element::Sender(port.clone(), mac, address), Element::Known(mac, address)]
+        }
+        Mode::Routed => vec![Element::Routed(port.clone(), address)],
+    }
+}
+
+/// `ip6 daddr { ff00::/8, fe80::/10, ::1, :: } drop`.
+fn scope(_: &Policy, query: &Query<'_>) -> Option<Step> {
+    let (End::Address(to) | End::Host { address: Some(to), .. }) = query.to else { return None };
+    let none =
+        to.is_multicast() || to.is_unicast_link_local() || to.is_loopback() || to.is_unspecified();
+    let why = "what a container sends to multicast, link-local or loopback goes nowhere";
+    none.then(|| Step::decides(Rule::Scope, Verdict::Dropped, why))
+}
+
+fn vacant(_: &Policy, query: &Query<'_>) -> Option<Step> {
+    let End::Vacant(to) = query.to else { return None };
+    let why = format!("no container has {to}; its sender is told so");
+    Some(Step::decides(Rule::Vacant, Verdict::Unreachable, why))
+}
+
+/// `ct state established accept`, which is not there where all is accepted.
+fn established(policy: &Policy, query: &Query<'_>) -> Option<Step> {
+    let why = "it belongs to a flow that the other side began";
+    let meant = policy.ingress == Ingress::Deny && query.kind == Kind::Reply;
+    meant.then(|| Step::decides(Rule::Established, Verdict::Passes, why))
+}
+
+/// `ct state related accept`, `ct state invalid drop`.
+fn related(policy: &Policy, query: &Query<'_>) -> Option<Step> {
+    let Kind::Error(_) = query.kind else { return None };
+    let why = "an error about a flow that there is gets through; about any other it is dropped";
+    let denies = policy.ingress == Ingress::Deny;
+    denies.then(|| Step::decides(Rule::Related, Verdict::Passes, why))
+}
+
+/// `firewall.east_west = "deny"`.
+fn apart(policy: &Policy, query: &Query<'_>) -> Option<Step> {
+    let (End::Container(_), End::Container(_)) = (query.from, query.to) else { return None };
+    let why =
+        "containers of this host begin nothing with each other (firewall.east_west = \"deny\")";
+    (policy.east_west == EastWest::Deny)
+        .then(|| Step::decides(Rule::EastWest, Verdict::Dropped, why))
+}
+
+/// The chain from_confined.
+fn confined(_: &Policy, query: &Query<'_>) -> Option<Step> {
+    let End::Container(from) = query.from else { return None };
+    if !from.open.reach().is_confined() {
+        return None;
+    }
+    let (address, by) = (from.port.address, from.open.reach().view().by);
+    let is_confined = Element::Open(address, Hole::Confined);
+    let (protocol, port) = match query.kind {
+        Kind::Port(protocol, port) => (protocol, port),
+        Kind::Reply | Kind::Error(_) => {
+            let why = "a confined container sends answers, and errors about what reached it";
+            return Some(Step::decides(Rule::Established, Verdict::Passes, why));
+        }
+        Kind::Echo => {
+            let why = format!("{} reaches what is listed alone ({by})", called(from));
+            let step = Step::decides(Rule::Confined, Verdict::Dropped, why);
+            return Some(step.depending(true, [is_confined]));
+        }
+    };
+    let to = match query.to {
+        End::Container(to) => Some(to.port.address),
+        End::Host { address, .. } => address,
+        End::Address(address) | End::Vacant(address) => Some(address),
+        End::Outside => None,
+    };
+    let ways: Vec<_> = Hole::of_flow(protocol, port, to).into_iter().map(Hole::outwards).collect();
+    let listed = ways.iter().find(|hole| from.port.open.each().binary_search(hole).is_ok());
+    if let Some(hole) = listed {
+        let why = format!("{} may reach {} there ({by})", called(from), query.kind);
+        let step = Step::goes_on(Rule::Reach, why);
+        return Some(step.depending(true, [Element::Open(address, *hole)]));
+    }
+    let why = format!("{} reaches what is listed alone ({by}), and that is not", called(from));
+    let step = Step::decides(Rule::Confined, Verdict::Dropped, why);
+    let none = ways.into_iter().map(|hole| Element::Open(address, hole));
+    let mut step = step.depending(false, none);
+    step.probes.push(Probe { element: is_confined, wanted: true });
+    Some(step)
+}
+
+/// The chain kin: `firewall.east_west = "owner"`.
+fn same_owner(policy: &Policy, query: &Query<'_>) -> Option<Step> {
+    let (End::Container(from), End::Container(to)) = (query.from, query.to) else { return None };
+    if policy.east_west != EastWest::Owner || from.owner != to.owner {
+        return None;
+    }
+    let uid = from.owner.as_raw();
+    let bits = |a: &Attachment| {
+        let address = a.port.address;
+        let bits = (0..32).filter(move |bit| uid >> bit & 1 == 1);
+        bits.map(move |bit| Element::Open(address, Hole::Kin(bit)))
+    };
+    let why = "containers of one owner reach each other (firewall.east_west = \"owner\")";
+    let step = Step::decides(Rule::SameOwner, Verdict::Passes, why);
+    Some(step.depending(true, bits(from).chain(bits(to)).collect::<Vec<_>>()))
+}
+
+fn leaves(_: &Policy, query: &Query<'_>) -> Option<Step> {
+    if matches!(query.to, End::Container(_)) {
+        return None;
+    }
+    let why = "nothing of v6pod's holds it back on its way out; whoever is there decides";
+    Some(Step::decides(Rule::Leaves, Verdict::Leaves, why))
+}
+
+fn ingress_allow(policy: &Policy, _: &Query<'_>) -> Option<Step> {
+    let why = "the operator has every port of every container open (firewall.ingress = \"allow\")";
+    (policy.ingress == Ingress::Allow)
+        .then(|| Step::decides(Rule::IngressAllow, Verdict::Passes, why))
+}
+
+fn echo(_: &Policy, query: &Query<'_>) -> Option<Step> {
+    let why = "echo requests are let in to everybody (RFC 4890)";
+    (query.kind == Kind::Echo).then(|| Step::decides(Rule::Echo, Verdict::Passes, why))
+}
+
+/// `meta l4proto icmpv6 accept`, but for redirects and router advertisements.
+fn host_icmp(_: &Policy, query: &Query<'_>) -> Option<Step> {
+    let why = "this host's own ICMPv6 is let in";
+    matches!(query.kind, Kind::Echo | Kind::Error(_))
+        .then(|| Step::decides(Rule::HostIcmp, Verdict::Passes, why))
+}
+
+fn root(policy: &Policy, query: &Query<'_>) -> Option<Step> {
+    let End::Host { uid, .. } = query.from else { return None };
+    let why = "root's processes on this host reach every container";
+    (policy.ingress == Ingress::Deny && uid.is_root())
+        .then(|| Step::decides(Rule::Root, Verdict::Passes, why))
+}
+
+fn owner(policy: &Policy, query: &Query<'_>) -> Option<Step> {
+    let (End::Host { uid, .. }, End::Container(to)) = (query.from, query.to) else { return None };
+    if policy.ingress == Ingress::Allow {
+        return None;
+    }
+    let element = Element::Owner(to.port.address, uid);
+    Some(if uid == to.owner {
+        let why = format!("{} is of uid {uid}, whose processes on this host reach it", called(to));
+        Step::decides(Rule::Owner, Verdict::Passes, why).depending(true, [element])
+    } else {
+        let why = format!("uid {uid} is not the owner of {}: like anybody outside", called(to));
+        Step::goes_on(Rule::Owner, why).depending(false, [element])
+    })
+}
+
+fn opening(_: &Policy, query: &Query<'_>) -> Option<Step> {
+    let (End::Container(to), Kind::Port(protocol, port)) = (query.to, query.kind) else {
+        return None;
+    };
+    let doors = Hole::of_flow(protocol, port, source(query));
+    let hole = doors.into_iter().find(|hole| to.port.open.each().binary_search(hole).is_ok())?;
+    let opened = to.open.opener(&hole);
+    let what = opened.map_or_else(|| query.kind.to_string(), |o| o.opening.to_string());
+    let by = opened.map_or_else(String::new, |o| format!(" ({})", o.by));
+    let whom =
+        if opened.is_none_or(|o| o.opening.peers == Peers::ALL) { " to everybody" } else { "" };
+    let why = format!("{what} of {} is open{whom}{by}", called(to));
+    let step = Step::decides(Rule::Opening, Verdict::Passes, why);
+    Some(Step { opened, ..step.depending(true, [Element::Open(to.port.address, hole)]) })
+}
+
+/// The last word on what is for a container.
+fn closed(_: &Policy, query: &Query<'_>) -> Option<Step> {
+    let End::Container(to) = query.to else { return None };
+    let Kind::Port(protocol, port) = query.kind else {
+        let why = format!("nothing lets it in to {}", called(to));
+        return Some(Step::decides(Rule::Closed, Verdict::Dropped, why));
+    };
+    let doors = Hole::of_flow(protocol, port, source(query));
+    let unopened = to.open.not_opened(protocol, port);
+    let mut why = format!("nothing opens {} of {}", query.kind, called(to));
+    let some: Vec<_> = others(to, protocol, port).collect();
+    if !some.is_empty() {
+        why =
+            format!("{} of {} is open to others alone: {}", query.kind, called(to), some.join(" "));
+    }
+    if let Some(NotOpened { by, why: reason, .. }) = unopened.first() {
+        why = format!("{why}; it was asked for ({by}): {reason}");
+    }
+    let elements = doors.into_iter().map(|hole| Element::Open(to.port.address, hole));
+    let step = Step::decides(Rule::Closed, Verdict::Dropped, why).depending(false, elements);
+    Some(Step { unopened, ..step })
+}
+
+fn host(policy: &Policy, query: &Query<'_>) -> Option<Step> {
+    let End::Host { address, .. } = query.to else { return None };
+    let offered = match query.kind {
+        Kind::Port(_, port) => port == 53 && address.is_none_or(|to| to == policy.prefix.gateway()),
+        Kind::Echo | Kind::Error(_) | Kind::Reply => true,
+    };
+    if policy.host == HostAccess::Deny && !offered {
+        let why = "of this host containers reach its resolver and echo (firewall.host = \"deny\")";
+        return Some(Step::decides(Rule::Host, Verdict::Dropped, why));
+    }
+    let why = "it is for this host itself, whose own firewall decides; v6pod's lets it by";
+    Some(Step::decides(Rule::Host, Verdict::Passes, why))
+}
+
+/// What of this port is open, to whomever.
+fn others(to: &Attachment, protocol: Protocol, port: u16) -> impl Iterator<Item = String> + '_ {
+    let of_port = move |opened: &&Opened| {
+        let ports = opened.opening.ports;
+        opened.opening.protocol == protocol && ports.first() <= port && port <= ports.last()
+    };
+    let open = to.open.open().iter().filter(of_port);
+    open.map(|opened| opened.opening.to_string())
+}
+
+/// The address that the packet bears, if it is said.
+fn source(query: &Query<'_>) -> Option<Ipv6Addr> {
+    match query.from {
+        End::Container(a) => Some(query.sends_as.unwrap_or(a.port.address)),
+        End::Host { address, .. } => address,
+        End::Address(address) | End::Vacant(address) => Some(address),
+        End::Outside => None,
+    }
+}
+
+/// How a person calls it.
+fn called(a: &Attachment) -> String {
+    a.name.clone().unwrap_or_else(|| a.port.address.to_string())
+}
+
+#[cfg(test)]
+#[path = "explain_tests.rs"]
+mod tests;
