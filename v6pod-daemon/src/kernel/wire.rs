@@ -138,12 +138,13 @@ impl<'a> Wire<'a> {
     ///
     /// Never longer than some 40 ms: if the owner has switched his end off, packets will never pass.
     /// By the clock, as the owner can make every look at his namespace slow (by a hundred thousand
-    /// routing rules, say).
-    pub fn settle(&mut self) {
+    /// routing rules, say). So a first packet can be lost where the kernel's work queues are that late.
+    /// Whether packets can pass.
+    pub fn settle(&mut self) -> bool {
         const PAUSE: Duration = Duration::from_micros(50);
         const LONGEST: Duration = Duration::from_millis(40);
 
-        let Some(ends) = self.ends else { return };
+        let Some(ends) = self.ends else { return false };
         let began = Instant::now();
         while began.elapsed() < LONGEST {
             let runs = |socket: &mut RouteSocket, index| {
@@ -156,10 +157,11 @@ impl<'a> Wire<'a> {
                 runs(socket, ends.peer) && is_local(socket, self.port.address).unwrap_or(true)
             });
             if outside && inside {
-                return;
+                return true;
             }
             std::thread::sleep(PAUSE);
         }
+        false
     }
 
     /// Takes a routed port's route for all multicast away, which Linux makes when it has its carrier: after
