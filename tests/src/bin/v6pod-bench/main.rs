@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 mod as_podman;
+mod crowd;
 mod daemon;
 mod floor;
 mod podman;
@@ -119,10 +120,17 @@ impl Options {
 }
 
 fn run(options: &Options) -> Result<()> {
-    let book = measure(&Scene::set()?, options.rounds)?;
-    let traffic = traffic::measure(&Scene::set()?, options.traffic)?;
-    let text = report::markdown(&book) + &traffic::markdown(&traffic);
-    io::stdout().write_all(text.as_bytes())?;
+    let mut text = String::new();
+    let parts: [&dyn Fn() -> Result<String>; 3] = [
+        &|| Ok(report::markdown(&measure(&Scene::set()?, options.rounds)?)),
+        &|| Ok(traffic::markdown(&traffic::measure(&Scene::set()?, options.traffic)?)),
+        &|| Ok(crowd::measure().markdown()),
+    ];
+    for part in parts {
+        let part = part()?;
+        io::stdout().write_all(part.as_bytes())?;
+        text.push_str(&part);
+    }
     if let Some(file) = &options.write {
         fs::write(file, &text).map_err(|e| format!("cannot write {}: {e}", file.display()))?;
     }

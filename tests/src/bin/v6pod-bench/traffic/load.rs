@@ -2,7 +2,6 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,6 +9,7 @@ use nix::libc;
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike as _};
 
+use super::Load;
 use crate::Result;
 use crate::scene::NetNs;
 
@@ -17,7 +17,8 @@ use crate::scene::NetNs;
 const PERIOD: Duration = Duration::from_millis(300);
 
 /// Past this, nobody is there.
-const LIMIT: Duration = Duration::from_secs(5);
+const LIMIT: Duration = Duration::from_secs(LIMIT_S as u64);
+const LIMIT_S: i64 = 3;
 
 /// As iperf3 writes.
 const CHUNK: usize = 128 << 10;
@@ -27,23 +28,35 @@ const SMALL: [u8; 64] = [0x56; 64];
 
 /// From where to where.
 #[derive(Clone, Copy)]
-pub(super) struct Course<'a> {
-    pub(super) from: &'a NetNs,
-    pub(super) to: &'a NetNs,
+pub(crate) struct Course<'a> {
+    pub(crate) from: &'a NetNs,
+    pub(crate) to: &'a NetNs,
     /// Of the far end, as the near end knows it.
-    pub(super) address: IpAddr,
+    pub(crate) address: IpAddr,
+    /// What the far end listens on: what is open, or forwarded.
+    pub(crate) port: u16,
 }
 
 /// Who sends by a stream.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Sender {
+enum Sender {
     Near,
     Far,
 }
 
 impl Course<'_> {
+    /// How much of this passes.
+    pub(crate) fn measure(self, load: Load) -> Result<f64> {
+        match load {
+            Load::Between | Load::Out => self.stream(Sender::Near),
+            Load::Back => self.stream(Sender::Far),
+            Load::Packets | Load::PacketsOut => self.packets(),
+            Load::Flows | Load::FlowsOut => self.flows(),
+        }
+    }
+
     /// One TCP stream, opened by the near end: bits a second.
-    pub(super) fn stream(self, sender: Sender) -> Result<f64> {
+    fn stream(self, sender: Sender) -> Result<f64> {
         let (listener, to) = self.listen()?;
         let near = inside(self.from, || TcpStream::connect_timeout(&to, LIMIT))??;
         let (far, _) = listener.accept()?;
@@ -72,9 +85,9 @@ impl Course<'_> {
     }
 
     /// Datagrams as fast as one thread sends them: how many arrive a second.
-    pub(super) fn packets(self) -> Result<f64> {
-        let far = inside(self.to, || UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)))??;
-        let to = SocketAddr::new(self.address, far.local_addr()?.port());
+    fn packets(self) -> Result<f64> {
+        let far = inside(self.to, || UdpSocket::bind((Ipv6Addr::UNSPECIFIED, self.port)))??;
+        let to = SocketAddr::new(self.address, self.port);
         let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
         let near = inside(self.from, || UdpSocket::bind(any))??;
         near.connect(to)?;
@@ -106,47 +119,40 @@ impl Course<'_> {
         Ok(f64::from(arrived) / PERIOD.as_secs_f64())
     }
 
-    /// Connections that one thread opens and resets, one after the other: how many a second.
-    pub(super) fn flows(self) -> Result<f64> {
+    /// Connections that one thread opens, accepts and resets, one after the other: how many a second.
+    fn flows(self) -> Result<f64> {
         let (listener, to) = self.listen()?;
-        // A wait for the next connection looks up now and then.
-        setsockopt(&listener, sockopt::ReceiveTimeout, &TimeVal::milliseconds(50))?;
-        let over = AtomicBool::new(false);
-        thread::scope(|scope| {
-            scope.spawn(|| {
-                while !over.load(Ordering::Relaxed) {
-                    drop(listener.accept());
-                }
-            });
-            let result = inside(self.from, || {
-                let (mut count, began) = (0_u32, Instant::now());
-                while began.elapsed() < PERIOD {
-                    open_and_reset(&to)?;
-                    count += 1;
-                }
-                Ok::<_, std::io::Error>(f64::from(count) / began.elapsed().as_secs_f64())
-            });
-            over.store(true, Ordering::Relaxed);
-            Ok(result??)
-        })
+        let each = inside(self.from, || {
+            let (mut count, began) = (0_u32, Instant::now());
+            while began.elapsed() < PERIOD {
+                let near = TcpStream::connect_timeout(&to, LIMIT)?;
+                let far = listener.accept()?;
+                reset_at_end(&near)?;
+                drop((near, far));
+                count += 1;
+            }
+            Ok::<_, std::io::Error>(f64::from(count) / began.elapsed().as_secs_f64())
+        })?;
+        Ok(each?)
     }
 
     fn listen(&self) -> Result<(TcpListener, SocketAddr)> {
-        let listener = inside(self.to, || TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)))??;
-        let to = SocketAddr::new(self.address, listener.local_addr()?.port());
-        Ok((listener, to))
+        let any = (Ipv6Addr::UNSPECIFIED, self.port);
+        let listener = inside(self.to, || TcpListener::bind(any))??;
+        // For accept(2) as well: who forwards has accepted by himself before.
+        setsockopt(&listener, sockopt::ReceiveTimeout, &TimeVal::seconds(LIMIT_S))?;
+        Ok((listener, SocketAddr::new(self.address, self.port)))
     }
 }
 
-/// Resets it, so that no port is left waiting (TIME_WAIT): there are only 28,000.
-fn open_and_reset(to: &SocketAddr) -> std::io::Result<()> {
-    let connection = TcpStream::connect_timeout(to, LIMIT)?;
+/// Its end is a reset, so that no port is left waiting (TIME_WAIT): there are only 28,000.
+fn reset_at_end(connection: &TcpStream) -> std::io::Result<()> {
     let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
-    setsockopt(&connection, sockopt::Linger, &at_once).map_err(std::io::Error::other)
+    setsockopt(connection, sockopt::Linger, &at_once).map_err(std::io::Error::other)
 }
 
 /// What the job gives on a thread inside: its sockets stay there.
-pub(super) fn inside<T: Send>(netns: &NetNs, job: impl FnOnce() -> T + Send) -> Result<T> {
+pub(crate) fn inside<T: Send>(netns: &NetNs, job: impl FnOnce() -> T + Send) -> Result<T> {
     let enter = || netns.enter().map(|()| job()).map_err(|error| error.to_string());
     let done = thread::scope(|scope| scope.spawn(enter).join());
     Ok(done.map_err(|_| "a thread died")??)

@@ -3,20 +3,24 @@
 //! ```text
 //!   bare, v6pod, netavark:   host ── bridge or ports ──┬── first
 //!                            lo: SERVER                └── second
-//!   pasta, slirp4netns:      host ── the program ── first
+//!   pasta, slirp4netns:      host ──┬── a program ── first
+//!                                   └── a program, which forwards a port ── second
 //! ```
 
 use std::any::Any;
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown};
+use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::rc::Rc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
 use v6pod_proto::{Attachment, Mode};
 
-use super::load::{Course, Sender};
+use super::load::Course;
 use super::{Load, Way};
 use crate::daemon::Daemon;
 use crate::program::run;
@@ -31,34 +35,35 @@ const SERVER_V4: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 7);
 
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// A container or two, and how they are connected.
+/// What is listened on, by the host and by the second container.
+const HOST_PORT: u16 = 5201;
+const SECOND_PORT: u16 = 5202;
+
+/// Two containers, and how they are connected.
 pub(super) struct Path {
     pub(super) way: Way,
     host: Rc<NetNs>,
     server: IpAddr,
     first: NetNs,
-    second: Option<(NetNs, IpAddr)>,
+    second: NetNs,
+    /// Where the first finds the second.
+    address: IpAddr,
     /// What has to live meanwhile.
     _held: Option<Box<dyn Any>>,
 }
 
 impl Path {
-    /// One round of all that can be sent here.
-    pub(super) fn measure(&self) -> Result<Vec<(Load, f64)>> {
-        let out = Course { from: &self.first, to: &self.host, address: self.server };
-        let mut all = vec![
-            (Load::Out, out.stream(Sender::Near)?),
-            (Load::Back, out.stream(Sender::Far)?),
-            (Load::PacketsOut, out.packets()?),
-            (Load::FlowsOut, out.flows()?),
-        ];
-        if let Some((second, address)) = &self.second {
-            let between = Course { from: &self.first, to: second, address: *address };
-            all.push((Load::Between, between.stream(Sender::Near)?));
-            all.push((Load::Packets, between.packets()?));
-            all.push((Load::Flows, between.flows()?));
+    /// From where to where this is sent.
+    pub(super) fn course(&self, load: Load) -> Course<'_> {
+        let from = &self.first;
+        match load {
+            Load::Between | Load::Packets | Load::Flows => {
+                Course { from, to: &self.second, address: self.address, port: SECOND_PORT }
+            }
+            Load::Out | Load::Back | Load::PacketsOut | Load::FlowsOut => {
+                Course { from, to: &self.host, address: self.server, port: HOST_PORT }
+            }
         }
-        Ok(all)
     }
 }
 
@@ -128,21 +133,28 @@ fn bare(scene: &Scene) -> Result<Path> {
         host: Rc::new(host),
         server: SERVER.into(),
         first,
-        second: Some((second, address(6).into())),
+        second,
+        address: address(6).into(),
         _held: None,
     })
 }
 
 /// Two containers on the bridge, and after a change of the mode two on ports of their own: of one daemon,
-/// under one set of rules.
+/// under one set of rules. Everything is closed but what the second opens; both reach only what they list.
 fn v6pod(scene: &Scene) -> Result<[Path; 2]> {
-    const POLICY: &str = "[firewall]\ningress = \"allow\"\n";
+    const POLICY: &str = "[firewall]\ningress = \"deny\"\negress = \"deny\"\n";
+    let opened = format!("tcp/{SECOND_PORT},udp/{SECOND_PORT}");
+    let listed = format!("deny,{opened},tcp/{HOST_PORT},udp/{HOST_PORT}");
+    let annotations = BTreeMap::from(
+        [("v6pod.ingress", opened), ("v6pod.egress", listed)]
+            .map(|(key, value)| (key.to_owned(), value)),
+    );
     let host = Rc::new(host(scene)?);
     let mut daemon = scene.inside(&host, || Daemon::with(scene, Mode::Bridge, POLICY))?;
     let pair = |daemon: &Daemon| -> Result<_> {
         let (first, second) = (NetNs::new()?, NetNs::new()?);
-        daemon.attach(&first)?;
-        let made = daemon.attach(&second)?;
+        daemon.attach(&first, &annotations)?;
+        let made = daemon.attach(&second, &annotations)?;
         Ok((first, second, made))
     };
     let bridge = pair(&daemon)?;
@@ -159,7 +171,8 @@ fn v6pod(scene: &Scene) -> Result<[Path; 2]> {
         host: Rc::clone(&host),
         server: SERVER.into(),
         first,
-        second: Some((second, made.address.into())),
+        second,
+        address: made.address.into(),
         _held: Some(Box::new(Rc::clone(&daemon))),
     };
     Ok([path(Way::Bridge, bridge), path(Way::Routed, routed)])
@@ -178,15 +191,26 @@ fn netavark(scene: &Scene) -> Result<Path> {
         host: Rc::new(host),
         server: SERVER.into(),
         first,
-        second: Some((second, Netavark::address(6).into())),
+        second,
+        address: Netavark::address(6).into(),
         _held: Some(Box::new(netavark)),
     })
 }
 
-/// A user's namespaces, and the program that connects them.
+/// A user's namespaces, and the programs that connect them.
 struct Rootless {
     programs: Vec<Child>,
     user: Rc<User>,
+}
+
+impl Rootless {
+    /// Its process, which ends with this value.
+    fn run(&mut self, program: &mut Command) -> Result<u32> {
+        let program = start(program)?;
+        let id = program.id();
+        self.programs.push(program);
+        Ok(id)
+    }
 }
 
 impl Drop for Rootless {
@@ -215,46 +239,93 @@ fn rootless(scene: &Scene, way: Way, user: Rc<User>) -> Result<Path> {
         ] {
             ip(line)?;
         }
-        let mut holder = held.user.command("unshare");
-        holder.args(["--user", "--map-root-user", "--net", "--", "sleep", "10000"]);
-        held.programs.push(start(&mut holder)?);
-        let holder = held.programs.first().map_or(0, Child::id);
-        eventually("the user's namespaces", || {
-            std::fs::read_to_string(format!("/proc/{holder}/comm"))
-                .is_ok_and(|name| name.trim_end() == "sleep")
-        })?;
-        let mut program = match way {
-            Way::Pasta => {
-                let mut pasta = held.user.command(on_path("pasta")?);
-                pasta.args(["--config-net", "--foreground", "--quiet"]).arg(holder.to_string());
-                pasta
-            }
-            _ => {
-                let mut slirp4netns = held.user.command(on_path("slirp4netns")?);
-                // As podman calls it.
-                slirp4netns.args(["--disable-host-loopback", "--mtu=65520", "--enable-sandbox"]);
-                slirp4netns.args(["--enable-seccomp", "-c"]).arg(holder.to_string()).arg("tap0");
-                slirp4netns
-            }
-        };
-        held.programs.push(start(&mut program)?);
         Ok(())
     })?;
-    let holder = held.programs.first().map_or(0, Child::id);
-    let first = NetNs::at(std::path::Path::new(&format!("/proc/{holder}/ns/net")))?;
-    eventually("a default route", || {
-        let routes = || Ok(std::fs::read_to_string("/proc/thread-self/net/route")?);
-        let found = scene.inside(&first, routes);
-        found.is_ok_and(|routes| routes.lines().any(|l| l.split('\t').nth(1) == Some("00000000")))
-    })?;
+    let first = connected(scene, &host, &mut held, way, false)?;
+    let second = connected(scene, &host, &mut held, way, true)?;
     Ok(Path {
         way,
         host: Rc::new(host),
         server: SERVER_V4.into(),
         first,
-        second: None,
+        second,
+        address: SERVER_V4.into(),
         _held: Some(Box::new(held)),
     })
+}
+
+/// One container of the user's. With `forward` the host's [`SECOND_PORT`] is its own.
+fn connected(
+    scene: &Scene,
+    host: &NetNs,
+    held: &mut Rootless,
+    way: Way,
+    forward: bool,
+) -> Result<NetNs> {
+    let mut holder = held.user.command("unshare");
+    holder.args(["--user", "--map-root-user", "--net", "--", "sleep", "10000"]);
+    let holder = held.run(&mut holder)?;
+    eventually("the user's namespaces", || {
+        std::fs::read_to_string(format!("/proc/{holder}/comm"))
+            .is_ok_and(|name| name.trim_end() == "sleep")
+    })?;
+    let api = held.user.runtime_dir().join(format!("slirp4netns-{holder}"));
+    let mut program = match way {
+        Way::Pasta => {
+            let mut pasta = held.user.command(on_path("pasta")?);
+            let port = if forward { SECOND_PORT.to_string() } else { "none".to_owned() };
+            pasta.args(["--config-net", "--foreground", "--quiet", "-t", &port, "-u", &port]);
+            pasta.arg(holder.to_string());
+            pasta
+        }
+        _ => {
+            let mut slirp4netns = held.user.command(on_path("slirp4netns")?);
+            // As podman calls it; with `port_handler=slirp4netns`.
+            slirp4netns.args(["--disable-host-loopback", "--mtu=65520", "--enable-sandbox"]);
+            slirp4netns.args(["--enable-seccomp", "-c"]).arg("--api-socket").arg(&api);
+            slirp4netns.arg(holder.to_string()).arg("tap0");
+            slirp4netns
+        }
+    };
+    scene.inside(host, || held.run(&mut program).map(drop))?;
+    let netns = NetNs::at(std::path::Path::new(&format!("/proc/{holder}/ns/net")))?;
+    eventually("a default route", || {
+        let routes = || Ok(std::fs::read_to_string("/proc/thread-self/net/route")?);
+        let found = scene.inside(&netns, routes);
+        found.is_ok_and(|routes| routes.lines().any(|l| l.split('\t').nth(1) == Some("00000000")))
+    })?;
+    if forward && way == Way::Slirp4netns {
+        forward_by(&api)?;
+    }
+    Ok(netns)
+}
+
+/// Tells slirp4netns to forward the port, as podman does.
+fn forward_by(api: &std::path::Path) -> Result<()> {
+    for proto in ["tcp", "udp"] {
+        let mut stream = None;
+        eventually("slirp4netns's socket", || {
+            stream = UnixStream::connect(api).ok();
+            stream.is_some()
+        })?;
+        let mut stream = stream.ok_or("no socket")?;
+        let request = json!({
+            "execute": "add_hostfwd",
+            "arguments": {
+                "proto": proto,
+                "host_addr": "0.0.0.0", "host_port": SECOND_PORT,
+                "guest_addr": "10.0.2.100", "guest_port": SECOND_PORT,
+            },
+        });
+        stream.write_all(request.to_string().as_bytes())?;
+        stream.shutdown(Shutdown::Write)?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        if !answer.contains("return") {
+            return Err(format!("slirp4netns: {answer}").into());
+        }
+    }
+    Ok(())
 }
 
 fn start(command: &mut Command) -> Result<Child> {
