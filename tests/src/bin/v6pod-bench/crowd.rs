@@ -26,6 +26,9 @@ const MANY: usize = 5000;
 const ACTIVATIONS: usize = 40;
 const TURNS: usize = 10;
 
+/// How long it is left alone before.
+const REST: Duration = Duration::from_secs(5);
+
 /// What is open of each.
 const PORT: u16 = 5202;
 
@@ -102,6 +105,8 @@ impl Growing {
     }
 
     fn figures(&self) -> Result<Figures> {
+        // What the kernel has to do about new interfaces is done.
+        thread::sleep(REST);
         let between = self.course()?;
         let of = |load| -> Result<f64> {
             let mut all: Vec<_> =

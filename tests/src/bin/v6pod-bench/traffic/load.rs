@@ -1,13 +1,16 @@
 //! One stream, a flood of small packets, one connection after the other: between two namespaces.
 
 use std::io::{Read as _, Write as _};
+use std::iter;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::libc;
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike as _};
+use nix::unistd::Pid;
 
 use super::Load;
 use crate::Result;
@@ -66,6 +69,7 @@ impl Course<'_> {
         let began = Instant::now();
         let bytes = thread::scope(|scope| {
             let arrived = scope.spawn(move || -> std::io::Result<usize> {
+                stay_on(Processor::Last)?;
                 let (mut buffer, mut all) = (vec![0; CHUNK], 0);
                 loop {
                     match sink.read(&mut buffer)? {
@@ -74,11 +78,15 @@ impl Course<'_> {
                     }
                 }
             });
-            let chunk = vec![0x56; CHUNK];
-            while began.elapsed() < PERIOD {
-                source.write_all(&chunk)?;
-            }
-            drop(source);
+            let sent = scope.spawn(move || {
+                stay_on(Processor::First)?;
+                let chunk = vec![0x56; CHUNK];
+                while began.elapsed() < PERIOD {
+                    source.write_all(&chunk)?;
+                }
+                Ok::<_, std::io::Error>(())
+            });
+            sent.join().map_err(|_| "a thread died")??;
             Ok::<_, Box<dyn std::error::Error>>(arrived.join().map_err(|_| "a thread died")??)
         })?;
         Ok(bytes as f64 * 8.0 / began.elapsed().as_secs_f64())
@@ -98,31 +106,36 @@ impl Course<'_> {
         far.set_read_timeout(Some(Duration::from_millis(100)))?;
         let arrived = thread::scope(|scope| {
             let arrived = scope.spawn(|| {
-                let mut all = 0_u32;
-                while far.recv(&mut [0; 128]).is_ok() {
-                    all += 1;
-                }
-                all
+                stay_on(Processor::Last)?;
+                Ok::<_, std::io::Error>(iter::from_fn(|| far.recv(&mut [0; 128]).ok()).count())
             });
-            let began = Instant::now();
-            while began.elapsed() < PERIOD {
-                match near.send(&SMALL) {
-                    Err(error) if error.raw_os_error() != Some(libc::ENOBUFS) => return Err(error),
-                    _ => {}
+            let sent = scope.spawn(|| {
+                stay_on(Processor::First)?;
+                let began = Instant::now();
+                while began.elapsed() < PERIOD {
+                    match near.send(&SMALL) {
+                        Err(error) if error.raw_os_error() != Some(libc::ENOBUFS) => {
+                            return Err(error);
+                        }
+                        _ => {}
+                    }
                 }
-            }
-            Ok(arrived.join().unwrap_or(0))
+                Ok(())
+            });
+            sent.join().map_err(|_| "a thread died")??;
+            Ok::<_, Box<dyn std::error::Error>>(arrived.join().map_err(|_| "a thread died")??)
         })?;
         if arrived == 0 {
             return Err("no datagram arrived".into());
         }
-        Ok(f64::from(arrived) / PERIOD.as_secs_f64())
+        Ok(arrived as f64 / PERIOD.as_secs_f64())
     }
 
     /// Connections that one thread opens, accepts and resets, one after the other: how many a second.
     fn flows(self) -> Result<f64> {
         let (listener, to) = self.listen()?;
         let each = inside(self.from, || {
+            stay_on(Processor::First)?;
             let (mut count, began) = (0_u32, Instant::now());
             while began.elapsed() < PERIOD {
                 let near = TcpStream::connect_timeout(&to, LIMIT)?;
@@ -143,6 +156,24 @@ impl Course<'_> {
         setsockopt(&listener, sockopt::ReceiveTimeout, &TimeVal::seconds(LIMIT_S))?;
         Ok((listener, SocketAddr::new(self.address, self.port)))
     }
+}
+
+/// Where an end runs, so that it is no matter of luck whether both share a processor.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Processor {
+    First,
+    Last,
+}
+
+/// Keeps the calling thread there.
+fn stay_on(which: Processor) -> std::io::Result<()> {
+    let me = Pid::from_raw(0);
+    let allowed = sched_getaffinity(me)?;
+    let mut all = (0..CpuSet::count()).filter(|n| allowed.is_set(*n).unwrap_or(false));
+    let one = if which == Processor::First { all.next() } else { all.last() };
+    let mut only = CpuSet::new();
+    only.set(one.unwrap_or(0))?;
+    Ok(sched_setaffinity(me, &only)?)
 }
 
 /// Its end is a reset, so that no port is left waiting (TIME_WAIT): there are only 28,000.

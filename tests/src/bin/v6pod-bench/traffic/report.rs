@@ -63,6 +63,7 @@ list what they reach
 - **netavark**: a rootful bridge with IPv6, on which containers reach each other without passing the host's rules
 - **pasta**, **slirp4netns**: IPv4, as podman calls them, `port_handler=slirp4netns`; from container to container \
 by a port of the host that is forwarded to the second
+- **who sends and who receives** each stay on a processor, the first and the last, whatever the way
 - **container to host, host back to container**: one TCP connection, opened by the container
 - **small packets**: UDP with 64 bytes, sent by one thread; those count that arrive
 - **new flows**: TCP connections, opened, accepted and reset by one thread, one after the other
