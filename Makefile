@@ -55,7 +55,7 @@ help:
 	@echo 'make lint       format, clippy, licences, the size of shim, hook and wishes'
 	@echo 'make fuzz       each fuzz target for SECONDS ($(SECONDS)); TARGETS names some of them'
 	@echo 'make miri       the tests of the pure code under Miri, by a nightly Rust that has it'
-	@echo 'make bench      what an attachment costs, beside other ways to the same end'
+	@echo 'make bench      what an attachment costs and what passes through it, beside others'
 	@echo 'make deb        a Debian package for this Debian and later ones, in target/debian'
 	@echo 'make deb-portable  the same for Debian 11 and later (needs mmdebstrap)'
 	@echo 'make install    to DESTDIR and PREFIX ($(PREFIX))'
@@ -128,7 +128,7 @@ miri:
 	$(CARGO) +nightly miri test --locked -p v6pod-proto
 
 bench: deps build
-	@echo '==> bench: interleaved runs (some minutes)'
+	@echo '==> bench: interleaved runs (five minutes)'
 	$(CARGO) run --locked --release -p v6pod-tests --bin v6pod-bench -- --write docs/bench.md
 
 deb: build

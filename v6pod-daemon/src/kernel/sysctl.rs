@@ -164,8 +164,11 @@ impl Procfs {
     /// Has another take its place if there are many in it. The end of one takes the kernel a moment
     /// (RCU): not for whoever waits for an answer.
     pub fn renew(&mut self) {
-        if self.seen >= Self::ROOM && self.own.is_some() {
-            *self = Self::make();
+        if self.seen >= Self::ROOM
+            && self.own.is_some()
+            && let Ok(own) = instance()
+        {
+            *self = Self { own: Some(own), seen: 0 };
         }
     }
 }

@@ -138,12 +138,13 @@ impl<'a> Wire<'a> {
     ///
     /// Never longer than some 40 ms: if the owner has switched his end off, packets will never pass.
     /// By the clock, as the owner can make every look at his namespace slow (by a hundred thousand
-    /// routing rules, say).
-    pub fn settle(&mut self) {
+    /// routing rules, say). So a first packet can be lost where the kernel's work queues are that late.
+    /// Whether packets can pass.
+    pub fn settle(&mut self) -> bool {
         const PAUSE: Duration = Duration::from_micros(50);
         const LONGEST: Duration = Duration::from_millis(40);
 
-        let Some(ends) = self.ends else { return };
+        let Some(ends) = self.ends else { return false };
         let began = Instant::now();
         while began.elapsed() < LONGEST {
             let runs = |socket: &mut RouteSocket, index| {
@@ -156,10 +157,11 @@ impl<'a> Wire<'a> {
                 runs(socket, ends.peer) && is_local(socket, self.port.address).unwrap_or(true)
             });
             if outside && inside {
-                return;
+                return true;
             }
             std::thread::sleep(PAUSE);
         }
+        false
     }
 
     /// Takes a routed port's route for all multicast away, which Linux makes when it has its carrier: after
@@ -272,7 +274,7 @@ pub(super) fn guard_port(
     // The port's own IPv6 is switched off: it never has an address, sends no solicitations and
     // hears no advertisements, not even if somebody takes it out of the bridge (threats 6, 16).
     // The bridge does not mind.
-    worker.sysctls.open(Conf::Link(&port.name))?.write("disable_ipv6", 1)?;
+    worker.conf(Conf::Link(&port.name))?.write("disable_ipv6", 1)?;
     match set_port_flags(&mut worker.socket, port, index, true) {
         // Linux before 5.18 has no locked ports. The rest is what must be.
         Err(error) if matches!(error.errno(), Some(Errno::EINVAL | Errno::EOPNOTSUPP)) => {
@@ -290,7 +292,7 @@ fn guard_routed(worker: &mut Worker, host: &Host, port: &Port, index: u32) -> Re
     link.attributes = vec![message::no_link_local(), LinkAttribute::IfAlias(port.alias.clone())];
     let doing = format!("keep {} without addresses", port.name);
     worker.socket.ack(doing, &Message::SetLink(link), 0)?;
-    let conf = worker.sysctls.open(Conf::Link(&port.name))?;
+    let conf = worker.conf(Conf::Link(&port.name))?;
     for key in ["accept_ra", "autoconf", "accept_redirects"] {
         conf.write(key, 0)?;
     }

@@ -23,7 +23,7 @@ use super::firewall::RulesSocket;
 use super::message::find_by_name;
 use super::namespace::{self, Home, Identity, NetNs};
 use super::netlink::RouteSocket;
-use super::sysctl::{Folders, Procfs};
+use super::sysctl::{Conf, Folder, Folders, Procfs};
 use crate::fair::FairQueue;
 use crate::pace::Paces;
 
@@ -115,8 +115,8 @@ pub struct Worker {
     pub socket: RouteSocket,
     /// For the firewall's elements.
     pub rules: RulesSocket,
-    /// The host's sysctls.
-    pub sysctls: Folders,
+    /// The host's sysctls. None where there is no IPv6 at all.
+    sysctls: Option<Folders>,
     /// For those of containers.
     procfs: Procfs,
     home: Arc<Home>,
@@ -127,13 +127,21 @@ impl Worker {
     /// A worker for the calling thread.
     pub fn open(home: Arc<Home>) -> Result<Self, Error> {
         let (socket, rules) = (RouteSocket::route()?, RulesSocket::open()?);
-        let (sysctls, procfs) = (Folders::here()?, Procfs::make());
+        let (sysctls, procfs) = (Folders::here().ok(), Procfs::make());
         Ok(Self { socket, rules, sysctls, procfs, home, lost: false })
     }
 
     /// The namespaces that the daemon runs in.
     pub fn home(&self) -> &Home {
         &self.home
+    }
+
+    /// The host's settings of one interface.
+    pub fn conf(&self, conf: Conf<'_>) -> Result<Folder, Error> {
+        match &self.sysctls {
+            Some(sysctls) => sysctls.open(conf),
+            None => Folders::here()?.open(conf),
+        }
     }
 
     /// One round trip: whether the kernel still answers this thread.

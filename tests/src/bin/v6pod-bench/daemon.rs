@@ -1,5 +1,6 @@
 //! v6podd, and what an activation takes: as it measures it itself, and as a caller sees it.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader, IoSlice, Read as _};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
@@ -11,7 +12,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
-use v6pod_proto::{Activate as Request, AttachmentList, ContainerId, Deactivate, Status, Uid};
+use v6pod_proto::{
+    Activate as Request, Attachment, AttachmentList, ContainerId, Deactivate, Mode, Status, Uid,
+};
 
 use crate::samples::Series;
 use crate::scene::{NetNs, Scene, calm};
@@ -33,11 +36,17 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// Starts it and waits until it answers.
     pub(crate) fn start(scene: &Scene) -> Result<Rc<Self>> {
+        Self::with(scene, Mode::Bridge, "").map(Rc::new)
+    }
+
+    /// The same in this mode, with more tables of configuration.
+    pub(crate) fn with(scene: &Scene, mode: Mode, tables: &str) -> Result<Self> {
         let (config, log) = (scene.file("v6pod.toml"), scene.file("v6podd.log"));
         let (run, state) = (scene.run_dir(), scene.file("state"));
+        let mode = if mode == Mode::Routed { "routed" } else { "bridge" };
         let text = format!(
             "instance = \"{INSTANCE}\"\nprefix = \"2001:db8:1:2:3::/80\"\nmtu = 1500\n\
-             [registry]\nkind = \"none\"\n[api]\ntcp = []\n"
+             mode = \"{mode}\"\n[registry]\nkind = \"none\"\n[api]\ntcp = []\n{tables}"
         );
         fs::write(&config, text)?;
         let output = File::create(&log)?;
@@ -62,7 +71,31 @@ impl Daemon {
             }
             thread::sleep(Duration::from_millis(10));
         }
-        Ok(Rc::new(daemon))
+        Ok(daemon)
+    }
+
+    /// Ends it and starts it again on the same files; what it serves goes on.
+    pub(crate) fn restart(&mut self, scene: &Scene, mode: Mode, tables: &str) -> Result<()> {
+        self.process.kill()?;
+        self.process.wait()?;
+        *self = Self::with(scene, mode, tables)?;
+        Ok(())
+    }
+
+    /// Attaches a namespace of root's, for a container with these annotations that nobody has heard of.
+    pub(crate) fn attach(
+        &self,
+        netns: &NetNs,
+        annotations: &BTreeMap<String, String>,
+    ) -> Result<Attachment> {
+        let mut id = [0; 32];
+        File::open("/dev/urandom")?.read_exact(&mut id)?;
+        let id: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
+        let mut request = Request::new(id.parse::<ContainerId>()?);
+        request.annotations.clone_from(annotations);
+        let request = serde_json::to_string(&request)?;
+        let answer = self.call(&post("/api/activate", &request), Some(netns.as_fd()))?;
+        Ok(serde_json::from_slice(&answer)?)
     }
 
     /// Its unix socket.
@@ -78,10 +111,15 @@ impl Daemon {
 
     /// Waits until there is no attachment.
     pub(crate) fn is_idle(&self) -> Result<()> {
+        self.has_left(0)
+    }
+
+    /// Waits until there are no more than so many.
+    fn has_left(&self, most: usize) -> Result<()> {
         let deadline = Instant::now() + LIMIT;
         loop {
-            let list: AttachmentList = serde_json::from_slice(&self.get("/api/attachments")?)?;
-            if list.attachments.is_empty() {
+            let status: Status = serde_json::from_slice(&self.get("/api/status")?)?;
+            if status.counts.attachments <= most as u64 {
                 return Ok(());
             }
             if Instant::now() > deadline {
@@ -99,9 +137,14 @@ impl Daemon {
 
     /// Takes this owner's container away, and waits until it is gone.
     pub(crate) fn deactivate(&self, id: ContainerId, owner: u32) -> Result<()> {
+        self.take_away(id, owner, 0)
+    }
+
+    /// The same where so many others stay.
+    pub(crate) fn take_away(&self, id: ContainerId, owner: u32, others: usize) -> Result<()> {
         let body = serde_json::to_string(&Deactivate { id, user: Uid::new(owner), hint: false })?;
         self.call(&post("/api/deactivate", &body), None)?;
-        self.is_idle()
+        self.has_left(others)
     }
 
     fn get(&self, path: &str) -> Result<Vec<u8>> {
@@ -118,6 +161,20 @@ impl Daemon {
             200 => Ok(body),
             _ => Err(format!("v6podd: {status} {}", String::from_utf8_lossy(&body)).into()),
         }
+    }
+
+    /// Its resident memory, in KiB.
+    pub(crate) fn resident(&self) -> Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse().ok());
+        kib.ok_or_else(|| "no VmRSS in /proc".into())
+    }
+
+    /// The sum of its activation times: after one more activation, larger by that one's.
+    pub(crate) fn total(&self) -> Result<Duration> {
+        let text = String::from_utf8(self.get("/metrics")?)?;
+        Ok(sum(&text, "total"))
     }
 
     /// The sums of its activation times by part: after one more activation, larger by that one's.

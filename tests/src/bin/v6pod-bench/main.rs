@@ -1,4 +1,4 @@
-//! v6pod-bench: what an attachment costs, beside other ways to the same end.
+//! v6pod-bench: what an attachment costs, and what passes through it, beside other ways to the same end.
 //!
 //! All contenders take turns in one run, each time on a network namespace of its own that nobody
 //! has touched: a veth pair, one end in a bridge, the other inside with an address, a way to the
@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 mod as_podman;
+mod crowd;
 mod daemon;
 mod floor;
 mod podman;
@@ -24,6 +25,7 @@ mod rivals;
 mod samples;
 mod scene;
 mod shim;
+mod traffic;
 mod user;
 
 use std::env;
@@ -47,10 +49,13 @@ use user::User;
 type Failure = Box<dyn std::error::Error>;
 type Result<T> = std::result::Result<T, Failure>;
 
-const USAGE: &str = "usage: v6pod-bench [--rounds N] [--write FILE]";
+const USAGE: &str = "usage: v6pod-bench [--rounds N] [--traffic N] [--write FILE]";
 
 /// Enough for a median that is steady to a few per cent, and done in about a minute.
 const ROUNDS: usize = 25;
+
+/// The same of traffic; each takes some fifteen seconds.
+const TRAFFIC: usize = 10;
 
 /// One way to attach a network namespace.
 trait Contender {
@@ -71,6 +76,7 @@ struct Round {
 
 struct Options {
     rounds: usize,
+    traffic: usize,
     write: Option<PathBuf>,
 }
 
@@ -100,10 +106,11 @@ fn end(result: Result<()>) -> ExitCode {
 
 impl Options {
     fn parse(mut words: impl Iterator<Item = String>) -> Option<Self> {
-        let mut options = Self { rounds: ROUNDS, write: None };
+        let mut options = Self { rounds: ROUNDS, traffic: TRAFFIC, write: None };
         while let Some(word) = words.next() {
             match word.as_str() {
                 "--rounds" => options.rounds = words.next()?.parse().ok().filter(|n| *n > 0)?,
+                "--traffic" => options.traffic = words.next()?.parse().ok().filter(|n| *n > 0)?,
                 "--write" => options.write = Some(words.next()?.into()),
                 _ => return None,
             }
@@ -113,10 +120,17 @@ impl Options {
 }
 
 fn run(options: &Options) -> Result<()> {
-    let scene = Scene::set()?;
-    let book = measure(&scene, options.rounds)?;
-    let text = report::markdown(&book);
-    io::stdout().write_all(text.as_bytes())?;
+    let mut text = String::new();
+    let parts: [&dyn Fn() -> Result<String>; 3] = [
+        &|| Ok(report::markdown(&measure(&Scene::set()?, options.rounds)?)),
+        &|| Ok(traffic::markdown(&traffic::measure(&Scene::set()?, options.traffic)?)),
+        &|| Ok(crowd::measure().markdown()),
+    ];
+    for part in parts {
+        let part = part()?;
+        io::stdout().write_all(part.as_bytes())?;
+        text.push_str(&part);
+    }
     if let Some(file) = &options.write {
         fs::write(file, &text).map_err(|e| format!("cannot write {}: {e}", file.display()))?;
     }

@@ -41,6 +41,10 @@ pub(crate) struct Samples {
 }
 
 impl Samples {
+    pub(crate) fn add(&mut self, time: Duration) {
+        self.times.push(time);
+    }
+
     pub(crate) fn count(&self) -> usize {
         self.times.len()
     }
@@ -65,7 +69,7 @@ pub(crate) struct Book(BTreeMap<Series, Samples>);
 impl Book {
     pub(crate) fn add(&mut self, took: &[(Series, Duration)]) {
         for (series, time) in took {
-            self.0.entry(*series).or_default().times.push(*time);
+            self.0.entry(*series).or_default().add(*time);
         }
     }
 

@@ -53,7 +53,8 @@ impl User {
         self.uid
     }
 
-    fn runtime_dir(&self) -> PathBuf {
+    /// Where his programs have their sockets.
+    pub(crate) fn runtime_dir(&self) -> PathBuf {
         Path::new("/run/user").join(self.uid.to_string())
     }
 

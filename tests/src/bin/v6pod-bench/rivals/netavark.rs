@@ -4,6 +4,7 @@
 //! told so; Debian 12's cannot, and brings iptables rules along.
 
 use std::fs::{self, File};
+use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -50,6 +51,16 @@ impl Netavark {
         Err(why.unwrap_or_else(|| "no firewall to try".into()))
     }
 
+    /// Connects a namespace, which gets [`Netavark::address`] of this number.
+    pub(crate) fn set_up(&self, netns: &NetNs, host_part: u16) -> Result<()> {
+        self.call("setup", netns, host_part).map(drop)
+    }
+
+    /// The address of this number.
+    pub(crate) fn address(host_part: u16) -> Ipv6Addr {
+        Ipv6Addr::new(0x2001, 0xdb8, 1, 2, 0xd, 0, 0, host_part)
+    }
+
     fn call(&self, command: &str, netns: &NetNs, host_part: u16) -> Result<Finished> {
         fs::write(&self.input, options(host_part))?;
         let mut netavark = Command::new(self.program);
@@ -89,7 +100,7 @@ fn options(host_part: u16) -> String {
         "ipam_options": { "driver": "host-local" },
     });
     let container = json!({
-        "static_ips": [format!("2001:db8:1:2:d::{host_part:x}")],
+        "static_ips": [Netavark::address(host_part).to_string()],
         "interface_name": "eth0",
     });
     json!({
