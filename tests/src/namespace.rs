@@ -11,13 +11,15 @@ use nix::sched::{CloneFlags, unshare};
 use v6pod_proto::ContainerId;
 
 use crate::command::Background;
-use crate::{Finished, PATIENCE, User, eventually, run};
+use crate::{Container, Finished, PATIENCE, User, eventually, run};
 
 /// A network namespace in a user namespace of an ordinary user, as a container's is, and a process
 /// that keeps both.
 #[derive(Debug)]
 pub struct OwnedNs {
-    holder: Background,
+    /// None of a container's, which ends with its user.
+    _holder: Option<Background>,
+    pid: u32,
     uid: u32,
 }
 
@@ -52,6 +54,13 @@ impl OwnedNs {
         Self::held_by(&mut command, user.uid())
     }
 
+    /// A container's, as long as that runs.
+    #[track_caller]
+    pub fn of_container(container: &Container<'_>, user: &User) -> Self {
+        let pid = container.inspect("{{.State.Pid}}").trim().parse().expect("a process id");
+        Self { _holder: None, pid, uid: user.uid() }
+    }
+
     #[track_caller]
     fn held_by(command: &mut Command, uid: u32) -> Self {
         command.stdin(Stdio::null()).stdout(Stdio::null());
@@ -61,12 +70,13 @@ impl OwnedNs {
         eventually(PATIENCE, "unshare becomes sleep", || {
             fs::read_to_string(&comm).is_ok_and(|name| name.trim_end() == "sleep").then_some(())
         });
-        Self { holder, uid }
+        let pid = holder.pid();
+        Self { _holder: Some(holder), pid, uid }
     }
 
     /// The process that holds it.
     pub fn pid(&self) -> u32 {
-        self.holder.pid()
+        self.pid
     }
 
     /// When that process began, in clock ticks since boot (proc_pid_stat(5), field 22).
@@ -111,12 +121,12 @@ impl OwnedNs {
     /// A command that runs in the network namespace, and in every other respect as the test does.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
-        command.arg(format!("--net=/proc/{}/ns/net", self.holder.pid())).arg("--").arg(program);
+        command.arg(format!("--net=/proc/{}/ns/net", self.pid)).arg("--").arg(program);
         command
     }
 
     fn open(&self, kind: &str) -> File {
-        File::open(format!("/proc/{}/ns/{kind}", self.holder.pid())).expect("opening a namespace")
+        File::open(format!("/proc/{}/ns/{kind}", self.pid)).expect("opening a namespace")
     }
 }
 

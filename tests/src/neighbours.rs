@@ -71,7 +71,8 @@ pub struct Attached {
     pub namespace: OwnedNs,
     /// Its `eth0`.
     pub tap: Tap,
-    _lease: UnixStream,
+    /// None of a container's, whose shim has it.
+    _lease: Option<UnixStream>,
 }
 
 impl Attached {
@@ -93,7 +94,19 @@ impl Attached {
         let (outcome, lease) = daemon.as_user(user.uid()).activate(&request, network.as_fd());
         let attachment = outcome.unwrap_or_else(|refused| panic!("{refused}"));
         let tap = Tap::open(&network, attachment.interface.as_str());
-        Self { attachment, namespace, tap, _lease: lease }
+        Self { attachment, namespace, tap, _lease: Some(lease) }
+    }
+
+    /// A container of this user's with all that podman gives it over its network.
+    #[track_caller]
+    fn contained(daemon: &Daemon, user: &User) -> Self {
+        user.use_shim(&daemon.socket());
+        let container = user.start("c", &["--cap-add=NET_ADMIN,NET_RAW"], &["sleep", "1000"]);
+        let namespace = OwnedNs::of_container(&container, user);
+        let its = |a: &Attachment| a.owner.as_raw() == user.uid();
+        let attachment = daemon.attachments().into_iter().find(its).expect("it has its address");
+        let tap = Tap::open(&namespace.network(), attachment.interface.as_str());
+        Self { attachment, namespace, tap, _lease: None }
     }
 
     /// The address.
@@ -118,7 +131,7 @@ pub struct Neighbours {
     pub ports: Ports,
     /// What they are under.
     pub law: Law,
-    /// `v6t1` and `v6t2`, without podman.
+    /// `v6t1` and `v6t2`.
     pub users: [User; 2],
     /// The daemon; killed already under [`Law::None`].
     pub daemon: Daemon,
@@ -137,6 +150,23 @@ impl Neighbours {
     #[track_caller]
     pub fn on(ports: Ports, law: Law) -> Self {
         eprintln!("    {ports:?}, {law:?}");
+        Self::made(ports, law, User::account, Attached::new)
+    }
+
+    /// The same with podman's containers, which have CAP_NET_ADMIN and CAP_NET_RAW.
+    #[track_caller]
+    pub fn contained(ports: Ports, law: Law) -> Self {
+        eprintln!("    {ports:?}, {law:?}, by podman's containers");
+        Self::made(ports, law, User::create, Attached::contained)
+    }
+
+    #[track_caller]
+    fn made(
+        ports: Ports,
+        law: Law,
+        user: fn(u8, &HostNs) -> User,
+        attached: fn(&Daemon, &User) -> Attached,
+    ) -> Self {
         let host = HostNs::new();
         let config = |mode| {
             let tables = if law == Law::Allow { Config::OPEN.to_owned() } else { String::new() };
@@ -144,14 +174,14 @@ impl Neighbours {
         };
         let [first, second] = ports.modes();
         let mut daemon = Daemon::configured(&host, &config(first));
-        let users = [1, 2].map(|number| User::account(number, &host));
-        let victim = Attached::new(&daemon, &users[1]);
+        let users = [1, 2].map(|number| user(number, &host));
+        let victim = attached(&daemon, &users[1]);
         if first != second {
             daemon.stop();
             daemon.reconfigure(&config(second));
             daemon.restart();
         }
-        let attacker = Attached::new(&daemon, &users[0]);
+        let attacker = attached(&daemon, &users[0]);
         assert_eq!([&victim, &attacker].map(|a| a.attachment.mode), ports.modes());
         let mut scene = Self { attacker, victim, ports, law, users, daemon, host };
         // Everybody knows the way to everybody, and the first packets are over.
