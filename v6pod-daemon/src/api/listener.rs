@@ -223,7 +223,12 @@ impl Server {
             Err(error) => tracing::warn!(%uid, %error, "a user gets no socket of his own"),
         };
         due.for_each(&mut listen_for);
-        tokio::spawn(tell_of_logins(self.served.clone()));
+        let logins = tell_of_logins(self.served.clone());
+        tokio::spawn(async {
+            if let Err(error) = logins.await {
+                tracing::warn!(%error, "cannot hear of logins: users get sockets of their own when they are served");
+            }
+        });
         while let Some(uid) = users.recv().await {
             listen_for(uid);
         }

@@ -35,11 +35,11 @@ const MOST: usize = 4096;
 /// How many connections of one user may wait to be accepted.
 const WAITING: i32 = 64;
 
-/// The folder, and whose sockets are in it.
+/// The folder, and whose sockets are in it or could not be made.
 #[derive(Debug)]
 pub(super) struct OwnSockets {
     folder: PathBuf,
-    made: HashSet<Uid>,
+    tried: HashSet<Uid>,
 }
 
 impl OwnSockets {
@@ -52,7 +52,7 @@ impl OwnSockets {
         }
         // Whatever the umask has made of it.
         fs::set_permissions(&folder, Permissions::from_mode(0o711))?;
-        Ok(Self { folder, made: HashSet::new() })
+        Ok(Self { folder, tried: HashSet::new() })
     }
 
     /// Who is to have one from the start: root, and whoever had one under the daemon before.
@@ -60,15 +60,13 @@ impl OwnSockets {
         [Uid::ROOT].into_iter().chain(named_in(&self.folder, sockets::owner))
     }
 
-    /// Makes this user's, unless he has one. The caller holds the instance's lock, so that a file which is
+    /// Makes this user's, unless that was tried before. The caller holds the instance's lock, so that a file which is
     /// there was left by a daemon that is not.
     pub(super) fn make(&mut self, uid: Uid) -> io::Result<Option<AsyncFd<OwnedFd>>> {
-        if self.made.len() >= MOST || !self.made.insert(uid) {
+        if self.tried.len() >= MOST || !self.tried.insert(uid) {
             return Ok(None);
         }
-        bind(&self.folder.join(sockets::name(uid)), uid).map(Some).inspect_err(|_| {
-            self.made.remove(&uid);
-        })
+        bind(&self.folder.join(sockets::name(uid)), uid).map(Some)
     }
 }
 
