@@ -170,7 +170,7 @@ fn stay_on(which: Processor) -> std::io::Result<()> {
     let me = Pid::from_raw(0);
     let allowed = sched_getaffinity(me)?;
     let mut all = (0..CpuSet::count()).filter(|n| allowed.is_set(*n).unwrap_or(false));
-    let one = if which == Processor::First { all.next() } else { all.last() };
+    let one = if which == Processor::First { all.next() } else { all.next_back() };
     let mut only = CpuSet::new();
     only.set(one.unwrap_or(0))?;
     Ok(sched_setaffinity(me, &only)?)
