@@ -107,17 +107,28 @@ pub(super) fn find_ours(
 
 /// Whether packets to that address are for this namespace itself.
 pub fn is_local(socket: &mut RouteSocket, address: Ipv6Addr) -> Result<bool, Error> {
-    let kind = socket.get(looking_up(address), &route_to(address), |_, payload| {
-        Some(view::Route::parse(payload)?.kind)
-    })?;
-    Ok(kind == Some(libc::RTN_LOCAL))
+    Ok(kind_of_route(socket, address, None)? == Some(libc::RTN_LOCAL))
+}
+
+/// The kind (`RTN_*`) of the route by which this namespace sends to that address, if it is to leave by that
+/// link. Of a link that has no such route, an error.
+pub(super) fn kind_of_route(
+    socket: &mut RouteSocket,
+    address: Ipv6Addr,
+    link: Option<u32>,
+) -> Result<Option<u8>, Error> {
+    let mut question = route_to(address);
+    question.attributes.extend(link.map(RouteAttribute::Oif));
+    let question = RouteNetlinkMessage::GetRoute(question);
+    socket.get(looking_up(address), &question, |_, payload| Some(view::Route::parse(payload)?.kind))
 }
 
 /// The address that this namespace sends with to that one unless its sender says another; none if it
 /// knows no way there.
 pub fn source_for(socket: &mut RouteSocket, address: Ipv6Addr) -> Result<Option<Ipv6Addr>, Error> {
     let read = |_, payload: &[u8]| view::preferred_source(payload);
-    match socket.get(looking_up(address), &route_to(address), read) {
+    let question = RouteNetlinkMessage::GetRoute(route_to(address));
+    match socket.get(looking_up(address), &question, read) {
         Err(error) if error.errno().is_some() => Ok(None),
         other => other,
     }
@@ -127,12 +138,12 @@ fn looking_up(address: Ipv6Addr) -> String {
     format!("look up the route to {address}")
 }
 
-fn route_to(address: Ipv6Addr) -> RouteNetlinkMessage {
+fn route_to(address: Ipv6Addr) -> RouteMessage {
     let mut question = RouteMessage::default();
     question.header.address_family = AddressFamily::Inet6;
     question.header.destination_prefix_length = 128;
     question.attributes.push(RouteAttribute::Destination(address.into()));
-    RouteNetlinkMessage::GetRoute(question)
+    question
 }
 
 /// The beginning of a message about an existing link.

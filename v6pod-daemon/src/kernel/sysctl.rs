@@ -144,7 +144,7 @@ pub struct Procfs {
 
 impl Procfs {
     /// How many namespaces one is good for: to look through so many takes some microseconds.
-    const ROOM: u32 = 128;
+    const ROOM: u32 = 16;
 
     /// A new one.
     pub fn make() -> Self {

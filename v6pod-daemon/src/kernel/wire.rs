@@ -128,12 +128,11 @@ impl<'a> Wire<'a> {
         }
     }
 
-    /// Waits, after [`Step::Up`], until packets can pass: some 0.1 ms. Two things come only a moment after they have been said to be
-    /// done, and a first packet lost costs its sender a second:
+    /// Waits, after [`Step::Up`], until packets can pass: some 0.1 ms. Two things come only a moment after
+    /// they have been said to be done, and a first packet lost costs its sender a second:
     ///
     /// - An interface that has just got its carrier drops what it is to send until the kernel's link
-    ///   watch has run. A question about the interface makes that happen at once (Linux 6.8). The
-    ///   bridge too has had none, if this is its first port.
+    ///   watch has run. The bridge too has had none, if this is its first port.
     /// - An address hears nothing before a work queue has made its local route.
     ///
     /// Never longer than some 40 ms: if the owner has switched his end off, packets will never pass.
@@ -147,21 +146,32 @@ impl<'a> Wire<'a> {
         let Some(ends) = self.ends else { return false };
         let began = Instant::now();
         while began.elapsed() < LONGEST {
-            let runs = |socket: &mut RouteSocket, index| {
-                find_by_index(socket, index).ok().flatten().is_none_or(|link| link.running)
-            };
-            let host = &mut self.worker.socket;
-            let outside = runs(host, ends.port)
-                && (self.port.mode == Mode::Routed || runs(host, self.host.bridge));
-            let inside = self.inside.as_mut().is_none_or(|socket| {
-                runs(socket, ends.peer) && is_local(socket, self.port.address).unwrap_or(true)
-            });
-            if outside && inside {
+            if self.passes(ends) {
                 return true;
             }
             std::thread::sleep(PAUSE);
         }
         false
+    }
+
+    /// Of a routed port nobody is asked who would have to wait for the link watch to end: to tell IPv6 of a
+    /// carrier it looks at all routes of the host, 1 ms of five thousand, under the lock of all interfaces,
+    /// and packets pass before. Each end's own route for multicast is made in between.
+    fn passes(&mut self, ends: Ends) -> bool {
+        let (host, address) = (&mut self.worker.socket, self.port.address);
+        let outside = match self.port.mode {
+            Mode::Routed => reaches_groups(host, ends.port),
+            // To ask makes the link watch run at once (Linux 6.8).
+            Mode::Bridge => is_running(host, ends.port) && is_running(host, self.host.bridge),
+        };
+        outside
+            && self.inside.as_mut().is_none_or(|socket| {
+                let carries = match self.port.mode {
+                    Mode::Routed => reaches_groups(socket, ends.peer),
+                    Mode::Bridge => is_running(socket, ends.peer),
+                };
+                carries && is_local(socket, address).unwrap_or(true)
+            })
     }
 
     /// Takes a routed port's route for all multicast away, which Linux makes when it has its carrier: after
@@ -230,6 +240,10 @@ impl<'a> Wire<'a> {
     }
 
     /// The ends' numbers, by the port's name, which only root could have taken over since.
+    ///
+    /// To ask makes the link watch see that a new port has no carrier (Linux 6.8). The kernel itself could
+    /// tell the numbers with what it has made (`NLM_F_ECHO`), but then the port, once up, passes for one with
+    /// a carrier before the link watch says so, and IPv6 looks at all routes twice.
     fn ends(&mut self) -> Result<Ends, Error> {
         if let Some(ends) = self.ends {
             return Ok(ends);
@@ -259,6 +273,17 @@ impl<'a> Wire<'a> {
         let index = self.ends()?.port;
         add_forwarding(&mut self.worker.socket, index, self.port.mac)
     }
+}
+
+/// Whether the kernel knows that this link has its carrier; also if there is no such link any more.
+fn is_running(socket: &mut RouteSocket, link: u32) -> bool {
+    find_by_index(socket, link).ok().flatten().is_none_or(|link| link.running)
+}
+
+/// Whether this namespace sends to all nodes on this link by a route that is for groups.
+fn reaches_groups(socket: &mut RouteSocket, link: u32) -> bool {
+    const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+    matches!(message::kind_of_route(socket, ALL_NODES, Some(link)), Ok(Some(libc::RTN_MULTICAST)))
 }
 
 /// [`Step::Guard`] of the port with this number.
