@@ -64,7 +64,7 @@ fn what_is_installed_is_off_and_what_is_enabled_serves() {
     let _machine = require!(WholeHost);
     let host = WholeHost::boot(suite());
     host.install("0.1.0").ok();
-    for unit in ["v6podd.socket", "v6podd.service"] {
+    for unit in ["v6podd.socket", "v6podd-dns.socket", "v6podd.service"] {
         assert_eq!(host.property(unit, "ActiveState"), "inactive");
         assert_eq!(host.property(unit, "UnitFileState"), "disabled");
     }
@@ -110,7 +110,7 @@ fn the_daemon_is_nobody_with_four_capabilities() {
         assert!(status.ok().contains(&line), "{line} is not in {status}");
     }
     host.sh(
-        "systemd-analyze verify v6podd.service v6podd.socket 2>&1 | grep v6pod >&2 && exit 1 || :",
+        "systemd-analyze verify v6podd.service v6podd.socket v6podd-dns.socket 2>&1 | grep v6pod >&2 && exit 1 || :",
     )
     .ok();
     // The floor of these capabilities and of a procfs of its own, with systemd 247, 252 and 257. The first
@@ -293,7 +293,7 @@ fn an_upgrade_and_a_removal_leave_what_runs() {
     assert!(said.contains("keep their IPv6 addresses") && said.contains("--purge"), "{said}");
     pings_from_outside(&host, address);
     user.ping("c", v6pod_tests::OUTSIDE_V6.parse().expect("an address")).ok();
-    for unit in ["v6podd.socket", "v6podd.service"] {
+    for unit in ["v6podd.socket", "v6podd-dns.socket", "v6podd.service"] {
         assert_eq!(host.property(unit, "LoadState"), "not-found");
     }
     assert_eq!(host.sh("find /etc/systemd -name 'v6pod*'").ok(), "");
