@@ -12,7 +12,7 @@ packages=(
     podman conmon runc crun slirp4netns passt uidmap fuse-overlayfs catatonit
     netavark aardvark-dns containernetworking-plugins iptables nftables
     # The tests' and the demo's own.
-    busybox-static curl dnsutils iproute2 iputils-ping jq procps python3 tcpdump
+    busybox-static curl dnsutils musl-tools iproute2 iputils-ping jq procps python3 tcpdump
     util-linux
     # Whole hosts, booted, and the package that is installed on them.
     binutils dpkg make mmdebstrap systemd-container
