@@ -18,7 +18,7 @@ use std::thread;
 use std::time::Duration;
 
 use tempfile::TempDir;
-use v6pod_proto::{Activate, Attachment};
+use v6pod_proto::{Activate, Attachment, Mode};
 use v6pod_tests::{
     Config, Container, HostNs, OUTSIDE_V6, OwnedNs, PATIENCE, PublicDns, Stage, eventually,
     random_container_id, require, run, within,
@@ -62,10 +62,14 @@ impl Names {
     }
 
     fn on(host: HostNs, tables: &str, users: u8) -> Self {
+        let config = Config { tables: tables.to_owned(), ..Config::default() };
+        Self::configured(host, &config, users)
+    }
+
+    fn configured(host: HostNs, config: &Config, users: u8) -> Self {
         let outside = File::open(host.outside_path()).unwrap();
         let public = PublicDns::start(&outside, OUTSIDE_V6.parse().unwrap());
-        let config = Config { tables: tables.to_owned(), ..Config::default() };
-        let stage = Stage::on(host, &config, users);
+        let stage = Stage::on(host, config, users);
         stage.users.iter().for_each(|user| user.use_hook(&stage.daemon.socket()));
         Self { stage, public }
     }
@@ -200,6 +204,8 @@ fn a_container_keeps_the_resolver_that_somebody_has_chosen_for_it() {
         ("hosts", &["--network", "host"]),
         ("none", &["--network", "none"]),
         ("confined", &["--annotation", "v6pod.egress=deny"]),
+        // Podman writes it once more behind the hook.
+        ("users", &["--userns", "keep-id"]),
     ] {
         let container = user.start(name, options, &["sleep", "1000"]);
         assert!(!container.exec(&["cat", "/etc/resolv.conf"]).stdout.contains(&ours), "{name}");
@@ -300,6 +306,27 @@ fn attack_19_another_owners_name_is_not_there_where_names_are_their_owners() {
     assert_eq!(names.dig(&["web.v6pod.internal", "AAAA"]), "");
     let own = dig_in(&other, resolver, &["bobs.v6pod.internal", "AAAA"]);
     assert_eq!(own.0, "NOERROR");
+}
+
+#[test]
+fn a_container_is_answered_in_both_modes_whatever_else_it_may_reach_of_its_host() {
+    let _machine = require!(Root);
+    for mode in [Mode::Bridge, Mode::Routed] {
+        let tables = "[firewall]\nhost = \"deny\"\n".to_owned();
+        let config = Config { tables, ..Config::default() }.with_mode(mode);
+        let names = Names::configured(HostNs::new(), &config, 1);
+        let (first, a) = attached(&names.stage, 0, "first", &[]);
+        let own = ("NOERROR".to_owned(), vec![a.address.to_string()]);
+        eventually(PATIENCE, "the name is there", || {
+            let told = dig_in(&first, names.resolver(), &["first.v6pod.internal", "AAAA"]);
+            (told == own).then_some(())
+        });
+        assert_eq!(names.dig(&["first.v6pod.internal", "AAAA"]), a.address.to_string());
+        // Of that address nothing but port 53.
+        let resolver = names.resolver();
+        let ping = |to: &str| first.run("ping", &["-c", "1", "-W", "1", to]).status.success();
+        assert!(!ping(&resolver.to_string()) && ping("2001:db8:1:2:3::1"), "{mode:?}");
+    }
 }
 
 #[test]

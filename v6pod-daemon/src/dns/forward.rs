@@ -16,7 +16,7 @@ use rand::TryRng as _;
 use rand::rngs::SysRng;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UdpSocket};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::message::{AnyName, LARGEST, Question, Transport};
 
@@ -25,6 +25,9 @@ const PATIENCE: Duration = Duration::from_millis(4500);
 
 /// How long one resolver has before the next is asked.
 const TURN: Duration = Duration::from_millis(1500);
+
+/// How long one is left alone that refuses.
+const PAUSE: Duration = Duration::from_millis(250);
 
 /// Of a file, so many are asked, as the C libraries do (MAXNS of resolv.conf(5)).
 const RESOLVERS: usize = 3;
@@ -83,7 +86,7 @@ impl Upstream {
                 match timeout_at(turn, asked).await {
                     Ok(Ok(answer)) => return Some(answer),
                     // Refused at once: not to be asked in a loop.
-                    Ok(Err(_)) => tokio::time::sleep(Duration::from_millis(50)).await,
+                    Ok(Err(_)) => sleep(PAUSE).await,
                     Err(_) => {}
                 }
             }
@@ -173,7 +176,6 @@ async fn by_tcp(question: &Question, id: u16, resolver: SocketAddr) -> io::Resul
     let length = stream.read_u16().await?;
     let mut answer = vec![0; length.into()];
     stream.read_exact(&mut answer).await?;
-    let _ = timeout(Duration::from_millis(1), stream.shutdown()).await;
     question.passed_on(id, answer).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 

@@ -49,7 +49,7 @@ pub(super) struct Server<D> {
 
 /// Who asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum From {
+enum Who {
     /// A process of this host.
     Host,
     /// A container of this owner's.
@@ -60,7 +60,7 @@ enum From {
     },
 }
 
-impl From {
+impl Who {
     const fn owner(self) -> Option<Uid> {
         match self {
             Self::Host => None,
@@ -141,12 +141,7 @@ impl<D: Directory> Server<D> {
         }
     }
 
-    async fn converse(
-        &self,
-        mut stream: TcpStream,
-        source: Ipv6Addr,
-        from: From,
-    ) -> io::Result<()> {
+    async fn converse(&self, mut stream: TcpStream, source: Ipv6Addr, from: Who) -> io::Result<()> {
         for _ in 0..QUESTIONS {
             let Some(bytes) = timeout(IDLE, read(&mut stream)).await?? else { break };
             let answer = match self.due(&bytes, from, Transport::Tcp) {
@@ -174,16 +169,16 @@ impl<D: Directory> Server<D> {
     }
 
     /// Who has this address; none if it is nobody's who may ask.
-    fn who(&self, source: Ipv6Addr) -> Option<From> {
+    fn who(&self, source: Ipv6Addr) -> Option<Who> {
         if let Some(asker) = self.directory.asker(source) {
-            return Some(From::Container { owner: asker.owner, confined: asker.confined });
+            return Some(Who::Container { owner: asker.owner, confined: asker.confined });
         }
         // The firewall lets in nobody but containers and this host. Of the range none is left but the host
         // itself: another of its addresses was a container's until just now.
-        (!self.zone.is_containers(source)).then_some(From::Host)
+        (!self.zone.is_containers(source)).then_some(Who::Host)
     }
 
-    fn due(&self, bytes: &[u8], from: From, transport: Transport) -> Due {
+    fn due(&self, bytes: &[u8], from: Who, transport: Transport) -> Due {
         let question = match Incoming::read(bytes, transport) {
             Incoming::Noise => return Due::Nothing,
             Incoming::Settled(answer) => return Due::Answer(answer),
@@ -200,23 +195,23 @@ impl<D: Directory> Server<D> {
         match from {
             // A container that is to reach nothing else reaches nobody by questions either (CVE-2024-29018).
             // And this host has resolvers: were we one of theirs, each question would go round for ever.
-            From::Host | From::Container { confined: true, .. } => {
+            Who::Host | Who::Container { confined: true, .. } => {
                 Due::Answer(question.refuse(Rcode::REFUSED))
             }
-            From::Container { .. } if !question.recursion => {
+            Who::Container { .. } if !question.recursion => {
                 Due::Answer(question.refuse(Rcode::REFUSED))
             }
-            From::Container { .. } => Due::AskOn(question),
+            Who::Container { .. } => Due::AskOn(question),
         }
     }
 
     /// What a name of ours has, as this asker is told; none for a name that is not ours.
-    fn find(&self, question: &Question, from: From) -> Option<Found> {
+    fn find(&self, question: &Question, from: Who) -> Option<Found> {
         let sees = |bearer: &Bearer| match (self.scope, from) {
             (Scope::Host, _) => true,
-            (Scope::Owner, From::Container { owner, .. }) => owner == bearer.owner,
+            (Scope::Owner, Who::Container { owner, .. }) => owner == bearer.owner,
             // By whom the host's resolver is asked nobody knows.
-            (Scope::Owner, From::Host) => false,
+            (Scope::Owner, Who::Host) => false,
         };
         Some(match self.zone.subject(&question.name) {
             Subject::Elsewhere => return None,
