@@ -35,6 +35,12 @@ for package in "${packages[@]}"; do
     status=$(dpkg-query -W -f '${db:Status-Abbrev}' "$package" 2>/dev/null || true)
     [[ $status == ii* ]] || missing+=("$package")
 done
+# systemd-resolved, for the host of a test: of the Debian that this is, if that is one that tests boot.
+if ((EUID == 0)) && [[ $(. /etc/os-release && echo "${VERSION_CODENAME:-}") == bookworm ]] &&
+    ! compgen -G "$cache/systemd-resolved_*.deb" >/dev/null; then
+    mkdir -p "$cache" && (cd "$cache" && apt-get download --quiet systemd-resolved) ||
+        say "there is no systemd-resolved to be had: what needs it will be skipped"
+fi
 consul=
 [[ -x $cache/consul || ! -f $here/consul.sh ]] || consul=wanted
 
