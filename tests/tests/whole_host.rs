@@ -60,11 +60,47 @@ fn pings_from_outside(host: &WholeHost, address: Ipv6Addr) {
 }
 
 #[test]
+fn the_hosts_own_resolver_finds_containers_by_name() {
+    let _machine = require!(WholeHost);
+    let packages = std::fs::read_dir("/var/cache/v6pod-tests").into_iter().flatten().flatten();
+    let is_it = |name: &str| name.starts_with("systemd-resolved_252") && name.ends_with(".deb");
+    let mut packages = packages.map(|entry| entry.path());
+    let package =
+        packages.find(|path| path.file_name().and_then(|name| name.to_str()).is_some_and(is_it));
+    let Some(package) = package else {
+        eprintln!("skipped: needs systemd-resolved of Debian 12 (make deps)");
+        return;
+    };
+    let host = WholeHost::boot(Suite::Bookworm);
+    let file = host.take_in(&package);
+    // The bus reads of its user before the package has made him.
+    let script = "dpkg --force-depends -i FILE && systemctl reload dbus && \
+                  systemctl restart systemd-resolved";
+    host.sh(&script.replace("FILE", &file)).ok();
+    host.install_and_enable("0.1.0");
+    let user = host.log_in("anna");
+    let container = user.sleeper("web", &[]);
+    let address = user.attachment(&container).address;
+    let query = |what: &str| host.sh(&format!("resolvectl query {what}")).stdout;
+    let found = eventually(PATIENCE, "the name is found", || {
+        Some(query("web.v6pod.internal")).filter(|found| found.contains(&address.to_string()))
+    });
+    assert!(!found.contains("Global"), "{found}");
+    let name = query(&address.to_string());
+    assert!(name.contains("web.v6pod.internal"), "{name}");
+    let links = host.sh("resolvectl status v6pod0").ok().to_owned();
+    assert!(links.contains("~v6pod.internal") && links.contains("-DefaultRoute"), "{links}");
+    // Nothing else is asked here.
+    let failed = host.sh("resolvectl query www.example.org");
+    assert!(!failed.status.success(), "{failed}");
+}
+
+#[test]
 fn what_is_installed_is_off_and_what_is_enabled_serves() {
     let _machine = require!(WholeHost);
     let host = WholeHost::boot(suite());
     host.install("0.1.0").ok();
-    for unit in ["v6podd.socket", "v6podd.service"] {
+    for unit in ["v6podd.socket", "v6podd-dns.socket", "v6podd.service"] {
         assert_eq!(host.property(unit, "ActiveState"), "inactive");
         assert_eq!(host.property(unit, "UnitFileState"), "disabled");
     }
@@ -110,7 +146,7 @@ fn the_daemon_is_nobody_with_four_capabilities() {
         assert!(status.ok().contains(&line), "{line} is not in {status}");
     }
     host.sh(
-        "systemd-analyze verify v6podd.service v6podd.socket 2>&1 | grep v6pod >&2 && exit 1 || :",
+        "systemd-analyze verify v6podd.service v6podd.socket v6podd-dns.socket 2>&1 | grep v6pod >&2 && exit 1 || :",
     )
     .ok();
     // The floor of these capabilities, with systemd 247, 252 and 257. The first knows no threshold.
@@ -316,7 +352,7 @@ fn an_upgrade_and_a_removal_leave_what_runs() {
     assert!(said.contains("keep their IPv6 addresses") && said.contains("--purge"), "{said}");
     pings_from_outside(&host, address);
     user.ping("c", v6pod_tests::OUTSIDE_V6.parse().expect("an address")).ok();
-    for unit in ["v6podd.socket", "v6podd.service"] {
+    for unit in ["v6podd.socket", "v6podd-dns.socket", "v6podd.service"] {
         assert_eq!(host.property(unit, "LoadState"), "not-found");
     }
     assert_eq!(host.sh("find /etc/systemd -name 'v6pod*'").ok(), "");

@@ -19,7 +19,7 @@ pub use problem::{Code, Problem};
 pub use wire::{
     Activate, Attachment, AttachmentList, CapLimit, Capacity, Change, Counts, Deactivate,
     Deactivated, EgressBy, EgressView, Mode, NameState, NameStatus, Obstacle, Opened, OpenedBy,
-    Passed, PrefixView, RegistryView, State, Status, SwitchedOff, Traffic, Unopened,
+    Passed, PrefixView, RegistryView, Resolver, State, Status, SwitchedOff, Traffic, Unopened,
 };
 pub use wishes::Wishes;
 

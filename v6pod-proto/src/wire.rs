@@ -330,6 +330,9 @@ pub struct Attachment {
     /// said; for many there are the metrics.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traffic: Option<Traffic>,
+    /// Who is to be asked for names in the container, if anybody in particular.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resolver: Option<Resolver>,
 }
 
 /// What an attachment has carried since it was made, as the container sees it.
@@ -381,6 +384,18 @@ pub enum NameState {
     Refused,
 }
 
+/// Who answers a container what it asks for by name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Resolver {
+    /// Where, at port 53.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = "ipv6"))]
+    pub address: Ipv6Addr,
+    /// The zone that the names of this host's containers are in, if they are in any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
+}
+
 /// `GET /api/attachments`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -416,6 +431,9 @@ pub struct Status {
     pub counts: Counts,
     /// The registry.
     pub registry: RegistryView,
+    /// Who answers containers, and this host, what they ask for by name; nobody unless it is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resolver: Option<Resolver>,
     /// Seconds since the epoch of the last time a firewall table was put back.
     pub last_repair: Option<u64>,
     /// What this daemon does not do, and why.

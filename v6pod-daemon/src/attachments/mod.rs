@@ -9,6 +9,7 @@
 //!
 //! The life: [`making`] → serving → [`ending`]; after a restart [`restoring`].
 
+mod answering;
 mod completing;
 mod ending;
 mod explaining;
@@ -56,7 +57,7 @@ use crate::core::open::{NotOpened, OpenPorts, Rights, TooMany};
 use crate::kernel::traffic::Counters;
 use crate::kernel::{self, NetNs, Process, Worker, Workers};
 use crate::pace::Paces;
-use crate::registry::Registrar;
+use crate::registry::{Embedded, Registrar};
 
 pub use metrics::Metrics;
 pub use opening::Changer;
@@ -112,6 +113,8 @@ struct Shared {
     containers: Containers,
     access: Access,
     registrar: Registrar,
+    /// The names that the embedded registry has.
+    names: Embedded,
     ended: mpsc::UnboundedSender<Ended>,
     holds: Holds,
     closer: Closer,

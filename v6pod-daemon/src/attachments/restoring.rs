@@ -113,6 +113,7 @@ pub async fn start(config: Config, closer: Closer) -> Result<Attachments, StartE
         uplink: config.uplink.clone(),
         forwarding: Forwarding::probe()?,
         proxy: config.ndp_proxy,
+        resolver: config.dns.as_ref().map(|_| links.resolver),
     };
     let policy = Policy {
         links: links.clone(),
@@ -121,6 +122,7 @@ pub async fn start(config: Config, closer: Closer) -> Result<Attachments, StartE
         east_west: config.east_west,
         host: config.host,
         flows: config.flows,
+        resolver: topology.resolver,
     };
     let paces = Paces::default();
     let workers = Workers::start(WORKERS, paces.clone())?;
@@ -142,6 +144,7 @@ pub async fn start(config: Config, closer: Closer) -> Result<Attachments, StartE
     let (spoken, descriptions) =
         Spoken::open(&config.run_dir()).map_err(in_file(&config.run_dir()))?;
     let (ended, news) = mpsc::unbounded_channel();
+    let names = Embedded::default();
     let shared = Arc::new(Shared {
         links,
         rules: Rules::new(policy),
@@ -161,7 +164,8 @@ pub async fn start(config: Config, closer: Closer) -> Result<Attachments, StartE
         waiting: Waiting::default(),
         containers: Containers::new(Places::default(), Limits::default()),
         users: Mutex::default(),
-        registrar: registrar(&config),
+        registrar: registrar(&config, &names),
+        names,
         ended,
         holds: Holds::default(),
         closer,
@@ -246,12 +250,12 @@ fn ledger(
     Ledger { book, names: Names::new(reserved), descriptions }
 }
 
-pub(crate) fn registrar(config: &Config) -> Registrar {
+pub(crate) fn registrar(config: &Config, names: &Embedded) -> Registrar {
     let host = gethostname().unwrap_or_default();
     let mark = Mark::new(&host.to_string_lossy(), config.instance.clone());
     match &config.registry {
         config::Registry::None => Registrar::none(),
-        config::Registry::Embedded => Registrar::start(mark, Embedded::default(), system_jitter()),
+        config::Registry::Embedded => Registrar::start(mark, names.clone(), system_jitter()),
         config::Registry::Consul(consul) => Registrar::start(
             mark.clone(),
             Consul::new(mark, &consul.address, consul.token_file.as_deref().map(Config::secret)),

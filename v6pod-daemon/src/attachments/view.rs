@@ -3,9 +3,10 @@
 use std::net::Ipv6Addr;
 
 use v6pod_proto as proto;
-use v6pod_proto::{Mode, NameState, NameStatus, PrefixView, RegistryView, Uid, Unopened};
+use v6pod_proto::{Mode, NameState, NameStatus, PrefixView, RegistryView, Resolver, Uid, Unopened};
 
 use super::{Attachments, Ledger, Refused, Shared};
+use crate::config;
 use crate::core::attachment::Attachment;
 use crate::core::name::Claim;
 use crate::core::open::NotOpened;
@@ -95,6 +96,7 @@ impl Attachments {
             uplink: host.uplink,
             counts,
             registry: self.registry(),
+            resolver: shared.resolver(),
             last_repair: shared.rules.last_repair(),
             off: shared.config.switched_off(),
             obstacles: shared.obstacles.found(),
@@ -219,7 +221,23 @@ impl Shared {
             since: a.since,
             network: a.network.clone(),
             traffic: None,
+            resolver: self.resolver_of(a),
         })
+    }
+
+    /// Who is to be asked for names in this container. One that reaches only what is listed has nobody asked
+    /// on for it, and so keeps whom it would ask without us; so does every one whose questions another
+    /// firewall drops.
+    fn resolver_of(&self, a: &Attachment) -> Option<Resolver> {
+        let told = self.config.dns.as_ref().is_some_and(|dns| dns.containers);
+        let reached = || !a.open.reach().is_confined() && self.obstacles.let_ask();
+        self.resolver().filter(|_| told && reached())
+    }
+
+    fn resolver(&self) -> Option<Resolver> {
+        let (dns, address) = (self.config.dns.as_ref()?, self.topology.resolver?);
+        let has_names = self.config.registry == config::Registry::Embedded;
+        Some(Resolver { address, zone: has_names.then(|| dns.zone.clone()) })
     }
 
     fn names_of(&self, ledger: &Ledger, a: &Attachment) -> Vec<NameStatus> {

@@ -63,8 +63,8 @@ fn addressing(file: &File) -> [Option<Later>; 6] {
 }
 
 #[rustfmt::skip]
-fn names(file: &File) -> [Option<Later>; 11] {
-    let File { registry, dns, .. } = file;
+fn names(file: &File) -> [Option<Later>; 6] {
+    let registry = &file.registry;
     let consul = &registry.consul;
     let http = |url: &Text<ConsulUrl>| matches!(url.0, ConsulUrl::Http(_));
     [
@@ -80,16 +80,11 @@ fn names(file: &File) -> [Option<Later>; 11] {
             "write \"\""),
         later("registry.consul.key_file", &consul.key_file, |p| p.0.0.is_none(), "TLS to Consul",
             "write \"\""),
-        later("dns.enabled", &dns.enabled, |on| !on, "DNS server", "write false"),
-        later("dns.zone", &dns.zone, never, "DNS server", LEAVE),
-        later("dns.scope", &dns.scope, never, "DNS server", LEAVE),
-        later("dns.forward", &dns.forward, never, "DNS server", LEAVE),
-        later("dns.containers", &dns.containers, never, "DNS server", LEAVE),
     ]
 }
 
 /// What is off in every configuration, and what that means.
-const OFF: [(&str, &str); 5] = [
+const OFF: [(&str, &str); 4] = [
     (
         "nat66",
         "A unique local address (RFC 4193) reaches no further than its prefix is routed: nothing \
@@ -102,7 +97,6 @@ const OFF: [(&str, &str); 5] = [
          v6pod.address, .subnet, .tags and .check, and what is said of single services, are read and shown.",
     ),
     ("owner-slices", "The containers of all owners draw their addresses from one range."),
-    ("dns", "The daemon answers no DNS: names are found by its API, or in Consul if it has one."),
 ];
 
 /// The list for `/api/status` and for the warning at the start.
@@ -118,9 +112,14 @@ pub(super) fn switched_off(config: &Config) -> Vec<SwitchedOff> {
          host. Where it is part of the uplink's own subnet instead, write ndp_proxy = true.",
     );
     let proxy = (!config.ndp_proxy).then_some(routed);
+    let unanswered = (
+        "dns",
+        "The daemon answers no DNS: names are found by its API, or in Consul if it has one.",
+    );
+    let dns = config.dns.is_none().then_some(unanswered);
     let registry = (config.registry == Registry::None).then_some(nameless);
     let ingress = (config.ingress == Ingress::Allow).then_some(open);
-    let all = OFF.into_iter().chain(proxy).chain(registry).chain(ingress);
+    let all = OFF.into_iter().chain(proxy).chain(registry).chain(dns).chain(ingress);
     all.map(|(feature, meaning)| SwitchedOff { feature: feature.into(), meaning: meaning.into() })
         .collect()
 }

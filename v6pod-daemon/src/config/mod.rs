@@ -81,12 +81,16 @@ pub struct Config {
     pub registry: Registry,
     /// Names that no container gets, as DNS labels in lower case.
     pub reserved: Vec<String>,
+    /// What is answered of names; none: nothing.
+    pub dns: Option<Dns>,
     /// The TCP addresses to listen on, all of them loopback; may be empty.
     pub tcp: Vec<SocketAddr>,
     /// Another place than `/run/INSTANCE`, for tests. Not in the file.
     pub run_dir: Option<PathBuf>,
     /// Another place than `/var/lib/INSTANCE`, for tests. Not in the file.
     pub state_dir: Option<PathBuf>,
+    /// Another file than `/etc/resolv.conf`, for tests. Not in the file.
+    pub resolv_conf: Option<PathBuf>,
 }
 
 /// `[[firewall.allow]]`: who may open what.
@@ -118,6 +122,32 @@ pub enum Registry {
     None,
 }
 
+/// What is answered of names, and to whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dns {
+    /// The zone in which containers' names are, in lower case, without a dot at its end.
+    pub zone: String,
+    /// Who sees whose names.
+    pub scope: Scope,
+    /// Whether containers are told of it at their start.
+    pub containers: bool,
+}
+
+/// Who sees whose names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// Everybody on this host all of them.
+    Host,
+    /// A container those of its owner's.
+    Owner,
+}
+
+impl Default for Dns {
+    fn default() -> Self {
+        Self { zone: "v6pod.internal".to_owned(), scope: Scope::Host, containers: true }
+    }
+}
+
 /// How to speak to a Consul agent: HTTP without TLS.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Consul {
@@ -147,6 +177,7 @@ impl Config {
         later::refuse(text, &file)?;
         let default = Self::default();
         let operators = operators(text, &file)?;
+        let dns = dns(&file);
         Ok(Self {
             prefix: prefix(text, &file)?,
             instance: file.instance.map_or(default.instance, |v| v.into_inner().0),
@@ -194,10 +225,12 @@ impl Config {
                 .as_ref()
                 .map(|all| all.get_ref().iter().map(allow).collect()),
             reserved: file.registry.reserved.as_ref().map_or(default.reserved, labels),
+            dns,
             registry: registry(file.registry),
             tcp: file.api.tcp.as_ref().map_or(default.tcp, addresses),
             run_dir: None,
             state_dir: None,
+            resolv_conf: None,
         })
     }
 
@@ -211,6 +244,11 @@ impl Config {
     pub fn state_dir(&self) -> PathBuf {
         let usual = || Path::new("/var/lib").join(self.instance.as_str());
         self.state_dir.clone().unwrap_or_else(usual)
+    }
+
+    /// Where the host's resolvers are named.
+    pub fn resolv_conf(&self) -> PathBuf {
+        self.resolv_conf.clone().unwrap_or_else(|| PathBuf::from("/etc/resolv.conf"))
     }
 
     /// The unix socket: `INSTANCE.sock` in [`Self::run_dir`].
@@ -253,10 +291,12 @@ impl Default for Config {
             users: People(vec![Who::Everybody]),
             operators: People::default(),
             registry: Registry::Embedded,
+            dns: Some(Dns::default()),
             reserved: ["consul", "vault", "nomad"].map(str::to_owned).into(),
             tcp: vec![(Ipv4Addr::LOCALHOST, 6781).into(), (Ipv6Addr::LOCALHOST, 6781).into()],
             run_dir: None,
             state_dir: None,
+            resolv_conf: None,
         }
     }
 }
@@ -319,6 +359,24 @@ fn prefix(text: &str, file: &File) -> Result<PrefixSource, Mistake> {
             Err(Mistake::value(text, number.span().start, "subnet", &reason))
         }
     }
+}
+
+/// `dns`: where names go nowhere there is none.
+fn dns(file: &File) -> Option<Dns> {
+    let written = &file.dns;
+    let nowhere = file.registry.kind.as_ref().is_some_and(|k| *k.get_ref() == RegistryKind::None);
+    if nowhere || written.enabled.as_ref().is_some_and(|on| !on.get_ref()) {
+        return None;
+    }
+    let default = Dns::default();
+    Some(Dns {
+        zone: written.zone.as_ref().map_or(default.zone, |zone| zone.get_ref().0.0.clone()),
+        scope: match written.scope.as_ref().map(Spanned::get_ref) {
+            None | Some(file::Scope::Host) => Scope::Host,
+            Some(file::Scope::Owner) => Scope::Owner,
+        },
+        containers: written.containers.as_ref().is_none_or(|on| *on.get_ref()),
+    })
 }
 
 /// `registry`; the table of a registry that is not chosen has been checked and means nothing.

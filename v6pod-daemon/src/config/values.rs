@@ -227,14 +227,14 @@ impl FromStr for Label {
 
 /// A DNS name of such labels, at most 253 characters long (RFC 1035, section 2.3.4).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Zone;
+pub(super) struct Zone(pub(super) String);
 
 impl FromStr for Zone {
     type Err = Refused;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if text.len() <= 253 && text.split('.').all(|label| label.parse::<Label>().is_ok()) {
-            Ok(Self)
+            Ok(Self(text.to_owned()))
         } else {
             Err(Refused::new(text, "a zone such as \"v6pod.internal\""))
         }

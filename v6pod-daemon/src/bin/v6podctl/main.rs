@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod explain;
+mod resolved;
 mod table;
 
 use std::path::PathBuf;
@@ -69,6 +70,8 @@ enum Command {
     Status,
     /// Show how many more attachments fit, and what ends first.
     Capacity,
+    /// Tell systemd-resolved who answers for the names of containers; v6podd.service does that at each start.
+    Resolved,
     /// Take away all that v6podd has made: ports, routes, the bridge, names, records. Running
     /// containers lose their address. The daemon must be stopped.
     Purge(Options),
@@ -163,6 +166,10 @@ async fn run(cli: &Cli) -> Result<String, Failure> {
         Command::Capacity => {
             let capacity: Capacity = client.get("/api/capacity").await?;
             cli.render(&capacity, table::capacity)
+        }
+        Command::Resolved => {
+            let status: Status = client.get("/api/status").await?;
+            resolved::tell(&status)
         }
         Command::Purge(options) => {
             let removed = purge::purge(&options.clone().load()?).await?;

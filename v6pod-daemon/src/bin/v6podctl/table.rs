@@ -107,6 +107,10 @@ pub(crate) fn status(s: &Status) -> String {
         ["prefix".to_owned(), format!("{} ({})", s.prefix.prefix, s.prefix.source)],
         ["gateway".to_owned(), format!("{} on {}", s.gateway, s.bridge)],
         [
+            "resolver".to_owned(),
+            s.resolver.as_ref().map_or_else(|| "none".to_owned(), |r| r.address.to_string()),
+        ],
+        [
             "uplink".to_owned(),
             s.uplink.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string),
         ],
