@@ -11,6 +11,7 @@
 
 mod completing;
 mod ending;
+mod events;
 mod explaining;
 mod flows;
 mod holding;
@@ -31,7 +32,6 @@ mod sweeping;
 mod traffic;
 mod view;
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -57,6 +57,7 @@ use crate::kernel::{self, NetNs, Process, Worker, Workers};
 use crate::pace::Paces;
 use crate::registry::Registrar;
 
+pub use events::{Seen, Watching};
 pub use metrics::Metrics;
 pub use opening::Changer;
 pub use restoring::{StartError, start};
@@ -64,7 +65,9 @@ pub(crate) use restoring::{prepare_folders, registrar};
 pub use traffic::Measured;
 pub use view::Viewer;
 
+use events::Events;
 use holding::Holds;
+use naming::{Accounts, Conflicts};
 use obstacles::Obstacles;
 use records::Records;
 use resting::Resting;
@@ -118,7 +121,9 @@ struct Shared {
     runtime: Handle,
     metrics: Metrics,
     readings: Readings,
-    users: Mutex<HashMap<Uid, String>>,
+    accounts: Mutex<Accounts>,
+    host_name: String,
+    events: Events,
     /// Held as long as the daemon is: there is one of its instance.
     _lock: File,
 }
@@ -127,6 +132,7 @@ struct Shared {
 struct Ledger {
     book: Book,
     names: Names,
+    conflicts: Conflicts,
     descriptions: Descriptions,
 }
 
