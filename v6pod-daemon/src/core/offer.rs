@@ -153,6 +153,7 @@ fn words(tags: Option<&Tags>) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use v6pod_proto::Uid;
     use v6pod_proto::wishes::{Findings, OtherWishes, Source};
 
@@ -243,5 +244,34 @@ mod tests {
         };
         assert_eq!(check("SERVICE_CHECK_TCP"), ["Whole x 0  -"]);
         assert_eq!(check("SERVICE_CHECK_TTL"), ["Whole x 0  ttl:30s"]);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_said_each_part_is_offered_once_and_within_bounds(
+            said in prop::collection::vec(
+                (
+                    prop::sample::select(vec!["", "80_", "81_", "443_", "65535_", "0_", "x_"]),
+                    prop::sample::select(vec!["NAME", "TAGS", "IPV6", "CHECK_HTTP", "CHECK_TCP", "CHECK_TTL", "CHECK_SCRIPT"]),
+                    prop::sample::select(vec!["web", "tcp", "true", "/x", "30s", "a,b", "UP", "", "http://[::1]/"]),
+                ),
+                0..24,
+            ),
+            name in "[a-z._-]{0,80}",
+        ) {
+            let said: Vec<_> =
+                said.iter().map(|(port, part, value)| (format!("SERVICE_{port}{part}"), *value)).collect();
+            let found: Vec<_> = said.iter().map(|(name, value)| (ENV, name.as_str(), *value)).collect();
+            let Offers { offers, .. } = offers(&name, &[], &found);
+            let parts: std::collections::BTreeSet<_> = offers.iter().map(|offer| offer.part).collect();
+            prop_assert_eq!(parts.len(), offers.len());
+            for offer in &offers {
+                if let Part::Port(port) = offer.part {
+                    prop_assert_eq!(offer.port, Some(port));
+                }
+                let asked = offer.check.as_ref().and_then(Check::port);
+                prop_assert!(asked.is_none() || asked == offer.port, "it asks another port: {:?}", offer);
+            }
+        }
     }
 }

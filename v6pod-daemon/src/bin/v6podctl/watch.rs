@@ -4,6 +4,8 @@ use std::ops::ControlFlow;
 
 use v6pod_proto::Event;
 
+use super::table::printable;
+
 /// Why it ends by itself.
 pub(crate) const ENDED: &str = "the daemon has stopped";
 
@@ -30,7 +32,7 @@ fn line(event: &Event) -> String {
     line.extend(event.address.map(|address| format!("  {address}")));
     line.extend(event.owner.map(|owner| format!("  uid {owner}")));
     line.extend(event.note.as_deref().map(|note| format!("  ({note})")));
-    line
+    printable(&line)
 }
 
 #[cfg(test)]
@@ -45,5 +47,7 @@ mod tests {
         assert_eq!(event(text), "registered  web  2001:db8::5  uid 1000");
         let text = r#"{"event":"repaired","at":1,"note":"the firewall's rules"}"#;
         assert_eq!(event(text), "repaired    (the firewall's rules)");
+        let text = r#"{"event":"attached","at":1,"name":"\u001b[2Jweb"}"#;
+        assert_eq!(event(text), "attached    ?[2Jweb", "a name does not speak to the terminal");
     }
 }

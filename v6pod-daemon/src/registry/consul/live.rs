@@ -372,7 +372,7 @@ impl Backend for Counted {
     }
 }
 
-/// `cargo test --release -p v6pod-daemon --lib cold_start -- --ignored --nocapture` prints what docs/consul.md
+/// `cargo test -p v6pod-daemon --lib cold_start -- --ignored --nocapture` prints what docs/consul.md
 /// has.
 #[tokio::test]
 #[ignore = "a measurement"]
