@@ -1,13 +1,14 @@
 //! A client of the daemon's API over its unix socket: what v6podctl speaks.
 
+use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{fs, io};
 
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::body::Bytes;
-use hyper::{Method, Request, header};
+use hyper::body::{Bytes, Incoming};
+use hyper::{Method, Request, Response, header};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -75,16 +76,61 @@ impl Client {
         self.call(Method::PATCH, resource, body.into()).await
     }
 
+    /// Watches events, each of which is told as its name and its data, until the daemon ends it or `told`
+    /// breaks it off.
+    pub async fn watch(
+        &self,
+        mut told: impl FnMut(&str, &str) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, ClientError> {
+        let stream = self.connect().await?;
+        let begun =
+            timeout(PATIENCE, begin(stream, Method::GET, "/api/events", Bytes::new())).await;
+        let (response, _driver) = match begun {
+            Ok(begun) => begun.map_err(|error| self.broken(&error))?,
+            Err(_) => return Err(self.broken(&"it did not answer in time")),
+        };
+        let well = response.status().is_success();
+        let mut body = response.into_body();
+        if !well {
+            let read = Limited::new(body, LARGEST).collect().await;
+            let read = read.map_err(|error| self.broken(&error))?.to_bytes();
+            return Err(ClientError::Refused(self.parse(&read)?));
+        }
+        let (mut text, mut name) = (Vec::new(), String::new());
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| self.broken(&error))?;
+            text.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+            while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = text.drain(..=end).collect();
+                let line = String::from_utf8_lossy(&line);
+                let line = line.trim_end();
+                if let Some(event) = line.strip_prefix("event: ") {
+                    name = event.to_owned();
+                } else if let Some(data) = line.strip_prefix("data: ")
+                    && told(&name, data).is_break()
+                {
+                    return Ok(ControlFlow::Break(()));
+                }
+            }
+            if text.len() > LINE {
+                return Err(self.broken(&"it sent a line without end"));
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    async fn connect(&self) -> Result<UnixStream, ClientError> {
+        let connected = timeout(PATIENCE, connect(&self.path)).await.map_err(io::Error::from);
+        connected.flatten().map_err(|source| ClientError::Away { path: self.path.clone(), source })
+    }
+
     async fn call<T: DeserializeOwned>(
         &self,
         method: Method,
         resource: &str,
         body: Bytes,
     ) -> Result<T, ClientError> {
-        let connected = timeout(PATIENCE, connect(&self.path)).await.map_err(io::Error::from);
-        let stream = connected
-            .flatten()
-            .map_err(|source| ClientError::Away { path: self.path.clone(), source })?;
+        let stream = self.connect().await?;
         match timeout(PATIENCE, exchange(stream, method, resource, body)).await {
             Ok(Ok((true, body))) => self.parse(&body),
             Ok(Ok((false, body))) => Err(ClientError::Refused(self.parse(&body)?)),
@@ -131,6 +177,9 @@ async fn connect_to(path: &Path) -> io::Result<UnixStream> {
     }
 }
 
+/// The longest line of events, in bytes: several times what an event has.
+const LINE: usize = 64 << 10;
+
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// One request on the connection; whether it went well, and the body.
@@ -140,18 +189,36 @@ async fn exchange(
     resource: &str,
     body: Bytes,
 ) -> Result<(bool, Bytes), BoxError> {
+    let (response, _driver) = begin(stream, method, resource, body).await?;
+    let well = response.status().is_success();
+    let body = Limited::new(response.into_body(), LARGEST).collect().await?.to_bytes();
+    Ok((well, body))
+}
+
+/// Sends one request; the answer, of which only the head has come, and what brings the rest of it.
+async fn begin(
+    stream: UnixStream,
+    method: Method,
+    resource: &str,
+    body: Bytes,
+) -> Result<(Response<Incoming>, Driver), BoxError> {
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let driver = tokio::spawn(connection);
+    let driver = Driver(tokio::spawn(connection));
     let request = Request::builder()
         .method(method)
         .uri(resource)
         .header(header::HOST, "localhost")
         .header(header::CONTENT_TYPE, "application/json")
         .body(Full::new(body))?;
-    let response = sender.send_request(request).await?;
-    let well = response.status().is_success();
-    let body = Limited::new(response.into_body(), LARGEST).collect().await?.to_bytes();
-    driver.abort();
-    Ok((well, body))
+    Ok((sender.send_request(request).await?, driver))
+}
+
+/// The task that moves a connection on. It ends when this is dropped.
+struct Driver(tokio::task::JoinHandle<hyper::Result<()>>);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }

@@ -18,8 +18,9 @@ pub use ids::{AttachmentId, ContainerId, LinkName, Mac, NetworkName, ParseIdErro
 pub use problem::{Code, Problem};
 pub use wire::{
     Activate, Attachment, AttachmentList, CapLimit, Capacity, Change, Counts, Deactivate,
-    Deactivated, EgressBy, EgressView, Mode, NameState, NameStatus, Obstacle, Opened, OpenedBy,
-    Passed, PrefixView, RegistryView, Resolver, State, Status, SwitchedOff, Traffic, Unopened,
+    Deactivated, EgressBy, EgressView, Event, Happening, Mode, NameState, NameStatus, Obstacle,
+    Opened, OpenedBy, Passed, PrefixView, RegistryView, Resolver, State, Status, SwitchedOff,
+    Traffic, Unopened,
 };
 pub use wishes::Wishes;
 

@@ -7,7 +7,7 @@ use std::net::Ipv6Addr;
 use v6pod_proto::{AttachmentId, Uid};
 
 use super::{Attachments, Ledger};
-use crate::config;
+use crate::config::{self, ConsulUrl};
 use crate::core::attachment::Phase;
 use crate::core::name::Label;
 use crate::dns::{Asker, Bearer, Directory, NoZone, Settings, Zone};
@@ -47,9 +47,12 @@ impl Attachments {
         let shared = &self.0;
         let (dns, address) = (shared.config.dns.as_ref()?, shared.topology.resolver?);
         let consul = match &shared.config.registry {
-            config::Registry::Consul(consul) => match consul.address.host {
-                config::Host::Ip(ip) => Some((ip, CONSUL_DNS).into()),
-                config::Host::Name(_) => None,
+            config::Registry::Consul(consul) => match &consul.address {
+                ConsulUrl::Http(at) | ConsulUrl::Https(at) => match at.host {
+                    config::Host::Ip(ip) => Some((ip, CONSUL_DNS).into()),
+                    config::Host::Name(_) => None,
+                },
+                ConsulUrl::Unix(_) => None,
             },
             config::Registry::Embedded | config::Registry::None => None,
         };

@@ -135,14 +135,17 @@ fn describe(
         return (false, None);
     };
     let (owner, identified) = (there.owner, there.is_identified());
-    let name = there.wanted_name().map(str::to_owned);
+    let before = shared.offers(there);
     let mut earlier = ledger.book.starts_of(owner, container);
     earlier.retain(|start| start != id);
     let Some(described) = ledger.book.describe(id, container, &ask.wishes, &ask.found) else {
         return (false, None);
     };
     let mut described = described.clone();
-    let renamed = !identified || described.wanted_name() != name.as_deref();
+    let offers = shared.offers(&described);
+    // Who asks for the same names keeps them, whatever else he asks for.
+    let same = identified && offers.labels().eq(before.labels());
+    let renamed = !same || offers != before;
     if let Some(rights) = &ask.rights
         && ask.opens()
     {
@@ -170,7 +173,7 @@ fn describe(
     for start in earlier {
         shared.release_under(ledger, &start, "its container has been started again");
     }
-    if renamed {
+    if !same {
         shared.unname(ledger, id);
     }
     (renamed, pending)

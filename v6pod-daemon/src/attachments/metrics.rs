@@ -25,6 +25,8 @@ pub struct Metrics {
     repaired: Counter<u64, AtomicU64>,
     turned_away: Counter<u64, AtomicU64>,
     flows_ended: Counter<u64, AtomicU64>,
+    conflicts: Family<Label, Counter<u64, AtomicU64>>,
+    reregistered: Counter<u64, AtomicU64>,
 }
 
 /// A part of an activation.
@@ -51,6 +53,8 @@ impl Default for Metrics {
             repaired: Counter::default(),
             turned_away: Counter::default(),
             flows_ended: Counter::default(),
+            conflicts: Family::default(),
+            reregistered: Counter::default(),
         }
     }
 }
@@ -91,6 +95,16 @@ impl Metrics {
             "Flows that were ended because nothing lets them in any more",
             self.flows_ended.clone(),
         );
+        registry.register(
+            "name_conflicts",
+            "Names that a container did not get as it asked for them, by reason",
+            self.conflicts.clone(),
+        );
+        registry.register(
+            "registry_repairs",
+            "Services that the registry had lost and has again",
+            self.reregistered.clone(),
+        );
     }
 
     pub(super) fn took(&self, part: Part, time: Duration) {
@@ -125,6 +139,14 @@ impl Metrics {
 
     pub(super) fn ended_flows(&self, count: usize) {
         self.flows_ended.inc_by(count as u64);
+    }
+
+    pub(super) fn conflict(&self, reason: &'static str) {
+        self.conflicts.get_or_create(&[("reason", reason)]).inc();
+    }
+
+    pub(super) fn reregistered(&self) {
+        self.reregistered.inc();
     }
 
     pub(super) fn refused(&self, reason: &'static str) {

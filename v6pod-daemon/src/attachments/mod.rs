@@ -12,6 +12,7 @@
 mod answering;
 mod completing;
 mod ending;
+mod events;
 mod explaining;
 mod flows;
 mod holding;
@@ -59,6 +60,7 @@ use crate::kernel::{self, NetNs, Process, Worker, Workers};
 use crate::pace::Paces;
 use crate::registry::{Embedded, Registrar};
 
+pub use events::{Seen, Watching};
 pub use metrics::Metrics;
 pub use opening::Changer;
 pub use restoring::{StartError, start};
@@ -66,7 +68,9 @@ pub(crate) use restoring::{prepare_folders, registrar};
 pub use traffic::Measured;
 pub use view::Viewer;
 
+use events::Events;
 use holding::Holds;
+use naming::{Accounts, Conflicts};
 use obstacles::Obstacles;
 use records::Records;
 use resting::Resting;
@@ -123,7 +127,9 @@ struct Shared {
     metrics: Metrics,
     readings: Readings<HashMap<u32, Counters>>,
     full: Readings<[usize; 2]>,
-    users: Mutex<HashMap<Uid, String>>,
+    accounts: Mutex<Accounts>,
+    host_name: String,
+    events: Events,
     /// Held as long as the daemon is: there is one of its instance.
     _lock: File,
 }
@@ -132,6 +138,7 @@ struct Shared {
 struct Ledger {
     book: Book,
     names: Names,
+    conflicts: Conflicts,
     descriptions: Descriptions,
 }
 

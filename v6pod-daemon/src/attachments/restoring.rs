@@ -19,7 +19,9 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use v6pod_proto::{AttachmentId, Mac, Uid};
 
+use super::events::{self, Events as Told};
 use super::holding::Holds;
+use super::naming::Conflicts;
 use super::obstacles::{self, Obstacles};
 use super::records::{Records, Rejected};
 use super::resting::Resting;
@@ -163,9 +165,11 @@ pub async fn start(config: Config, closer: Closer) -> Result<Attachments, StartE
         access: Access::new(config.users.clone(), config.operators.clone(), config.allow.clone()),
         waiting: Waiting::default(),
         containers: Containers::new(Places::default(), Limits::default()),
-        users: Mutex::default(),
         registrar: registrar(&config, &names),
         names,
+        accounts: Mutex::default(),
+        host_name: host_name(),
+        events: Told::default(),
         ended,
         holds: Holds::default(),
         closer,
@@ -178,6 +182,10 @@ pub async fn start(config: Config, closer: Closer) -> Result<Attachments, StartE
         config,
         _lock: lock,
     });
+    // Before anything is wished for, so that nothing of it is missed.
+    if let Some(news) = shared.registrar.news() {
+        tokio::spawn(events::pass_on(Arc::clone(&shared), news));
+    }
     restore(&shared).await?;
     tokio::spawn(ending::heed(Arc::clone(&shared), news));
     tokio::spawn(watch(Arc::clone(&shared), events));
@@ -247,20 +255,21 @@ fn ledger(
         let Some(since) = now.checked_sub(*age) else { continue };
         book.rest(*address, since);
     }
-    Ledger { book, names: Names::new(reserved), descriptions }
+    Ledger { book, names: Names::new(reserved), conflicts: Conflicts::new(), descriptions }
+}
+
+fn host_name() -> String {
+    gethostname().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 pub(crate) fn registrar(config: &Config, names: &Embedded) -> Registrar {
-    let host = gethostname().unwrap_or_default();
-    let mark = Mark::new(&host.to_string_lossy(), config.instance.clone());
+    let mark = Mark::new(&host_name(), config.instance.clone());
     match &config.registry {
         config::Registry::None => Registrar::none(),
         config::Registry::Embedded => Registrar::start(mark, names.clone(), system_jitter()),
-        config::Registry::Consul(consul) => Registrar::start(
-            mark.clone(),
-            Consul::new(mark, &consul.address, consul.token_file.as_deref().map(Config::secret)),
-            system_jitter(),
-        ),
+        config::Registry::Consul(consul) => {
+            Registrar::start(mark.clone(), Consul::new(mark, consul), system_jitter())
+        }
     }
 }
 

@@ -241,17 +241,20 @@ impl Shared {
     }
 
     fn names_of(&self, ledger: &Ledger, a: &Attachment) -> Vec<NameStatus> {
-        let state = |claim: &Claim| match claim {
-            Claim::Refused(_) => NameState::Refused,
-            Claim::Granted(_) | Claim::Suffixed { .. } => {
-                self.registrar.state(&a.id).unwrap_or(NameState::Pending)
-            }
-        };
-        let status = |claim: Claim| NameStatus {
-            name: claim.label().map_or_else(String::new, ToString::to_string),
-            state: state(&claim),
+        let status = |claim: Claim, asked: &str| NameStatus {
+            name: claim.label().map_or_else(|| asked.to_owned(), ToString::to_string),
+            state: match claim.label() {
+                None => NameState::Refused,
+                Some(label) => self.registrar.state_as(&a.id, label).unwrap_or(NameState::Pending),
+            },
             note: claim.note(),
         };
-        ledger.names.borne_by(&a.id).into_iter().map(status).collect()
+        let conflicts = ledger.conflicts.get(&a.id).into_iter().flatten();
+        let refused = conflicts.filter(|(_, claim)| matches!(claim, Claim::Refused(_)));
+        let refused = refused.map(|(asked, claim)| status(claim.clone(), asked));
+        let mut borne = ledger.names.borne_by(&a.id);
+        // The container's own before those of its ports.
+        borne.sort_by_key(|claim| claim.label() != a.label.as_ref());
+        borne.into_iter().map(|claim| status(claim, "")).chain(refused).collect()
     }
 }

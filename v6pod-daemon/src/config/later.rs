@@ -5,7 +5,7 @@ use v6pod_proto::SwitchedOff;
 
 use super::error::{Mistake, line_of};
 use super::file::{File, Key, Nat66};
-use super::values::{ConsulUrl, PrefixText, Slice, Text};
+use super::values::{PrefixText, Slice};
 use super::{Config, Registry};
 use crate::core::ruleset::Ingress;
 
@@ -63,23 +63,11 @@ fn addressing(file: &File) -> [Option<Later>; 6] {
 }
 
 #[rustfmt::skip]
-fn names(file: &File) -> [Option<Later>; 6] {
-    let registry = &file.registry;
-    let consul = &registry.consul;
-    let http = |url: &Text<ConsulUrl>| matches!(url.0, ConsulUrl::Http(_));
+fn names(file: &File) -> [Option<Later>; 1] {
+    let consul = &file.registry.consul;
     [
-        later("registry.name", &registry.name, |t| t.0.is_plain(), "names made of more",
-            "write \"{name}\""),
-        later("registry.consul.address", &consul.address, http, "TLS and no unix socket to Consul",
-            "write an address that begins with http://"),
         later("registry.consul.datacenter", &consul.datacenter, |d| d.0.is_own(),
             "other data centre than the agent's", "write \"\""),
-        later("registry.consul.ca_file", &consul.ca_file, |p| p.0.0.is_none(), "TLS to Consul",
-            "write \"\""),
-        later("registry.consul.cert_file", &consul.cert_file, |p| p.0.0.is_none(), "TLS to Consul",
-            "write \"\""),
-        later("registry.consul.key_file", &consul.key_file, |p| p.0.0.is_none(), "TLS to Consul",
-            "write \"\""),
     ]
 }
 
@@ -93,8 +81,7 @@ const OFF: [(&str, &str); 4] = [
     ("renumbering", "The prefix is read at the start and stays while the daemon runs."),
     (
         "wishes",
-        "Of annotations and labels v6pod, v6pod.name, v6pod.ingress and v6pod.egress are acted upon, and of the environment SERVICE_NAME: \
-         v6pod.address, .subnet, .tags and .check, and what is said of single services, are read and shown.",
+        "Of annotations and labels v6pod.address and v6pod.subnet are read and shown, and not acted upon.",
     ),
     ("owner-slices", "The containers of all owners draw their addresses from one range."),
 ];

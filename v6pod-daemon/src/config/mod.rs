@@ -26,13 +26,14 @@ use v6pod_proto::{LinkName, Mode, SwitchedOff};
 
 pub use error::{ConfigError, Mistake};
 pub use options::Options;
-pub use values::{Authority, Host, People, Refused, Who};
+pub use values::{Authority, ConsulUrl, Host, People, Refused, Who};
 
+use crate::core::name::Template;
 use crate::core::open::{Allowed, Ways};
 use crate::core::ruleset::{EastWest, HostAccess, Ingress};
 use crate::core::{Instance, Prefix};
 use file::{File, RegistryKind, Verdict};
-use values::{ConsulUrl, Label, Loopback, PrefixText, Text};
+use values::{Label, Loopback, PrefixText, SecretFile, Text};
 
 /// Where the configuration is unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/v6pod/v6pod.toml";
@@ -79,6 +80,8 @@ pub struct Config {
     pub operators: People,
     /// Where names go.
     pub registry: Registry,
+    /// What a container's name becomes before it is a label.
+    pub name: Template,
     /// Names that no container gets, as DNS labels in lower case.
     pub reserved: Vec<String>,
     /// What is answered of names; none: nothing.
@@ -148,13 +151,27 @@ impl Default for Dns {
     }
 }
 
-/// How to speak to a Consul agent: HTTP without TLS.
+/// How to speak to a Consul agent. Files are absolute, or mere names: see [`Config::secret`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Consul {
     /// The agent.
-    pub address: Authority,
-    /// The file with the token; absolute, or a mere name: see [`Config::secret`].
+    pub address: ConsulUrl,
+    /// The file with the token.
     pub token_file: Option<PathBuf>,
+    /// The certificates of who may vouch for the agent, in PEM; none: those that the system trusts.
+    /// Without TLS it means nothing.
+    pub ca_file: Option<PathBuf>,
+    /// What this daemon shows the agent, if it shows anything. Without TLS it means nothing.
+    pub identity: Option<Identity>,
+}
+
+/// A certificate of this daemon's own and the key that goes with it, both in PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The certificate, and those between it and its authority's.
+    pub cert_file: PathBuf,
+    /// The private key.
+    pub key_file: PathBuf,
 }
 
 impl Config {
@@ -224,9 +241,10 @@ impl Config {
                 .allow
                 .as_ref()
                 .map(|all| all.get_ref().iter().map(allow).collect()),
+            name: file.registry.name.as_ref().map_or(default.name, |name| name.get_ref().0.clone()),
             reserved: file.registry.reserved.as_ref().map_or(default.reserved, labels),
             dns,
-            registry: registry(file.registry),
+            registry: registry(text, file.registry)?,
             tcp: file.api.tcp.as_ref().map_or(default.tcp, addresses),
             run_dir: None,
             state_dir: None,
@@ -292,6 +310,7 @@ impl Default for Config {
             operators: People::default(),
             registry: Registry::Embedded,
             dns: Some(Dns::default()),
+            name: Template::default(),
             reserved: ["consul", "vault", "nomad"].map(str::to_owned).into(),
             tcp: vec![(Ipv4Addr::LOCALHOST, 6781).into(), (Ipv6Addr::LOCALHOST, 6781).into()],
             run_dir: None,
@@ -379,17 +398,49 @@ fn dns(file: &File) -> Option<Dns> {
     })
 }
 
-/// `registry`; the table of a registry that is not chosen has been checked and means nothing.
-fn registry(written: file::Registry) -> Registry {
-    match written.kind.map(Spanned::into_inner) {
+/// `registry`; the table of a registry that is not chosen is checked and means nothing.
+fn registry(text: &str, written: file::Registry) -> Result<Registry, Mistake> {
+    let consul = consul(text, written.consul)?;
+    Ok(match written.kind.map(Spanned::into_inner) {
         None | Some(RegistryKind::Embedded) => Registry::Embedded,
         Some(RegistryKind::None) => Registry::None,
-        Some(RegistryKind::Consul) => Registry::Consul(Consul {
-            address: match written.consul.address.map(|url| url.into_inner().0) {
-                Some(ConsulUrl::Http(address)) => address,
-                _ => Authority { host: Host::Ip(Ipv6Addr::LOCALHOST.into()), port: 8500 },
-            },
-            token_file: written.consul.token_file.and_then(|path| path.into_inner().0.0),
-        }),
+        Some(RegistryKind::Consul) => Registry::Consul(consul),
+    })
+}
+
+fn consul(text: &str, written: file::Consul) -> Result<Consul, Mistake> {
+    let usual =
+        ConsulUrl::Http(Authority { host: Host::Ip(Ipv6Addr::LOCALHOST.into()), port: 8500 });
+    let tls = [
+        ("registry.consul.ca_file", &written.ca_file),
+        ("registry.consul.cert_file", &written.cert_file),
+        ("registry.consul.key_file", &written.key_file),
+    ];
+    let places =
+        tls.map(|(key, file)| Some((key, file.as_ref().filter(|f| f.get_ref().0.0.is_some())?)));
+    let at = written.address.as_ref().map_or(0, |url| url.span().start);
+    let address = written.address.map_or(usual, |url| url.into_inner().0);
+    let encrypted = matches!(address, ConsulUrl::Https(_));
+    if encrypted && !cfg!(feature = "consul-tls") {
+        let reason = "this v6podd was built without TLS; write http:// or unix://";
+        return Err(Mistake::value(text, at, "registry.consul.address", &reason));
     }
+    if let Some((key, file)) = places.into_iter().flatten().next().filter(|_| !encrypted) {
+        let reason = "it is for an address that begins with https://; leave it out";
+        return Err(Mistake::value(text, file.span().start, key, &reason));
+    }
+    let [_, cert, key] = places;
+    if let (Some((name, file)), None) | (None, Some((name, file))) = (cert, key) {
+        let reason = "cert_file and key_file go together; write both or none";
+        return Err(Mistake::value(text, file.span().start, name, &reason));
+    }
+    let file =
+        |written: Option<Spanned<Text<SecretFile>>>| written.and_then(|f| f.into_inner().0.0);
+    let identity = file(written.cert_file).zip(file(written.key_file));
+    Ok(Consul {
+        address,
+        token_file: file(written.token_file),
+        ca_file: file(written.ca_file),
+        identity: identity.map(|(cert_file, key_file)| Identity { cert_file, key_file }),
+    })
 }

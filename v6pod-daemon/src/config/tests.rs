@@ -101,7 +101,8 @@ fn a_file_is_read_into_types() {
     assert_eq!(config.users.0, [user("alice"), user("1000"), group("staff")]);
     assert_eq!(config.operators.0, [group("wheel")]);
     let Registry::Consul(consul) = config.registry else { panic!("{:?}", config.registry) };
-    assert_eq!(consul.address.to_string(), "consul.example:8501");
+    let ConsulUrl::Http(address) = consul.address else { panic!("{:?}", consul.address) };
+    assert_eq!(address.to_string(), "consul.example:8501");
     assert_eq!(consul.token_file, Some("/etc/v6pod/token".into()));
 }
 
@@ -243,12 +244,43 @@ fn a_token_is_a_file_or_a_credential() {
 }
 
 #[test]
+fn consul_is_reached_by_tls_or_a_unix_socket() {
+    let consul = |text: &str| match Config::parse(&format!("registry.kind = \"consul\"\n{text}")) {
+        Ok(Config { registry: Registry::Consul(consul), .. }) => consul,
+        other => panic!("{other:?}"),
+    };
+    let unix = consul("registry.consul.address = \"unix:///run/consul/http.sock\"");
+    assert_eq!(unix.address, ConsulUrl::Unix("/run/consul/http.sock".into()));
+    if !cfg!(feature = "consul-tls") {
+        refused("registry.consul.address = \"https://[2001:db8::1]:8501\"");
+        return;
+    }
+    let tls = consul(
+        "[registry.consul]\naddress = \"https://[2001:db8::1]:8501\"\nca_file = \"/etc/ca.pem\"\n\
+         cert_file = \"consul-cert\"\nkey_file = \"consul-key\"",
+    );
+    assert!(matches!(&tls.address, ConsulUrl::Https(at) if at.to_string() == "[2001:db8::1]:8501"));
+    assert_eq!(tls.ca_file, Some("/etc/ca.pem".into()));
+    let identity = tls.identity.unwrap();
+    assert_eq!(
+        (identity.cert_file, identity.key_file),
+        ("consul-cert".into(), "consul-key".into())
+    );
+    // What would be without effect, or half of it, is refused.
+    for wrong in [
+        "registry.consul.ca_file = \"/etc/ca.pem\"",
+        "registry.consul = { address = \"https://[::1]:8501\", key_file = \"/etc/key.pem\" }",
+        "registry.consul = { address = \"https://[::1]:8501\", cert_file = \"/etc/cert.pem\" }",
+    ] {
+        refused(wrong);
+    }
+}
+
+#[test]
 fn the_full_design_is_too_early_where_it_is_written() {
     for text in [
         "addresses.wished = [\"alice\", \"@staff\"]",
         "renumber.grace = \"10m\"",
-        "registry.consul.address = \"https://consul:8501\"",
-        "registry.consul.address = \"unix:///run/consul.sock\"",
         "registry.consul.datacenter = \"dc1\"",
     ] {
         not_yet(text);

@@ -281,6 +281,7 @@ impl Book {
             owner: wanted.owner,
             name: wanted.name,
             label: None,
+            further: Vec::new(),
             wishes: wanted.wishes,
             found: wanted.found,
             open: wanted.open,
@@ -369,14 +370,16 @@ impl Book {
         id: &AttachmentId,
         name: Option<&str>,
         label: Option<&Label>,
+        further: &[Label],
     ) -> Option<&Attachment> {
         let a = self.attachments.get_mut(id)?;
         let name = name.or(a.name.as_deref());
-        if a.name.as_deref() == name && a.label.as_ref() == label {
+        if a.name.as_deref() == name && a.label.as_ref() == label && a.further == further {
             return None;
         }
         a.name = name.map(str::to_owned);
         a.label = label.cloned();
+        a.further = further.to_vec();
         Some(a)
     }
 

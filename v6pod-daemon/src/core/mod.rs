@@ -11,6 +11,7 @@ pub mod explain;
 pub mod foreign;
 pub mod links;
 pub mod name;
+pub mod offer;
 pub mod open;
 pub mod prefix;
 pub mod reconcile;

@@ -3,20 +3,25 @@
 //! No client library is used: of the two on crates.io that could be built upon, one has the wrong
 //! type for TaggedAddresses and so cannot read a service's answer, the other knows no agent API.
 //!
-//! A service has no check: it is there as long as the attachment is, and counts as passing. No
-//! answer is read beyond [`BODY_MAX`]. The token stands in no log, no error and no `Debug`.
+//! A service is there as long as its attachment is, and counts as passing, unless its container asks for a
+//! check. Such a check asks the container's own address and follows no redirect; there is none that runs a
+//! program. No answer is read beyond [`BODY_MAX`]. The token stands in no log, no error and no `Debug`.
 
+mod connect;
 mod http;
+#[cfg(feature = "consul-tls")]
+mod tls;
 
 use std::collections::BTreeMap;
-use std::net::Ipv6Addr;
-use std::path::PathBuf;
+use std::net::{Ipv6Addr, SocketAddrV6};
 
 use hyper::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
+use v6pod_proto::wishes::Check;
 
 use super::{Backend, BackendError, Listed, Mark, Service, ServiceId};
-use crate::config::Authority;
+use crate::config::{self, Config};
+use connect::Endpoint;
 use http::{Agent, Answer};
 
 pub use http::BODY_MAX;
@@ -29,10 +34,20 @@ pub struct Consul {
 }
 
 impl Consul {
-    /// The agent that listens there, asked with the token in the file, if one is given. The file is
-    /// read at each request, so that a token can be replaced.
-    pub fn new(mark: Mark, agent: &Authority, token_file: Option<PathBuf>) -> Self {
-        Self { agent: Agent::new(agent, token_file), mark }
+    /// The agent that listens there, asked with the token in the file, if one is given. Files are read
+    /// at each request, so that a token or a certificate can be replaced.
+    pub fn new(mark: Mark, consul: &config::Consul) -> Self {
+        let token_file = consul.token_file.as_deref().map(Config::secret);
+        Self { agent: Agent::new(Endpoint::new(consul), token_file), mark }
+    }
+}
+
+impl Consul {
+    async fn put(&self, definition: &Definition<'_>) -> Result<Answer, BackendError> {
+        let body =
+            serde_json::to_vec(definition).map_err(|error| BackendError::Garbled(error.into()))?;
+        let path = "/v1/agent/service/register?replace-existing-checks=true";
+        self.agent.call(Method::PUT, path, body).await
     }
 }
 
@@ -42,10 +57,12 @@ impl Backend for Consul {
     }
 
     async fn register(&self, service: &Service) -> Result<(), BackendError> {
-        let body = serde_json::to_vec(&Definition::of(service))
-            .map_err(|error| BackendError::Garbled(error.into()))?;
-        let path = "/v1/agent/service/register?replace-existing-checks=true";
-        self.agent.call(Method::PUT, path, body).await?.success().map(drop)
+        let answer = self.put(&Definition::of(service)).await?;
+        let safer = Definition::without_redirects(service).filter(|_| knows_no_redirects(&answer));
+        match safer {
+            Some(safer) => self.put(&safer).await?.success().map(drop),
+            None => answer.success().map(drop),
+        }
     }
 
     async fn deregister(&self, id: &ServiceId) -> Result<(), BackendError> {
@@ -82,6 +99,60 @@ fn parse(body: &[u8], mark: &Mark) -> Result<Vec<Listed>, BackendError> {
         .collect())
 }
 
+/// Whether an agent refuses a check because it is too old to leave redirects alone (CVE-2022-29153; all from
+/// 1.7 to 1.9.16, 1.10.9 and 1.11.4): it says that it does not know the field.
+fn knows_no_redirects(answer: &Answer) -> bool {
+    let says = |what: &str| answer.body.windows(what.len()).any(|part| part == what.as_bytes());
+    answer.status == StatusCode::BAD_REQUEST && says(DISABLE_REDIRECTS)
+}
+
+const DISABLE_REDIRECTS: &str = "DisableRedirects";
+
+/// How often a container is asked, and how long it may take for its answer, as Consul writes times.
+const INTERVAL: &str = "10s";
+const TIMEOUT: &str = "5s";
+
+/// The check of a registration. It asks nobody but the container.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+enum CheckDefinition {
+    #[serde(rename_all = "PascalCase")]
+    Http {
+        #[serde(rename = "HTTP")]
+        http: String,
+        interval: &'static str,
+        timeout: &'static str,
+        /// A container would else have the agent ask whomever it names.
+        disable_redirects: bool,
+    },
+    #[serde(rename_all = "PascalCase")]
+    Tcp {
+        #[serde(rename = "TCP")]
+        tcp: SocketAddrV6,
+        interval: &'static str,
+        timeout: &'static str,
+    },
+    Ttl {
+        #[serde(rename = "TTL")]
+        ttl: String,
+    },
+}
+
+impl CheckDefinition {
+    fn of(check: &Check, address: Ipv6Addr) -> Self {
+        let at = |port| SocketAddrV6::new(address, port, 0, 0);
+        let (interval, timeout) = (INTERVAL, TIMEOUT);
+        match check {
+            Check::Http { port, path } => {
+                let http = format!("http://{}{path}", at(*port));
+                Self::Http { http, interval, timeout, disable_redirects: true }
+            }
+            Check::Tcp { port } => Self::Tcp { tcp: at(*port), interval, timeout },
+            Check::Ttl(ttl) => Self::Ttl { ttl: ttl.to_string() },
+        }
+    }
+}
+
 /// The body of a registration.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
@@ -90,8 +161,11 @@ struct Definition<'a> {
     id: &'a str,
     name: &'a str,
     address: Ipv6Addr,
+    port: u16,
     tags: &'a [String],
     meta: &'a BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    check: Option<CheckDefinition>,
     /// Nobody else changes a service's tags.
     enable_tag_override: bool,
 }
@@ -102,10 +176,19 @@ impl<'a> Definition<'a> {
             id: service.id.as_str(),
             name: service.label.as_str(),
             address: service.address,
+            port: service.port,
             tags: &service.tags,
             meta: &service.meta,
+            check: service.check.as_ref().map(|check| CheckDefinition::of(check, service.address)),
             enable_tag_override: false,
         }
+    }
+
+    /// The same, if it has a check by HTTP, with one that only connects to the port.
+    fn without_redirects(service: &'a Service) -> Option<Self> {
+        let Some(Check::Http { port, .. }) = service.check else { return None };
+        let check = CheckDefinition::of(&Check::Tcp { port }, service.address);
+        Some(Self { check: Some(check), ..Self::of(service) })
     }
 }
 
@@ -118,6 +201,8 @@ struct AgentService {
     #[serde(default)]
     address: String,
     #[serde(default)]
+    port: u16,
+    #[serde(default)]
     tags: Option<Vec<String>>,
     #[serde(default)]
     meta: Option<BTreeMap<String, String>>,
@@ -126,12 +211,15 @@ struct AgentService {
 impl AgentService {
     /// What it says, if this daemon can have written it.
     fn read(self, id: ServiceId) -> Option<Service> {
+        let meta = self.meta.unwrap_or_default();
         Some(Service {
             id,
             label: self.service.parse().ok()?,
             address: self.address.parse().ok()?,
+            port: self.port,
             tags: self.tags.unwrap_or_default(),
-            meta: self.meta.unwrap_or_default(),
+            check: Service::check_in(&meta),
+            meta,
         })
     }
 }
@@ -159,6 +247,8 @@ mod live;
 mod tests {
     use super::*;
     use crate::core::Instance;
+    use crate::core::offer::Part;
+    use crate::registry::Registration;
     use crate::registry::testing::registration;
 
     fn mark() -> Mark {
@@ -167,7 +257,15 @@ mod tests {
 
     #[test]
     fn what_is_registered_is_read_back_as_it_was() {
-        let service = Service::new(&mark(), &registration(1, "web"));
+        let registration = Registration {
+            part: Part::Port(8080),
+            port: Some(8080),
+            tags: vec!["v1".to_owned(), "alice".to_owned(), "bob=ü".to_owned()],
+            check: Some("http:8080/x?y".parse().unwrap()),
+            ..registration(1, "web")
+        };
+        let service = Service::new(&mark(), &registration);
+        assert_eq!(service.tags, ["alice", "v1", "bob=ü"], "the owner's once, and first");
         let sent = serde_json::to_value(Definition::of(&service)).unwrap();
         assert_eq!(sent["Address"], service.address.to_string());
         // The agent says "Service" where it was told "Name".
@@ -176,6 +274,25 @@ mod tests {
         let list = serde_json::json!({ service.id.as_str(): there });
         let listed = parse(list.to_string().as_bytes(), &mark()).unwrap();
         assert_eq!(listed, [Listed { id: service.id.clone(), service: Some(service) }]);
+    }
+
+    #[test]
+    fn attack_20_a_check_asks_the_container_and_nobody_else() {
+        let address = "2001:db8::7".parse().unwrap();
+        let sent = |check: &str| {
+            let check = CheckDefinition::of(&check.parse().unwrap(), address);
+            serde_json::to_value(check).unwrap()
+        };
+        let (interval, timeout) = ("10s", "5s");
+        let url = "http://[2001:db8::7]:80//192.0.2.1/@x";
+        let http = serde_json::json!({
+            "HTTP": url, "Interval": interval, "Timeout": timeout, "DisableRedirects": true,
+        });
+        assert_eq!(sent("http:80//192.0.2.1/@x"), http);
+        let tcp = "[2001:db8::7]:5432";
+        let tcp = serde_json::json!({ "TCP": tcp, "Interval": interval, "Timeout": timeout });
+        assert_eq!(sent("tcp:5432"), tcp);
+        assert_eq!(sent("ttl:2m"), serde_json::json!({ "TTL": "120s" }));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 mod explain;
 mod resolved;
 mod table;
+mod watch;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -66,6 +67,10 @@ enum Command {
     /// Say what becomes of a flow, which rule decides, and who opened it.
     #[command(after_help = explain::HELP)]
     Explain(explain::Words),
+    /// Tell what happens, as it happens: addresses and names given, lost, put back, and why not given.
+    ///
+    /// Until it is interrupted, or the daemon stops. An ordinary user is told of his own containers.
+    Watch,
     /// Show what the daemon does and does not do.
     Status,
     /// Show how many more attachments fit, and what ends first.
@@ -158,6 +163,10 @@ async fn run(cli: &Cli) -> Result<String, Failure> {
             }
             print(&text);
             Err(explain::DISAGREES.into())
+        }
+        Command::Watch => {
+            let watched = client.watch(|name, data| watch::tell(name, data, cli.json)).await?;
+            if watched.is_break() { Ok(String::new()) } else { Err(watch::ENDED.into()) }
         }
         Command::Status => {
             let status: Status = client.get("/api/status").await?;
