@@ -237,9 +237,15 @@ fn attack_33_a_daemon_that_cannot_end_does_not_keep_the_next_from_starting() {
         let place = |thread: fs::DirEntry| fs::read_to_string(thread.path().join("wchan")).ok();
         threads.filter_map(place).any(|place| place == "request_wait_answer")
     };
-    eventually(PATIENCE, "a thread of it waits for a file's server", || waits().then_some(()));
-    // A kill takes back what the server has not yet read, and then nobody waits any more.
-    thread::sleep(Duration::from_secs(1));
+    // For what is answered, too, somebody waits a moment; and what the server has not read yet a kill takes
+    // back.
+    let for_long = || {
+        (0..10).all(|_| {
+            thread::sleep(Duration::from_millis(200));
+            waits()
+        })
+    };
+    eventually(PATIENCE, "a thread of it waits for a file's server", || for_long().then_some(()));
     left = stage.daemon.kill9_and_leave();
     // The case bites: it is killed, and still there.
     eventually(PATIENCE, "its main thread has ended", || {
