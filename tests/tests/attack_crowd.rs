@@ -10,7 +10,9 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use v6pod_tests::{Attacker, Halves, PATIENCE, Stage, User, eventually, require, run};
@@ -45,7 +47,7 @@ fn own_socket(stage: &Stage, user: &User) -> PathBuf {
 }
 
 /// Whether this user can connect to a socket.
-fn connects(user: &User, path: &std::path::Path) -> bool {
+fn connects(user: &User, path: &Path) -> bool {
     let program = "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])";
     let mut command = user.command("/usr/bin/python3");
     let seen = run(command.arg("-c").arg(program).arg(path));
@@ -125,6 +127,20 @@ fn a_users_own_socket_is_nobody_elses() {
     // A daemon that is gone leaves nobody at a socket without a listener.
     stage.daemon.kill9();
     assert!(one.exists());
-    let refused = std::os::unix::net::UnixStream::connect(&one).expect_err("nobody is there");
+    let refused = UnixStream::connect(&one).expect_err("nobody is there");
     assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+}
+
+#[test]
+fn who_waits_at_his_own_socket_when_the_daemon_ends_is_answered_by_the_next() {
+    let _machine = require!(Root);
+    let stage = Stage::with_users(1);
+    // One that ends with whoever waits unanswered, in the place of root's own.
+    let path = stage.daemon.run_dir().join("users/0.sock");
+    eventually(PATIENCE, "root has a socket", || path.exists().then_some(()));
+    fs::remove_file(&path).expect("removing a socket");
+    let dying = UnixListener::bind(&path).expect("listening");
+    let asked = thread::spawn(move || drop(dying.accept().expect("v6podctl asks")));
+    stage.daemon.ctl(&["status"]).ok();
+    asked.join().expect("it was asked");
 }

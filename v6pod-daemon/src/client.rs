@@ -13,6 +13,7 @@ use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
+use tokio::time::error::Elapsed;
 use tokio::time::{sleep, timeout};
 use v6pod_proto::{Problem, Uid, sockets};
 
@@ -82,7 +83,10 @@ impl Client {
         &self,
         mut told: impl FnMut(&str, &str) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, ClientError> {
-        let stream = self.connect().await?;
+        let stream = match self.at_own().await {
+            Some(stream) => stream,
+            None => self.at_the_common().await?,
+        };
         let begun =
             timeout(PATIENCE, begin(stream, Method::GET, "/api/events", Bytes::new())).await;
         let (response, _driver) = match begun {
@@ -119,24 +123,40 @@ impl Client {
         Ok(ControlFlow::Continue(()))
     }
 
-    async fn connect(&self) -> Result<UnixStream, ClientError> {
-        let connected = timeout(PATIENCE, connect(&self.path)).await.map_err(io::Error::from);
-        connected.flatten().map_err(|source| ClientError::Away { path: self.path.clone(), source })
-    }
-
     async fn call<T: DeserializeOwned>(
         &self,
         method: Method,
         resource: &str,
         body: Bytes,
     ) -> Result<T, ClientError> {
-        let stream = self.connect().await?;
-        match timeout(PATIENCE, exchange(stream, method, resource, body)).await {
+        let at_own = self.ask_at_own(method.clone(), resource, body.clone()).await;
+        let answer = match at_own {
+            Some(answer) => answer,
+            None => ask(self.at_the_common().await?, method, resource, body).await,
+        };
+        match answer {
             Ok(Ok((true, body))) => self.parse(&body),
             Ok(Ok((false, body))) => Err(ClientError::Refused(self.parse(&body)?)),
             Ok(Err(error)) => Err(self.broken(&error)),
             Err(_) => Err(self.broken(&"it did not answer in time")),
         }
+    }
+
+    /// Nothing if nobody is there. The daemon alone has its users' own sockets: what waits there when it ends is not
+    /// answered, while at the common one the next daemon finds it. Whatever is asked for may be asked for twice.
+    async fn ask_at_own(&self, method: Method, resource: &str, body: Bytes) -> Option<Answer> {
+        let answer = ask(self.at_own().await?, method, resource, body).await;
+        Some(answer).filter(|answer| !matches!(answer, Ok(Err(_))))
+    }
+
+    async fn at_own(&self) -> Option<UnixStream> {
+        let own = own_socket(&self.path)?;
+        timeout(PATIENCE, connect_to(&own)).await.ok()?.ok()
+    }
+
+    async fn at_the_common(&self) -> Result<UnixStream, ClientError> {
+        let connected = timeout(PATIENCE, connect_to(&self.path)).await.map_err(io::Error::from);
+        connected.flatten().map_err(|source| ClientError::Away { path: self.path.clone(), source })
     }
 
     fn parse<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T, ClientError> {
@@ -146,16 +166,6 @@ impl Client {
     fn broken(&self, why: &dyn std::fmt::Display) -> ClientError {
         ClientError::Broken { path: self.path.clone(), why: why.to_string() }
     }
-}
-
-/// Connects, at the caller's own socket if there is one.
-async fn connect(common: &Path) -> io::Result<UnixStream> {
-    if let Some(own) = own_socket(common)
-        && let Ok(stream) = connect_to(&own).await
-    {
-        return Ok(stream);
-    }
-    connect_to(common).await
 }
 
 /// Where this process's user may have a socket of his own. Only in a folder that is nobody else's to write in
@@ -181,6 +191,14 @@ async fn connect_to(path: &Path) -> io::Result<UnixStream> {
 const LINE: usize = 64 << 10;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// What came of a request: whether it went well and the body, or how the connection broke, in time.
+type Answer = Result<Result<(bool, Bytes), BoxError>, Elapsed>;
+
+/// An exchange that comes to an end.
+async fn ask(stream: UnixStream, method: Method, resource: &str, body: Bytes) -> Answer {
+    timeout(PATIENCE, exchange(stream, method, resource, body)).await
+}
 
 /// One request on the connection; whether it went well, and the body.
 async fn exchange(
