@@ -357,6 +357,15 @@ impl Daemon {
         self.root().get("/api/status").ok()
     }
 
+    /// How many connections it has refused (`v6pod_connections_refused_total`).
+    #[track_caller]
+    pub fn refused(&self) -> u64 {
+        let body = self.root().get("/metrics").body;
+        let metrics = String::from_utf8(body).expect("text");
+        let line = metrics.lines().find_map(|l| l.strip_prefix("v6pod_connections_refused_total "));
+        line.expect("it is counted").parse().expect("a number")
+    }
+
     /// Runs v6podctl as root, in the host's network.
     #[track_caller]
     pub fn ctl(&self, args: &[&str]) -> Finished {

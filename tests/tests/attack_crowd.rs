@@ -108,6 +108,25 @@ fn who_has_not_logged_in_has_a_socket_once_he_was_served() {
 }
 
 #[test]
+fn attack_26_who_has_all_his_connections_waits_at_his_own_socket_and_is_not_refused() {
+    let _machine = require!(Root);
+    let stage = Stage::with_users(1);
+    let own = own_socket(&stage, stage.user());
+    let before = stage.daemon.refused();
+    // More than he may have at once, all in one moment; each says what it wants a little later.
+    let program = "import socket, sys, time\n\
+                   def one():\n    s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); return s\n\
+                   all = [one() for _ in range(180)]\n\
+                   time.sleep(0.5)\n\
+                   for s in all: s.sendall(b'GET /healthz HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n')\n\
+                   print(sum(s.recv(99).startswith(b'HTTP/1.1 200') for s in all))";
+    let mut command = stage.user().command("/usr/bin/python3");
+    let seen = run(command.arg("-c").arg(program).arg(&own));
+    assert_eq!(seen.ok().trim(), "180");
+    assert_eq!(stage.daemon.refused(), before);
+}
+
+#[test]
 fn a_users_own_socket_is_nobody_elses() {
     let _machine = require!(Root);
     let mut stage = Stage::with_users(2);

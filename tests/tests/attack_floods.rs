@@ -343,22 +343,16 @@ fn attack_26_a_tenant_who_floods_all_he_can_stops_nobody() {
         let end = Instant::now() + time;
         std::iter::from_fn(|| (Instant::now() < end).then(&once)).collect::<Vec<_>>()
     };
-    let refused = || -> u64 {
-        let body = stage.daemon.root().get("/metrics").body;
-        let metrics = String::from_utf8(body).expect("text");
-        let line = metrics.lines().find_map(|l| l.strip_prefix("v6pod_connections_refused_total "));
-        line.expect("it is counted").parse().expect("a number")
-    };
     once();
     let mut rest = for_a_while(FLOOD / 2);
-    let refused_before = refused();
+    let refused_before = stage.daemon.refused();
     let flooded = {
         halves.second();
         let _flood = Attacker::start(&stage.users[0], &stage.daemon, &["flood"]);
         halves.first();
         for_a_while(FLOOD)
     };
-    let refused = refused() - refused_before;
+    let refused = stage.daemon.refused() - refused_before;
     before.comes_back(&stage.daemon);
     rest.extend(for_a_while(FLOOD / 2));
 

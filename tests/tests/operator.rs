@@ -153,6 +153,7 @@ fn purge_takes_all_away() {
     assert_eq!(routes(&stage.host), routes_before);
     let left = std::fs::read_dir(stage.daemon.run_dir().join("attachments"));
     assert_eq!(left.into_iter().flatten().count(), 0);
+    assert!(!stage.daemon.run_dir().join("users").exists(), "users' own sockets");
     // A purge of nothing is no error, and the container only lost its address.
     stage.daemon.purge().ok();
     assert!(container.init().is_alive());

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use tokio::time::timeout;
+use v6pod_proto::sockets;
 
 use crate::attachments::records::Records;
 use crate::attachments::spoken::FOLDER;
@@ -113,9 +114,9 @@ pub async fn purge(config: &Config) -> Result<Purged, PurgeError> {
         }
         _ => {}
     }
-    for folder in ["attachments", "rejected", FOLDER] {
+    for folder in ["attachments", "rejected", FOLDER, sockets::FOLDER] {
         let path = config.run_dir().join(folder);
-        if folder != FOLDER {
+        if ![FOLDER, sockets::FOLDER].contains(&folder) {
             records += fs::read_dir(&path).map_or(0, Iterator::count);
         }
         match fs::remove_dir_all(&path) {

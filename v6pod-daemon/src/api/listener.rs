@@ -40,7 +40,7 @@ use super::handlers::Connection;
 use super::inherited::{Inherited, tell_of_the_missing};
 use super::own_sockets::{OwnSockets, tell_of_logins};
 use super::problem;
-use super::shares::Shares;
+use super::shares::{Place, Shares};
 use super::stream::{Inbox, Stream, dismiss, keep_urgent_bytes};
 use crate::attachments::{Attachments, Lease};
 use crate::closer::Closer;
@@ -222,8 +222,10 @@ impl Server {
     /// Listens for each user who has come or comes.
     async fn welcome(self, mut own: OwnSockets, mut users: mpsc::Receiver<Uid>) {
         let (due, mut loops) = (own.due(), JoinSet::new());
+        // What is refused here was accepted at its user's pace, and is nothing to the common one.
+        let alone = || Self { refusals: Refusals::default(), ..self.clone() };
         let mut listen_for = |uid| match own.make(uid) {
-            Ok(Some(listener)) => drop(loops.spawn(self.clone().accept_from(uid, listener))),
+            Ok(Some(listener)) => drop(loops.spawn(alone().accept_from(uid, listener))),
             Ok(None) => {}
             Err(error) => tracing::warn!(%uid, %error, "a user gets no socket of his own"),
         };
@@ -247,7 +249,7 @@ impl Server {
         let paces = self.attachments.paces();
         loop {
             let Ok(mut ready) = listener.readable().await else { return };
-            self.shares.room(uid).await;
+            let place = self.shares.place(uid).await;
             while let Some(wait) = paces.wait(uid, Instant::now()) {
                 sleep(wait).await;
             }
@@ -255,8 +257,12 @@ impl Server {
             match ready.try_io(accept) {
                 Ok(Ok(stream)) => {
                     paces.charge(uid, REFUSED, Instant::now());
-                    if let Some(stream) = self.turn_away(stream.into()) {
-                        tokio::spawn(self.clone().serve_unix(stream, permit));
+                    let stream = stream.into();
+                    match keep_urgent_bytes(&stream) {
+                        Ok(()) => {
+                            tokio::spawn(self.clone().serve_unix(stream, permit, Some(place)));
+                        }
+                        Err(_) => dismiss(stream, uid, &self.closer),
                     }
                 }
                 Ok(Err(error)) => self.pause(&error).await,
@@ -276,7 +282,7 @@ impl Server {
             match listener.async_io(Interest::READABLE, accept).await {
                 Ok(stream) => {
                     if let Some(stream) = self.turn_away(stream.into()) {
-                        tokio::spawn(self.clone().serve_unix(stream, permit));
+                        tokio::spawn(self.clone().serve_unix(stream, permit, None));
                     }
                 }
                 Err(error) => self.pause(&error).await,
@@ -341,7 +347,13 @@ impl Server {
         sleep(PAUSE).await;
     }
 
-    async fn serve_unix(self, stream: std_unix::UnixStream, permit: Option<OwnedSemaphorePermit>) {
+    /// Serves one connection, which has its place if it came by its user's own socket.
+    async fn serve_unix(
+        self,
+        stream: std_unix::UnixStream,
+        permit: Option<OwnedSemaphorePermit>,
+        place: Option<Place>,
+    ) {
         let Some((uid, via)) = peer_of(&stream) else {
             return dismiss(stream, Uid::ROOT, &self.closer);
         };
@@ -351,7 +363,8 @@ impl Server {
             let _ = self.served.try_send(uid);
         }
         let peer = caller.counted_as();
-        let place = self.shares.enter(peer).filter(|_| !self.closer.is_behind(peer));
+        let place = place.or_else(|| self.shares.enter(peer));
+        let place = place.filter(|_| !self.closer.is_behind(peer));
         let Some(place) = place else { return self.refuse(stream, peer) };
         if !self.in_his_turn(peer).await {
             return self.refuse(stream, peer);

@@ -12,7 +12,7 @@ use std::collections::HashSet;
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
@@ -20,6 +20,7 @@ use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::fs::{XattrFlags, setxattr};
 use rustix::io::Errno;
 use rustix::net::listen;
+use rustix::process::geteuid;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 use v6pod_proto::{Uid, sockets};
@@ -47,8 +48,14 @@ impl OwnSockets {
     pub(super) fn beside(common: &Path) -> io::Result<Self> {
         let folder = sockets::folder(common).ok_or(io::ErrorKind::NotFound)?;
         match DirBuilder::new().mode(0o711).create(&folder) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
+            // One that another daemon of ours left, and nothing else that somebody has put there.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                let there = fs::symlink_metadata(&folder)?;
+                if !there.is_dir() || there.uid() != geteuid().as_raw() {
+                    return Err(error);
+                }
+            }
+            made => made?,
         }
         // Whatever the umask has made of it.
         fs::set_permissions(&folder, Permissions::from_mode(0o711))?;

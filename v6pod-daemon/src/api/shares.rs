@@ -46,13 +46,13 @@ impl Shares {
         self.open().get(&caller).is_some_and(|count| *count >= EACH)
     }
 
-    /// Waits until this caller has less than he may have.
-    pub(crate) async fn room(&self, caller: Uid) {
+    /// A place for one more connection of this caller, once his share has one.
+    pub(crate) async fn place(&self, caller: Uid) -> Place {
         loop {
             // Before the look: who leaves from here on is heard of.
             let left = self.0.left.notified();
-            if !self.is_full(caller) {
-                return;
+            if let Some(place) = self.enter(caller) {
+                return place;
             }
             left.await;
         }
@@ -84,16 +84,17 @@ mod tests {
     #[tokio::test]
     async fn who_waits_for_room_is_woken_by_whoever_leaves() {
         let (one, shares) = (Uid::new(1).unwrap(), Shares::default());
-        shares.room(one).await;
-        let mut places: Vec<_> = (0..EACH).map(|_| shares.enter(one).unwrap()).collect();
+        let mut places = vec![shares.place(one).await];
+        places.extend((1..EACH).map(|_| shares.enter(one).unwrap()));
         let waiting = tokio::spawn({
             let shares = shares.clone();
-            async move { shares.room(one).await }
+            async move { shares.place(one).await }
         });
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());
         places.pop();
-        waiting.await.unwrap();
+        places.push(waiting.await.unwrap());
+        assert!(shares.enter(one).is_none(), "what he waited for is his");
     }
 
     #[test]

@@ -307,7 +307,8 @@ mod tests {
     use v6pod_proto::{Change, Mode, OpenedBy};
 
     use super::*;
-    use crate::core::open::{Holes, Rights};
+    use crate::core::hole::Holes;
+    use crate::core::open::Rights;
 
     #[test]
     fn no_folder_of_somebody_elses_is_taken_for_that_of_the_records() {

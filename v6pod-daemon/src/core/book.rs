@@ -18,8 +18,9 @@ use v6pod_proto::{AttachmentId, ContainerId, LinkName, Mac, Mode, NetworkName, U
 
 use super::address::Pool;
 use super::attachment::{Attachment, Generation, Holder, NamespaceId, Phase, port_name};
+use super::hole::Holes;
 use super::name::Label;
-use super::open::{Holes, OpenPorts};
+use super::open::OpenPorts;
 use super::step::ROUTED_GATEWAY;
 use super::{Port, Prefix};
 

@@ -12,7 +12,8 @@ use v6pod_proto::wishes::OpeningList;
 use v6pod_proto::{AttachmentId, Change, LinkName, Mac, Mode, OpenedBy, Uid};
 
 use super::attachment::{Attachment, Generation, NamespaceId, Phase, port_name};
-use super::open::{Holes, OpenPorts, Rights};
+use super::hole::Holes;
+use super::open::{OpenPorts, Rights};
 use super::reconcile::{PortSeen, Recorded, Seen, reconcile};
 use super::ruleset::Elements;
 use super::step::{Port, Step, attach, detach};

@@ -12,7 +12,7 @@ use std::net::Ipv6Addr;
 use v6pod_proto::wishes::{Egress, Opening, OtherWishes, Protocol};
 use v6pod_proto::{EgressBy, EgressView, Wishes};
 
-use super::open::{Hole, count, holes, most};
+use super::hole::{Hole, count, holes, most};
 
 /// What one container may reach.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,7 +2,8 @@ use proptest::prelude::*;
 use v6pod_proto::wishes::{Findings, Source};
 
 use super::*;
-use crate::core::open::{Holes, OpenPorts, OpenTerms, Rights, Ways};
+use crate::core::hole::Holes;
+use crate::core::open::{OpenPorts, OpenTerms, Rights, Ways};
 
 fn rule(text: &str) -> Egress {
     text.parse().unwrap()

@@ -17,7 +17,8 @@ use v6pod_proto::wishes::{Peers, Protocol};
 use v6pod_proto::{LinkName, Mac, Mode, Opened, Uid};
 
 use super::attachment::Attachment;
-use super::open::{Hole, NotOpened};
+use super::hole::Hole;
+use super::open::NotOpened;
 use super::ruleset::{
     EastWest, HostAccess, Ingress, KNOWN_SET, OWNER_SET, PORT_SET, Policy, ROUTED_SET,
 };

@@ -9,6 +9,7 @@ pub mod description;
 pub mod egress;
 pub mod explain;
 pub mod foreign;
+pub mod hole;
 pub mod links;
 pub mod name;
 pub mod offer;

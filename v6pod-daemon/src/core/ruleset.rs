@@ -29,7 +29,7 @@ use std::num::NonZeroU32;
 
 use v6pod_proto::{LinkName, Mac, Mode, Uid};
 
-use super::open::{Hole, Holes};
+use super::hole::{Hole, Holes};
 use super::{Links, Port, Prefix};
 
 /// The set of the bridge table: `ifname . ether_addr . ipv6_addr`. Not a word of nft's own, such as

@@ -19,7 +19,7 @@ use v6pod_proto::{LinkName, Mac, Mode, Uid};
 /// solicitation: 0.05 ms with a thousand ports, 0.7 ms with five thousand, for whoever cares to ask.
 pub const ROUTED_GATEWAY: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
-use super::open::Holes;
+use super::hole::Holes;
 
 /// One attachment's kernel objects, by name and address: enough to make them and to take them away
 /// again without having seen them.

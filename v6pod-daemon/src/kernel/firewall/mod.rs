@@ -31,8 +31,8 @@ use v6pod_proto::wishes::Protocol;
 use self::message::{Message, Table};
 use super::error::{Cause, Error, gone_is_fine};
 use super::netlink::Socket;
+use crate::core::hole::{Hole, Holes};
 use crate::core::links::Links;
-use crate::core::open::{Hole, Holes};
 use crate::core::ruleset::{
     CONFINED_SET, ENDED_SET, Elements, FROM_SETS, FULL_BY_SET, FULL_TO_SET, KIN_SET, KNOWN_SET,
     OPEN_ALL_SET, OPEN_SET, OWNER_SET, PORT_SET, REACH_ALL_SET, REACH_SET, REACH_SETS, ROUTED_SET,
