@@ -231,7 +231,7 @@ fn attack_12_flows_that_are_chosen_end_and_no_others() {
         container.enter(|| TcpStream::connect((port(1).gateway, 9)).unwrap_err());
         let links = bench.host.links.clone();
         let left = |bench: &mut Bench| {
-            let flows = conntrack::choose(&mut bench.worker.rules.0, |f| f.answers == address);
+            let flows = conntrack::choose(&mut bench.worker.rules.socket, |f| f.answers == address);
             let mut ports: Vec<_> = flows.unwrap().iter().map(|begun| begun.flow.port).collect();
             ports.sort_unstable();
             ports
@@ -401,7 +401,8 @@ fn attack_12_the_flows_of_an_address_are_forgotten_and_no_others() {
         }
         sh(&format!("ping -6 -n -c 1 -W 10 {a}; ping -6 -n -c 1 -W 10 {b}"));
         let mut rules = RulesSocket::open().unwrap();
-        let mut count = |address| conntrack::flows(&mut rules.0, &[address].into()).unwrap().len();
+        let mut count =
+            |address| conntrack::flows(&mut rules.socket, &[address].into()).unwrap().len();
         assert_eq!((count(a), count(b)), (2, 2));
         for _ in 0..2 {
             bench.worker.rules.forget_flows(&[a].into()).unwrap();
