@@ -247,6 +247,28 @@ fn attack_12_flows_that_are_chosen_end_and_no_others() {
     });
 }
 
+/// Before lists were compared with themselves, this failed at about every hundredth.
+#[test]
+fn a_list_that_the_kernels_hashing_anew_overtakes_is_whole() {
+    in_netns(|| {
+        let policy = policy(Ingress::Deny);
+        let links = &policy.links;
+        nft::load(&Ruleset::of(&policy, &[])).unwrap();
+        let mut rules = RulesSocket::open().unwrap();
+        let (none, most) = (Holes::default(), holes(&["tcp/1-1000", "udp/1-24"]));
+        let full = Elements { open: most.clone(), ..elements(1) };
+        rules.add(links, &elements(1)).unwrap();
+        for round in 0..500 {
+            rules.change(links, full.address, &none, &most).unwrap();
+            // The hashing begins behind the commit, at some time.
+            thread::sleep(Duration::from_micros(round % 50 * 40));
+            let observed = rules.observe(links).unwrap();
+            assert!(observed == Some(ObservedElements::expected([&full])), "round {round}");
+            rules.change(links, full.address, &most, &none).unwrap();
+        }
+    });
+}
+
 #[test]
 #[ignore = "prints a time"]
 fn a_commit_among_5000_attachments() {
