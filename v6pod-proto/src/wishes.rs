@@ -31,6 +31,8 @@ const ATTACH: &str = "v6pod";
 pub const INGRESS: &str = "v6pod.ingress";
 /// What a pod is called stands under this name.
 pub const POD_NAME: &str = "name";
+/// What an image is called stands under this name.
+pub const IMAGE_NAME: &str = "name";
 const EGRESS: &str = "v6pod.egress";
 const ADDRESS: &str = "v6pod.address";
 const SUBNET: &str = "v6pod.subnet";
@@ -76,6 +78,8 @@ pub enum Source {
     Annotation,
     /// The user, by what he calls the container's pod.
     Pod,
+    /// What its engine calls the image that it runs.
+    Image,
     /// The user, by a label of the container's pod.
     PodLabel,
     /// The user, by a label.
@@ -91,9 +95,10 @@ pub enum Source {
 }
 
 impl Source {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Annotation,
         Self::Pod,
+        Self::Image,
         Self::PodLabel,
         Self::Label,
         Self::Published,
@@ -107,6 +112,7 @@ impl Source {
         match self {
             Self::Annotation => "annotations",
             Self::Pod => "pod",
+            Self::Image => "image",
             Self::PodLabel => "pod_labels",
             Self::Label => "labels",
             Self::Published => "published",
@@ -120,7 +126,7 @@ impl Source {
     const fn is_users(self) -> bool {
         match self {
             Self::Annotation | Self::Pod | Self::PodLabel | Self::Label | Self::Published => true,
-            Self::Environment | Self::ImageAnnotation | Self::ImageLabel => false,
+            Self::Image | Self::Environment | Self::ImageAnnotation | Self::ImageLabel => false,
         }
     }
 }
@@ -130,6 +136,7 @@ impl fmt::Display for Source {
         f.write_str(match self {
             Self::Annotation => "annotation",
             Self::Pod => "pod",
+            Self::Image => "image",
             Self::PodLabel => "pod's label",
             Self::Label => "label",
             Self::Published => "published port",

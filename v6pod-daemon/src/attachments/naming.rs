@@ -271,6 +271,7 @@ impl Shared {
             user: accounts.login(a.owner).map(str::to_owned),
             container: a.container.clone(),
             name: a.name.clone().unwrap_or_else(|| a.container.short().to_owned()),
+            image: a.found.image.clone(),
             port,
             tags,
             check,

@@ -21,8 +21,7 @@ struct Later {
 
 /// The first key, in the text's order, that asks for something that this version does not have.
 pub(super) fn refuse(text: &str, file: &File) -> Result<(), Mistake> {
-    let all = addressing(file).into_iter().chain(names(file));
-    match all.flatten().min_by_key(|later| later.at) {
+    match addressing(file).into_iter().flatten().min_by_key(|later| later.at) {
         None => Ok(()),
         Some(Later { key, at, what, instead }) => {
             Err(Mistake::NotYet { line: line_of(text, at), key, what, instead })
@@ -59,15 +58,6 @@ fn addressing(file: &File) -> [Option<Later>; 6] {
         later("addresses.wished", &addresses.wished, Vec::is_empty, "wishes", "write []"),
         later("renumber.grace", &renumber.grace, never, "renumbering", LEAVE),
         later("renumber.settle", &renumber.settle, never, "renumbering", LEAVE),
-    ]
-}
-
-#[rustfmt::skip]
-fn names(file: &File) -> [Option<Later>; 1] {
-    let consul = &file.registry.consul;
-    [
-        later("registry.consul.datacenter", &consul.datacenter, |d| d.0.is_own(),
-            "other data centre than the agent's", "write \"\""),
     ]
 }
 

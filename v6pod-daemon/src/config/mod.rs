@@ -156,6 +156,8 @@ impl Default for Dns {
 pub struct Consul {
     /// The agent.
     pub address: ConsulUrl,
+    /// The data centre that the agent has to be of, if that matters.
+    pub datacenter: Option<String>,
     /// The file with the token.
     pub token_file: Option<PathBuf>,
     /// The certificates of who may vouch for the agent, in PEM; none: those that the system trusts.
@@ -439,6 +441,7 @@ fn consul(text: &str, written: file::Consul) -> Result<Consul, Mistake> {
     let identity = file(written.cert_file).zip(file(written.key_file));
     Ok(Consul {
         address,
+        datacenter: written.datacenter.and_then(|d| d.into_inner().0.named()),
         token_file: file(written.token_file),
         ca_file: file(written.ca_file),
         identity: identity.map(|(cert_file, key_file)| Identity { cert_file, key_file }),

@@ -76,7 +76,7 @@ fn a_file_is_read_into_types() {
         [registry]
         kind = "consul"
         reserved = ["db"]
-        consul = { address = "http://Consul.example:8501/", token_file = "/etc/v6pod/token" }
+        consul = { address = "http://Consul.example:8501/", token_file = "/etc/v6pod/token", datacenter = "dc1" }
         "#,
     )
     .unwrap();
@@ -104,6 +104,7 @@ fn a_file_is_read_into_types() {
     let ConsulUrl::Http(address) = consul.address else { panic!("{:?}", consul.address) };
     assert_eq!(address.to_string(), "consul.example:8501");
     assert_eq!(consul.token_file, Some("/etc/v6pod/token".into()));
+    assert_eq!(consul.datacenter.as_deref(), Some("dc1"));
 }
 
 #[test]
@@ -278,11 +279,7 @@ fn consul_is_reached_by_tls_or_a_unix_socket() {
 
 #[test]
 fn the_full_design_is_too_early_where_it_is_written() {
-    for text in [
-        "addresses.wished = [\"alice\", \"@staff\"]",
-        "renumber.grace = \"10m\"",
-        "registry.consul.datacenter = \"dc1\"",
-    ] {
+    for text in ["addresses.wished = [\"alice\", \"@staff\"]", "renumber.grace = \"10m\""] {
         not_yet(text);
     }
 }

@@ -285,8 +285,9 @@ impl FromStr for SecretFile {
 pub(super) struct Datacenter(String);
 
 impl Datacenter {
-    pub(super) fn is_own(&self) -> bool {
-        self.0.is_empty()
+    /// The name, unless the agent's own will do, whichever that is.
+    pub(super) fn named(self) -> Option<String> {
+        Some(self.0).filter(|name| !name.is_empty())
     }
 }
 

@@ -7,13 +7,15 @@
 //! check. Such a check asks the container's own address and follows no redirect; there is none that runs a
 //! program. No answer is read beyond [`BODY_MAX`]. The token stands in no log, no error and no `Debug`.
 
+mod checks;
 mod connect;
+mod guard;
 mod http;
 #[cfg(feature = "consul-tls")]
 mod tls;
 
 use std::collections::BTreeMap;
-use std::net::{Ipv6Addr, SocketAddrV6};
+use std::net::Ipv6Addr;
 
 use hyper::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
@@ -21,7 +23,9 @@ use v6pod_proto::wishes::Check;
 
 use super::{Backend, BackendError, Listed, Mark, Service, ServiceId};
 use crate::config::{self, Config};
+use checks::{CheckDefinition, knows_no_redirects};
 use connect::Endpoint;
+use guard::Guard;
 use http::{Agent, Answer};
 
 pub use http::BODY_MAX;
@@ -31,6 +35,7 @@ pub use http::BODY_MAX;
 pub struct Consul {
     agent: Agent,
     mark: Mark,
+    guard: Guard,
 }
 
 impl Consul {
@@ -38,16 +43,30 @@ impl Consul {
     /// at each request, so that a token or a certificate can be replaced.
     pub fn new(mark: Mark, consul: &config::Consul) -> Self {
         let token_file = consul.token_file.as_deref().map(Config::secret);
-        Self { agent: Agent::new(Endpoint::new(consul), token_file), mark }
+        let guard = Guard::new(consul.datacenter.clone());
+        Self { agent: Agent::new(Endpoint::new(consul), token_file), mark, guard }
     }
 }
 
 impl Consul {
+    /// One request, if the agent is one that may be told and asked.
+    async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<Answer, BackendError> {
+        self.guard.pass(&self.agent).await?;
+        let answer = self.agent.call(method, path, body).await;
+        self.guard.note(&answer);
+        answer
+    }
+
     async fn put(&self, definition: &Definition<'_>) -> Result<Answer, BackendError> {
         let body =
             serde_json::to_vec(definition).map_err(|error| BackendError::Garbled(error.into()))?;
         let path = "/v1/agent/service/register?replace-existing-checks=true";
-        self.agent.call(Method::PUT, path, body).await
+        self.call(Method::PUT, path, body).await
     }
 }
 
@@ -67,7 +86,7 @@ impl Backend for Consul {
 
     async fn deregister(&self, id: &ServiceId) -> Result<(), BackendError> {
         let path = format!("/v1/agent/service/deregister/{}", percent_encode(id.as_str()));
-        let answer = self.agent.call(Method::PUT, &path, Vec::new()).await?;
+        let answer = self.call(Method::PUT, &path, Vec::new()).await?;
         // Since Consul 1.10 that is the answer where there is no such service; before, it was 200.
         if answer.status == StatusCode::NOT_FOUND {
             return Ok(());
@@ -78,8 +97,10 @@ impl Backend for Consul {
     async fn list(&self) -> Result<Vec<Listed>, BackendError> {
         let terms = self.mark.meta().map(|(key, value)| format!(r#"Meta["{key}"] == "{value}""#));
         let path = format!("/v1/agent/services?filter={}", percent_encode(&terms.join(" and ")));
-        let answer: Answer = self.agent.call(Method::GET, &path, Vec::new()).await?;
-        parse(&answer.success()?, &self.mark)
+        let answer: Answer = self.call(Method::GET, &path, Vec::new()).await?;
+        let mut listed = parse(&answer.success()?, &self.mark)?;
+        checks::compare(&self.agent, &self.mark, &mut listed).await?;
+        Ok(listed)
     }
 }
 
@@ -97,60 +118,6 @@ fn parse(body: &[u8], mark: &Mark) -> Result<Vec<Listed>, BackendError> {
             Listed { service: service.read(id.clone()), id }
         })
         .collect())
-}
-
-/// Whether an agent refuses a check because it is too old to leave redirects alone (CVE-2022-29153; all from
-/// 1.7 to 1.9.16, 1.10.9 and 1.11.4): it says that it does not know the field.
-fn knows_no_redirects(answer: &Answer) -> bool {
-    let says = |what: &str| answer.body.windows(what.len()).any(|part| part == what.as_bytes());
-    answer.status == StatusCode::BAD_REQUEST && says(DISABLE_REDIRECTS)
-}
-
-const DISABLE_REDIRECTS: &str = "DisableRedirects";
-
-/// How often a container is asked, and how long it may take for its answer, as Consul writes times.
-const INTERVAL: &str = "10s";
-const TIMEOUT: &str = "5s";
-
-/// The check of a registration. It asks nobody but the container.
-#[derive(Debug, PartialEq, Eq, Serialize)]
-#[serde(untagged)]
-enum CheckDefinition {
-    #[serde(rename_all = "PascalCase")]
-    Http {
-        #[serde(rename = "HTTP")]
-        http: String,
-        interval: &'static str,
-        timeout: &'static str,
-        /// A container would else have the agent ask whomever it names.
-        disable_redirects: bool,
-    },
-    #[serde(rename_all = "PascalCase")]
-    Tcp {
-        #[serde(rename = "TCP")]
-        tcp: SocketAddrV6,
-        interval: &'static str,
-        timeout: &'static str,
-    },
-    Ttl {
-        #[serde(rename = "TTL")]
-        ttl: String,
-    },
-}
-
-impl CheckDefinition {
-    fn of(check: &Check, address: Ipv6Addr) -> Self {
-        let at = |port| SocketAddrV6::new(address, port, 0, 0);
-        let (interval, timeout) = (INTERVAL, TIMEOUT);
-        match check {
-            Check::Http { port, path } => {
-                let http = format!("http://{}{path}", at(*port));
-                Self::Http { http, interval, timeout, disable_redirects: true }
-            }
-            Check::Tcp { port } => Self::Tcp { tcp: at(*port), interval, timeout },
-            Check::Ttl(ttl) => Self::Ttl { ttl: ttl.to_string() },
-        }
-    }
 }
 
 /// The body of a registration.
@@ -274,25 +241,6 @@ mod tests {
         let list = serde_json::json!({ service.id.as_str(): there });
         let listed = parse(list.to_string().as_bytes(), &mark()).unwrap();
         assert_eq!(listed, [Listed { id: service.id.clone(), service: Some(service) }]);
-    }
-
-    #[test]
-    fn attack_20_a_check_asks_the_container_and_nobody_else() {
-        let address = "2001:db8::7".parse().unwrap();
-        let sent = |check: &str| {
-            let check = CheckDefinition::of(&check.parse().unwrap(), address);
-            serde_json::to_value(check).unwrap()
-        };
-        let (interval, timeout) = ("10s", "5s");
-        let url = "http://[2001:db8::7]:80//192.0.2.1/@x";
-        let http = serde_json::json!({
-            "HTTP": url, "Interval": interval, "Timeout": timeout, "DisableRedirects": true,
-        });
-        assert_eq!(sent("http:80//192.0.2.1/@x"), http);
-        let tcp = "[2001:db8::7]:5432";
-        let tcp = serde_json::json!({ "TCP": tcp, "Interval": interval, "Timeout": timeout });
-        assert_eq!(sent("tcp:5432"), tcp);
-        assert_eq!(sent("ttl:2m"), serde_json::json!({ "TTL": "120s" }));
     }
 
     #[test]

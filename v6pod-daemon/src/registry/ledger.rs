@@ -286,6 +286,7 @@ impl Ledger {
             Err(
                 error @ (BackendError::Unreachable(_)
                 | BackendError::Garbled(_)
+                | BackendError::Elsewhere { .. }
                 | BackendError::Token(_)),
             ) => {
                 entry.fail(&error, jitter);

@@ -54,6 +54,8 @@ pub struct Registration {
     pub container: ContainerId,
     /// The container's name as its engine knows it, before it became a label.
     pub name: String,
+    /// The image that it runs, as its engine calls it, if that is known.
+    pub image: Option<String>,
     /// The port that it is served at, if that is known.
     pub port: Option<u16>,
     /// Words to find it by, besides the owner's name.
@@ -116,6 +118,14 @@ pub enum BackendError {
     /// The answer makes no sense.
     #[error("the registry's answer cannot be understood")]
     Garbled(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The agent is of another data centre than the operator wants names to be registered in.
+    #[error("the agent is of the data centre {is}, and registry.consul.datacenter says {wanted}")]
+    Elsewhere {
+        /// The one in the configuration.
+        wanted: String,
+        /// The agent's own, cut short.
+        is: String,
+    },
     /// The token that the operator has given cannot be read or used.
     #[error("the registry's token cannot be read")]
     Token(#[source] Box<dyn std::error::Error + Send + Sync>),

@@ -21,6 +21,7 @@ const META_CONTAINER: &str = "v6pod-container";
 const META_OWNER: &str = "v6pod-owner";
 const META_USER: &str = "v6pod-user";
 const META_NAME: &str = "v6pod-name";
+const META_IMAGE: &str = "v6pod-image";
 const META_CHECK: &str = "v6pod-check";
 
 /// What tells this daemon's services from all others, also where several hosts or several daemons of
@@ -44,7 +45,12 @@ impl Mark {
     /// The id under which an attachment's own service stands in the registry: of `[a-z0-9-.]`. Those of its
     /// further services begin with it, and no other attachment's do: each has 32 digits.
     pub fn service_id(&self, attachment: &AttachmentId) -> ServiceId {
-        ServiceId::new(format!("v6pod-{}-{}-{attachment}", self.host, self.instance))
+        ServiceId::new(format!("{}{attachment}", self.stem()))
+    }
+
+    /// What all ids of this daemon's services begin with.
+    pub fn stem(&self) -> String {
+        format!("v6pod-{}-{}-", self.host, self.instance)
     }
 
     /// The id of one of an attachment's services.
@@ -123,7 +129,8 @@ impl Service {
             (META_NAME, name.as_str()),
         ];
         let check = (!check.is_empty()).then_some((META_CHECK, check.as_str()));
-        let pairs = mark.meta().into_iter().chain(origin).chain(check);
+        let image = registration.image.as_deref().map(|image| (META_IMAGE, image));
+        let pairs = mark.meta().into_iter().chain(origin).chain(image).chain(check);
         Self {
             id: mark.part_id(id, *part),
             label: label.clone(),
@@ -194,6 +201,7 @@ mod tests {
         assert!(!Mark::new("host-1.example", "x".parse().unwrap()).is_on(&service.meta));
         assert_eq!(service.attachment(), Some(AttachmentId::from_bits(1)));
         assert_eq!(service.tags, ["alice"]);
+        assert_eq!(service.meta[META_IMAGE], "docker.io/library/nginx:1");
     }
 
     #[test]

@@ -18,6 +18,7 @@ pub(super) fn registration(n: u16, name: &str) -> Registration {
         user: Some("alice".to_owned()),
         container: format!("{n:064x}").parse().unwrap(),
         name: name.to_owned(),
+        image: Some("docker.io/library/nginx:1".to_owned()),
         port: None,
         tags: Vec::new(),
         check: None,

@@ -15,6 +15,8 @@ use super::{NameWish, Openings, Services, Source, WishError, Wishes};
 const BOUND: usize = 8 << 10;
 /// How much of a pod's name counts, in characters: more than a label can have.
 const POD: usize = 255;
+/// And of an image's: more than a reference to one usually has.
+const IMAGE: usize = 255;
 /// How much of what is not understood is told.
 const IGNORED: usize = 8;
 /// And of each, in bytes: names are anybody's.
@@ -83,6 +85,9 @@ pub struct OtherWishes {
     /// What the pod is called whose first container it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pod: Option<String>,
+    /// What the image that it runs is called.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
     /// By labels of the pod whose first container it is. They count as annotations.
     #[serde(skip_serializing_if = "Wishes::is_empty")]
     #[cfg_attr(feature = "openapi", schema(value_type = BTreeMap<String, String>))]
@@ -133,9 +138,13 @@ impl OtherWishes {
         if let Some(at) = ignored.iter().position(|wrong| wrong.source == Source::PodLabel) {
             return Err(ignored.swap_remove(at));
         }
-        let pod = findings.of(Source::Pod).find(|(name, _)| *name == super::POD_NAME);
+        let called = |source, key, most| {
+            let mut found = findings.of(source).filter(|(name, _)| *name == key);
+            found.next().map(|(_, name)| name.chars().take(most).collect())
+        };
         Ok(Self {
-            pod: pod.map(|(_, name)| name.chars().take(POD).collect()),
+            pod: called(Source::Pod, super::POD_NAME, POD),
+            image: called(Source::Image, super::IMAGE_NAME, IMAGE),
             pod_labels,
             labels,
             published: published.ingress,
@@ -182,6 +191,9 @@ impl OtherWishes {
         self.image_labels.complete(&more.image_labels);
         if self.pod.is_none() {
             self.pod.clone_from(&more.pod);
+        }
+        if self.image.is_none() {
+            self.image.clone_from(&more.image);
         }
         if self.published.is_none() {
             self.published.clone_from(&more.published);

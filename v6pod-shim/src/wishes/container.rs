@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use v6pod_proto::wishes::{
-    Findings, INGRESS, Openings, POD_NAME, Published, Services, Source, is_wish,
+    Findings, IMAGE_NAME, INGRESS, Openings, POD_NAME, Published, Services, Source, is_wish,
 };
 
 use super::image::Image;
@@ -21,6 +21,9 @@ pub(super) struct Container {
     /// Empty for one that runs a folder.
     #[serde(default, rename = "rootfsImageID")]
     image: String,
+    /// What its user calls the image, with the registry that podman found it at.
+    #[serde(default, rename = "rootfsImageName")]
+    image_name: String,
     /// Whether it is a pod's first, which has the pod's network, labels and published ports.
     #[serde(default, rename = "pause")]
     is_infra: bool,
@@ -90,6 +93,10 @@ impl Container {
         let mut findings = Findings::default();
         if let Some(name) = pod {
             findings.add(Source::Pod, POD_NAME, name);
+        }
+        // A pod's first runs podman's own.
+        if !self.image_name.is_empty() && !self.is_infra {
+            findings.add(Source::Image, IMAGE_NAME, self.image_name.clone());
         }
         if let Some(openings) = self.openings() {
             findings.add_published(&openings);

@@ -30,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const BACK: Duration = Duration::from_secs(20);
 
 /// The programs that these tests need, or a word about what is missing.
-fn consul() -> Option<PathBuf> {
+pub(super) fn consul() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let in_path =
         |name: &str| std::env::split_paths(&path).map(|d| d.join(name)).find(|f| f.is_file());
@@ -50,23 +50,23 @@ fn consul() -> Option<PathBuf> {
 }
 
 /// An agent that can be killed, stopped and started again, always at the same place.
-struct LiveAgent {
+pub(super) struct LiveAgent {
     binary: PathBuf,
     /// http, dns, serf, server.
     ports: [u16; 4],
-    settings: String,
+    pub(super) settings: String,
     child: Option<Child>,
 }
 
 impl LiveAgent {
-    fn new(binary: PathBuf, settings: &str) -> Self {
+    pub(super) fn new(binary: PathBuf, settings: &str) -> Self {
         let free = [(); 4].map(|()| TcpListener::bind("[::1]:0").unwrap());
         let ports = free.map(|listener| listener.local_addr().unwrap().port());
         Self { binary, ports, settings: settings.to_owned(), child: None }
     }
 
     /// Starts it with an empty memory and waits until it has a leader.
-    async fn start(&mut self) {
+    pub(super) async fn start(&mut self) {
         let [http, dns, serf, server] = self.ports.map(|port| port.to_string());
         // setpriv: the agent goes with the test, also if that is killed.
         let child = Command::new("setpriv")
@@ -89,19 +89,19 @@ impl LiveAgent {
         .await;
     }
 
-    fn endpoint(&self) -> Authority {
+    pub(super) fn endpoint(&self) -> Authority {
         format!("[::1]:{}", self.ports[0]).parse().unwrap()
     }
 
-    fn http(&self) -> Agent {
+    pub(super) fn http(&self) -> Agent {
         Agent::new(Endpoint::Tcp(self.endpoint()), None)
     }
 
-    fn backend(&self) -> Consul {
+    pub(super) fn backend(&self) -> Consul {
         Consul::new(mark(), &plain(&self.endpoint(), None))
     }
 
-    fn registrar(&self) -> Registrar {
+    pub(super) fn registrar(&self) -> Registrar {
         Registrar::start(mark(), self.backend(), system_jitter())
     }
 
@@ -110,7 +110,7 @@ impl LiveAgent {
         kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal).unwrap();
     }
 
-    fn kill(&mut self) {
+    pub(super) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().unwrap();
             child.wait().unwrap();
@@ -142,7 +142,7 @@ impl LiveAgent {
     }
 
     /// The ids of all services, whosever they are.
-    async fn ids(&self) -> Vec<String> {
+    pub(super) async fn ids(&self) -> Vec<String> {
         let answer = self.http().call(Method::GET, "/v1/agent/services", Vec::new()).await.unwrap();
         let services: BTreeMap<String, serde_json::Value> =
             serde_json::from_slice(&answer.success().unwrap()).unwrap();
@@ -167,12 +167,12 @@ impl Drop for LiveAgent {
 }
 
 /// An agent without TLS.
-fn plain(at: &Authority, token_file: Option<PathBuf>) -> config::Consul {
+pub(super) fn plain(at: &Authority, token_file: Option<PathBuf>) -> config::Consul {
     let address = ConsulUrl::Http(at.clone());
-    config::Consul { address, token_file, ca_file: None, identity: None }
+    config::Consul { address, datacenter: None, token_file, ca_file: None, identity: None }
 }
 
-async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+pub(super) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !holds().await {
         assert!(Instant::now() < deadline, "not in {PATIENCE:?}: {what}");
@@ -180,7 +180,7 @@ async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     }
 }
 
-async fn settled(registrar: &Registrar) {
+pub(super) async fn settled(registrar: &Registrar) {
     let waited = timeout(BACK, registrar.settled()).await;
     assert!(waited.is_ok(), "{:?}", registrar.health());
 }
@@ -436,6 +436,7 @@ async fn an_agent_is_reached_by_tls_if_each_is_who_he_should_be() {
     agent.start().await;
     let right = config::Consul {
         address: ConsulUrl::Https(https.to_string().parse().unwrap()),
+        datacenter: None,
         token_file: None,
         ca_file: Some(file("consul-agent-ca.pem")),
         identity: Some(config::Identity {
