@@ -13,7 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use v6pod_proto::wishes::{Findings, Source};
-use v6pod_proto::{Activate, Attachment};
+use v6pod_proto::{Activate, Attachment, Mode};
 use v6pod_tests::{
     Attached, Config, Consul, Daemon, HostNs, OwnedNs, PATIENCE, User, eventually,
     random_container_id, require, run, within,
@@ -217,11 +217,17 @@ fn attack_21_a_template_is_for_everybody_whoever_chose_the_name() {
 #[test]
 fn a_check_reaches_a_port_that_is_open_to_this_host_and_no_other() {
     let _machine = require!(Podman);
-    let host = HostNs::new();
-    let daemon = Daemon::start(&host);
-    let user = User::account(1, &host);
-    let gateway = daemon.status().gateway;
-    let opening = format!("tcp/80@{gateway}");
+    for mode in [Mode::Bridge, Mode::Routed] {
+        let host = HostNs::new();
+        let daemon = Daemon::configured(&host, &Config::default().with_mode(mode));
+        let user = User::account(1, &host);
+        reaches_what_is_open_to_this_host(&host, &daemon, &user);
+    }
+}
+
+fn reaches_what_is_open_to_this_host(host: &HostNs, daemon: &Daemon, user: &User) {
+    // The prefix's first address, by which the host speaks to containers in both modes.
+    let opening = "tcp/80@2001:db8:1:2:3::1";
     // As an agent that is neither root nor the owner.
     let asks = |container: &Attached| {
         let url = format!("http://[{}]/", container.address());
@@ -230,10 +236,10 @@ fn a_check_reaches_a_port_that_is_open_to_this_host_and_no_other() {
         run(command.args(["--max-time", "2", "-o", "/dev/null", "-w", "%{http_code}", &url]))
     };
     let answer = || "HTTP/1.1 204 No Content\r\n\r\n".to_owned();
-    let closed = Attached::new(&daemon, &user);
+    let closed = Attached::new(daemon, user);
     serve(&closed.namespace.network(), 80, answer());
     assert_eq!(asks(&closed).stdout, "000");
-    let open = Attached::asking(&daemon, &user, &[("v6pod.ingress", &opening)]);
+    let open = Attached::asking(daemon, user, &[("v6pod.ingress", opening)]);
     serve(&open.namespace.network(), 80, answer());
     assert_eq!(asks(&open).stdout, "204");
 }

@@ -20,7 +20,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use v6pod_proto::{Activate, Attachment, Mode};
 use v6pod_tests::{
-    Config, Container, HostNs, OUTSIDE_V6, OwnedNs, PATIENCE, PublicDns, Stage, eventually,
+    Config, Consul, Container, HostNs, OUTSIDE_V6, OwnedNs, PATIENCE, PublicDns, Stage, eventually,
     random_container_id, require, run, within,
 };
 
@@ -475,4 +475,33 @@ fn a_restart_loses_no_name_and_a_purge_leaves_no_address() {
     names.stage.daemon.stop();
     names.stage.daemon.purge().ok();
     assert!(!names.stage.host.ip("-6 addr show").ok().contains(&resolver.to_string()));
+}
+
+#[test]
+fn names_under_consul_are_asked_of_its_agent_and_all_others_of_the_hosts_resolvers() {
+    let _machine = require!(Consul);
+    let host = HostNs::new();
+    let _consul = Consul::start(&host);
+    let config = Config { consul: true, ..Config::default() };
+    let names = Names::configured(host, &config, 2);
+    let (web, a) = attached(&names.stage, 0, "web", &[]);
+    let (client, _) = attached(&names.stage, 1, "client", &[]);
+    let asks = |from: &OwnedNs, words: &[&str]| dig_in(from, names.resolver(), words);
+    let ours = ("NOERROR".to_owned(), vec![a.address.to_string()]);
+    for words in [&["web.service.consul", "AAAA"][..], &["+tcp", "v6t1.web.service.consul", "AAAA"]]
+    {
+        eventually(PATIENCE, "Consul's agent is asked", || {
+            (asks(&client, words) == ours).then_some(())
+        });
+        assert_eq!(asks(&web, words), ours);
+    }
+    assert_eq!(asks(&client, &["nobody.service.consul", "AAAA"]).0, "NXDOMAIN");
+    let public = ("NOERROR".to_owned(), vec![PublicDns::V6.to_string()]);
+    assert_eq!(asks(&client, &["www.example.org", "AAAA"]), public);
+    assert!(!names.public.asked().iter().any(|name| name.ends_with("consul")));
+    let metrics = String::from_utf8(names.stage.daemon.root().get("/metrics").body).unwrap();
+    let counted = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("v6pod_dns_questions_total{outcome=\"passed-on\"} "));
+    assert!(counted.is_some_and(|count| count.parse::<u32>().unwrap() >= 6), "{counted:?}");
 }

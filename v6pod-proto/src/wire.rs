@@ -303,6 +303,9 @@ pub struct Attachment {
     pub state: State,
     /// The names it bears and what became of them.
     pub names: Vec<NameStatus>,
+    /// How Consul sees whether it is well. Empty with another registry.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub checks: Vec<CheckStatus>,
     /// What the container asked for: its annotations.
     #[serde(default)]
     #[cfg_attr(feature = "openapi", schema(value_type = BTreeMap<String, String>))]
@@ -367,6 +370,17 @@ pub struct NameStatus {
     /// What became of it.
     pub state: NameState,
     /// Why it is not the name that the container asked for, or not registered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+/// A check that Consul makes of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct CheckStatus {
+    /// What is looked at, such as `http:8080/health`.
+    pub check: String,
+    /// Why it may never succeed, and what would help.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
 }

@@ -59,7 +59,8 @@ impl Attachments {
         let scope = dns.scope;
         let zone = Zone::new(&dns.zone, shared.topology.prefix);
         let resolv_conf = shared.config.resolv_conf();
-        Some(zone.map(|zone| Settings { address, zone, scope, consul, resolv_conf }))
+        let counts = shared.metrics.dns.clone();
+        Some(zone.map(|zone| Settings { address, zone, scope, consul, resolv_conf, counts }))
     }
 }
 

@@ -8,6 +8,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::dns::Counts;
+
 /// Bounds of the time histograms, in seconds: an activation takes about half a millisecond.
 const BOUNDS: [f64; 12] =
     [0.0001, 0.0002, 0.0004, 0.0007, 0.001, 0.002, 0.004, 0.01, 0.03, 0.1, 0.5, 2.0];
@@ -27,6 +29,7 @@ pub struct Metrics {
     flows_ended: Counter<u64, AtomicU64>,
     conflicts: Family<Label, Counter<u64, AtomicU64>>,
     reregistered: Counter<u64, AtomicU64>,
+    pub(super) dns: Counts,
 }
 
 /// A part of an activation.
@@ -55,6 +58,7 @@ impl Default for Metrics {
             flows_ended: Counter::default(),
             conflicts: Family::default(),
             reregistered: Counter::default(),
+            dns: Counts::default(),
         }
     }
 }
@@ -105,6 +109,7 @@ impl Metrics {
             "Services that the registry had lost and has again",
             self.reregistered.clone(),
         );
+        self.dns.register(registry);
     }
 
     pub(super) fn took(&self, part: Part, time: Duration) {

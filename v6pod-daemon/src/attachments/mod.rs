@@ -10,6 +10,7 @@
 //! The life: [`making`] → serving → [`ending`]; after a restart [`restoring`].
 
 mod answering;
+mod checking;
 mod completing;
 mod ending;
 mod events;

@@ -212,6 +212,7 @@ impl Shared {
             mode: a.port.mode,
             state: a.phase.shown()?,
             names: self.names_of(ledger, a),
+            checks: self.checks_of(ledger, a),
             wishes: a.wishes.clone(),
             found: a.found.clone(),
             openings: a.open.open().to_vec(),

@@ -13,6 +13,7 @@
 //! It knows names from a [`Directory`] and nothing else of containers.
 
 mod bounds;
+mod counts;
 mod forward;
 #[cfg(feature = "fuzz")]
 pub(crate) mod fuzz;
@@ -31,6 +32,7 @@ use v6pod_proto::Uid;
 use crate::config::Scope;
 use crate::core::Label;
 
+pub use counts::Counts;
 pub use sockets::{PORT, Sockets};
 pub use zone::{NoZone, Zone};
 
@@ -80,6 +82,8 @@ pub struct Settings {
     pub consul: Option<SocketAddr>,
     /// The file that names the host's own resolvers (resolv.conf(5)).
     pub resolv_conf: PathBuf,
+    /// Where it is counted.
+    pub counts: Counts,
 }
 
 /// Answers on a thread of its own from now on, until the process ends.
@@ -87,9 +91,9 @@ pub struct Settings {
 /// # Errors
 /// There is no thread to be had.
 pub fn serve(sockets: Sockets, settings: Settings, directory: impl Directory) -> io::Result<()> {
-    let Settings { address, zone, scope, consul, resolv_conf } = settings;
+    let Settings { address, zone, scope, consul, resolv_conf, counts } = settings;
     let upstream = Upstream::new(&resolv_conf, address, consul);
-    let server = Server::new(directory, zone, scope, upstream);
+    let server = Server::new(directory, zone, scope, upstream, counts);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (udp, tcp) = {
         let _entered = runtime.enter();

@@ -13,6 +13,7 @@ use tokio::time::{sleep, timeout};
 use v6pod_proto::Uid;
 
 use super::bounds::{Place, Places};
+use super::counts::{Counts, Outcome};
 use super::forward::{Upstream, framed};
 use super::message::{Found, Incoming, Question, Transport};
 use super::zone::{Subject, Zone};
@@ -43,6 +44,7 @@ pub(super) struct Server<D> {
     pub(super) zone: Zone,
     pub(super) scope: Scope,
     pub(super) upstream: Upstream,
+    pub(super) counts: Counts,
     onward: Places,
     connections: Places,
 }
@@ -78,10 +80,16 @@ enum Due {
 }
 
 impl<D: Directory> Server<D> {
-    pub(super) fn new(directory: D, zone: Zone, scope: Scope, upstream: Upstream) -> Arc<Self> {
+    pub(super) fn new(
+        directory: D,
+        zone: Zone,
+        scope: Scope,
+        upstream: Upstream,
+        counts: Counts,
+    ) -> Arc<Self> {
         let onward = Places::new(ONWARD.0, ONWARD.1);
         let connections = Places::new(CONNECTIONS.0, CONNECTIONS.1);
-        Arc::new(Self { directory, zone, scope, upstream, onward, connections })
+        Arc::new(Self { directory, zone, scope, upstream, counts, onward, connections })
     }
 
     /// Answers datagrams, for ever.
@@ -105,7 +113,10 @@ impl<D: Directory> Server<D> {
                 Due::Answer(answer) => drop(socket.try_send_to(&answer, source.into())),
                 Due::AskOn(question) => {
                     // Who has too many on the way asks again.
-                    let Some(place) = self.onward.enter(from.owner()) else { continue };
+                    let Some(place) = self.onward.enter(from.owner()) else {
+                        self.counts.question(Outcome::TooMany);
+                        continue;
+                    };
                     let (server, socket) = (Arc::clone(&self), Arc::clone(&socket));
                     tokio::spawn(async move {
                         let answer =
@@ -131,7 +142,10 @@ impl<D: Directory> Server<D> {
             let IpAddr::V6(source) = source.ip() else { continue };
             let Some(from) = self.who(source) else { continue };
             // Who has too many is told so by the end of this one.
-            let Some(place) = self.connections.enter(from.owner()) else { continue };
+            let Some(place) = self.connections.enter(from.owner()) else {
+                self.counts.connection_refused();
+                continue;
+            };
             let server = Arc::clone(&self);
             tokio::spawn(async move {
                 // Whoever breaks off, or says nothing, has what he wants.
@@ -149,7 +163,10 @@ impl<D: Directory> Server<D> {
                 Due::Answer(answer) => answer,
                 Due::AskOn(question) => match self.onward.enter(from.owner()) {
                     Some(place) => self.ask_on(&question, source, Transport::Tcp, place).await,
-                    None => question.refuse(Rcode::SERVFAIL),
+                    None => {
+                        self.counts.question(Outcome::TooMany);
+                        question.refuse(Rcode::SERVFAIL)
+                    }
                 },
             };
             timeout(IDLE, stream.write_all(&framed(&answer))).await??;
@@ -165,6 +182,8 @@ impl<D: Directory> Server<D> {
         _place: Place,
     ) -> Vec<u8> {
         let answer = self.upstream.ask(question, source, transport).await;
+        let outcome = if answer.is_some() { Outcome::PassedOn } else { Outcome::Unanswered };
+        self.counts.question(outcome);
         answer.unwrap_or_else(|| question.refuse(Rcode::SERVFAIL))
     }
 
@@ -181,26 +200,30 @@ impl<D: Directory> Server<D> {
     fn due(&self, bytes: &[u8], from: Who, transport: Transport) -> Due {
         let question = match Incoming::read(bytes, transport) {
             Incoming::Noise => return Due::Nothing,
-            Incoming::Settled(answer) => return Due::Answer(answer),
+            Incoming::Settled(answer) => {
+                self.counts.question(Outcome::Refused);
+                return Due::Answer(answer);
+            }
             Incoming::Asked(question) => question,
+        };
+        let refuse = |question: &Question| {
+            self.counts.question(Outcome::Refused);
+            Due::Answer(question.refuse(Rcode::REFUSED))
         };
         // The whole of a zone is nobody's to have.
         if [Rtype::AXFR, Rtype::IXFR].contains(&question.rtype) {
-            return Due::Answer(question.refuse(Rcode::REFUSED));
+            return refuse(&question);
         }
         if let Some(found) = self.find(&question, from) {
+            self.counts.question(Outcome::Ours);
             let zone = self.zone.authority(&question.name);
             return Due::Answer(question.answer(&found, &zone));
         }
         match from {
             // A container that is to reach nothing else reaches nobody by questions either (CVE-2024-29018).
             // And this host has resolvers: were we one of theirs, each question would go round for ever.
-            Who::Host | Who::Container { confined: true, .. } => {
-                Due::Answer(question.refuse(Rcode::REFUSED))
-            }
-            Who::Container { .. } if !question.recursion => {
-                Due::Answer(question.refuse(Rcode::REFUSED))
-            }
+            Who::Host | Who::Container { confined: true, .. } => refuse(&question),
+            Who::Container { .. } if !question.recursion => refuse(&question),
             Who::Container { .. } => Due::AskOn(question),
         }
     }

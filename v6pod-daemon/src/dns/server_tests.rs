@@ -48,7 +48,7 @@ impl Directory for Two {
 fn server(scope: Scope) -> Arc<Server<Two>> {
     let zone = Zone::new("v6pod.internal", "2001:db8:1:2:3::/80".parse().unwrap()).unwrap();
     let upstream = Upstream::new(Path::new("/nonexistent"), Ipv6Addr::LOCALHOST, None);
-    Server::new(Two, zone, scope, upstream)
+    Server::new(Two, zone, scope, upstream, Counts::default())
 }
 
 fn asked(name: &str, rtype: Rtype) -> Vec<u8> {
@@ -130,4 +130,7 @@ fn attack_19_nobody_is_asked_on_for_but_containers_that_may_reach_others() {
     }
     // Somebody's until just now.
     assert_eq!(server.who(at("d")), None);
+    assert_eq!((server.counts.of("refused"), server.counts.of("ours")), (3, 0));
+    assert!(told(&server, at("a"), "nobody.v6pod.internal", Rtype::A).is_some());
+    assert_eq!((server.counts.of("refused"), server.counts.of("ours")), (3, 1));
 }
