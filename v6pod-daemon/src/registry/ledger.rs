@@ -129,6 +129,17 @@ enum Wish {
     Absent,
 }
 
+impl Wish {
+    /// Whether who looks for the name finds the same by both.
+    fn is_found_as(&self, other: &Self) -> bool {
+        let found = |wish: &Self| match wish {
+            Self::Present(service) => Some((service.label.clone(), service.address)),
+            Self::Absent => None,
+        };
+        found(self).is_some_and(|this| Some(this) == found(other))
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Standing {
     /// The registry has what is wished, by its own word.
@@ -391,7 +402,10 @@ impl Ledger {
                 if let Standing::Wrong(due) = entry.standing {
                     self.due.remove(&(due, id.clone()));
                 }
-                *entry = Entry { running: entry.running, ..Entry::new(wish, standing, stamp) };
+                // Of the same name at the same address nobody is told twice that it is registered.
+                let told = entry.told.filter(|_| wish.is_found_as(&entry.wish));
+                let running = entry.running;
+                *entry = Entry { running, told, ..Entry::new(wish, standing, stamp) };
             }
             None => {
                 self.entries.insert(id.clone(), Entry::new(wish, standing, stamp));
