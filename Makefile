@@ -158,7 +158,7 @@ install:
 	install -D -m 0755 $(CNI) $(lib)/cni/v6pod
 	install -D -m 0755 $(NETAVARK) $(drivers)/v6pod
 	install -d $(units) $(config) $(dropins) $(hooks) $(docs) $(lib)/sysusers.d $(lib)/tmpfiles.d
-	for unit in v6podd.service v6podd.socket; do \
+	for unit in v6podd.service v6podd.socket v6podd-dns.socket; do \
 		$(relocate) systemd/$$unit | install -m 0644 /dev/stdin $(units)/$$unit || exit; done
 	install -m 0644 systemd/v6pod.sysusers $(lib)/sysusers.d/v6pod.conf
 	install -m 0644 systemd/v6pod.tmpfiles $(lib)/tmpfiles.d/v6pod.conf
@@ -179,10 +179,10 @@ install:
 
 uninstall:
 	if test -z '$(DESTDIR)' -a -d /run/systemd/system; then \
-		systemctl disable --now v6podd.socket v6podd.service; fi
+		systemctl disable --now v6podd.socket v6podd-dns.socket v6podd.service; fi
 	@# These first: podman must not be told to run what is gone.
 	rm -f $(hooks)/v6pod.json $(dropins)/10-v6pod.conf
-	rm -f $(sbin)/v6podd $(bin)/v6podctl $(units)/v6podd.service $(units)/v6podd.socket
+	rm -f $(sbin)/v6podd $(bin)/v6podctl $(addprefix $(units)/,v6podd.service v6podd.socket v6podd-dns.socket)
 	rm -f $(lib)/sysusers.d/v6pod.conf $(lib)/tmpfiles.d/v6pod.conf
 	rm -f $(libexec)/slirp4netns $(libexec)/pasta $(libexec)/v6pod-shim $(libexec)/v6pod-hook
 	rm -f $(libexec)/v6pod-wishes $(lib)/cni/v6pod $(drivers)/v6pod

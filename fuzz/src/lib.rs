@@ -6,6 +6,7 @@
 
 mod api;
 mod config;
+mod dns;
 mod files;
 // The shim's own, under the name by which its settings refer to it.
 #[path = "../../v6pod-shim/src/flat_toml.rs"]
@@ -31,6 +32,8 @@ macro_rules! targets {
 targets![
     api::bodies,
     config::v6pod_toml,
+    dns::dns_answer,
+    dns::dns_question,
     files::containers_json,
     files::create_config,
     files::crun_status,

@@ -46,7 +46,10 @@ pub fn podman_bolt(data: &[u8]) {
 /// What is found in an SQLite database is no longer than all of it, unless its pages are used more
 /// than once, and begins somewhere in it.
 pub fn podman_sqlite(data: &[u8]) {
-    if let Some(value) = look_up(data, |read| sqlite::find(read, CONTAINER)) {
+    for what in [sqlite::What::Container, sqlite::What::Pod] {
+        let Some(value) = look_up(data, |read| sqlite::find(read, what, CONTAINER)) else {
+            continue;
+        };
         assert!(value.len() <= ALL);
         let start = &value[..value.len().min(8)];
         assert!(start.is_empty() || data.windows(start.len()).any(|window| window == start));

@@ -12,7 +12,7 @@ packages=(
     podman conmon runc crun slirp4netns passt uidmap fuse-overlayfs catatonit
     netavark aardvark-dns containernetworking-plugins iptables nftables
     # The tests' and the demo's own.
-    busybox-static curl dnsutils iproute2 iputils-ping jq procps python3 tcpdump
+    busybox-static curl dnsutils musl-tools iproute2 iputils-ping jq procps python3 tcpdump
     util-linux
     # Whole hosts, booted, and the package that is installed on them.
     binutils dpkg make mmdebstrap systemd-container
@@ -35,6 +35,12 @@ for package in "${packages[@]}"; do
     status=$(dpkg-query -W -f '${db:Status-Abbrev}' "$package" 2>/dev/null || true)
     [[ $status == ii* ]] || missing+=("$package")
 done
+# systemd-resolved, for the host of a test: of the Debian that this is, if that is one that tests boot.
+if ((EUID == 0)) && [[ $(. /etc/os-release && echo "${VERSION_CODENAME:-}") == bookworm ]] &&
+    ! compgen -G "$cache/systemd-resolved_*.deb" >/dev/null; then
+    mkdir -p "$cache" && (cd "$cache" && apt-get download --quiet systemd-resolved) ||
+        say "there is no systemd-resolved to be had: what needs it will be skipped"
+fi
 consul=
 [[ -x $cache/consul || ! -f $here/consul.sh ]] || consul=wanted
 

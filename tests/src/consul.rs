@@ -2,7 +2,7 @@
 
 use std::env;
 use std::fs::File;
-use std::net::Ipv6Addr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -11,17 +11,22 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::command::Background;
+use crate::lan::{Lan, Member};
 use crate::{HostNs, PATIENCE, Process, eventually, machine, run};
 
 /// Where `make deps` puts the program.
 const CACHED: &str = "/var/cache/v6pod-tests/consul";
 
-/// A single agent, also its own server, in a host's network: HTTP on `[::1]:8500`, DNS on
-/// `[::1]:8600`. Its state is in memory alone: a new start begins empty.
+/// An agent of Consul in a host's network: HTTP on `[::1]:8500`, DNS on `[::1]:8600`. Its state is in memory
+/// alone: a new start begins empty.
 #[derive(Debug)]
 pub struct Consul {
     netns: PathBuf,
     dir: TempDir,
+    /// Whether it asks others, or is its own server, or one of several.
+    role: Vec<String>,
+    /// Where its DNS is.
+    dns: u16,
     process: Option<Background>,
 }
 
@@ -33,10 +38,52 @@ impl Consul {
         named.or_else(|| machine::on_path("consul")).or(cached)
     }
 
-    /// An agent that does not run yet.
+    /// An agent that does not run yet, and is its own server.
     pub fn stopped(host: &HostNs) -> Self {
+        let role = ["-dev", "-bind", "127.0.0.1", "-client", "::1", "-node", "v6t"];
+        // Under a new node id the old node would still hold the name.
+        let id = ["-node-id", "76367436-7436-7436-7436-763674763674"];
+        Self::of(host.path(), &[&role[..], &id].concat(), 8600)
+    }
+
+    /// One of three servers, on a link that has nothing but IPv6. The others are those of these numbers.
+    #[track_caller]
+    pub fn one_of_three(member: &Member, others: &[u8]) -> Self {
+        let mut words = vec!["-server", "-bootstrap-expect", "3", "-client", "::1"];
+        words.extend(["-hcl", "performance { raft_multiplier = 1 }"]);
+        let mut consul = Self::of(member.path(), &words, 8600);
+        consul.on_link(member.number(), others);
+        consul.launch();
+        consul
+    }
+
+    /// The agent of a host on such a link. Its DNS is at port 53, also of the host's address there.
+    #[track_caller]
+    pub fn agent_of(host: &HostNs, number: u8, servers: &[u8]) -> Self {
+        let dns =
+            format!("addresses {{ dns = \"::1 {}\" }} ports {{ dns = 53 }}", Lan::address(number));
+        let mut consul = Self::of(host.path(), &["-client", "::1", "-hcl", &dns], 53);
+        consul.on_link(number, servers);
+        consul.launch();
+        consul
+    }
+
+    fn of(netns: PathBuf, role: &[&str], dns: u16) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        Self { netns: host.path(), dir, process: None }
+        let role = role.iter().map(|word| (*word).to_owned()).collect();
+        Self { netns, dir, role, dns, process: None }
+    }
+
+    fn on_link(&mut self, number: u8, servers: &[u8]) {
+        let data = self.dir.path().join("data").display().to_string();
+        let bind = Lan::address(number).to_string();
+        let words = ["-data-dir", &data, "-bind", &bind, "-node", &format!("v6t{number}")];
+        self.role.extend(words.map(str::to_owned));
+        for server in servers {
+            self.role
+                .extend(["-retry-join".to_owned(), format!("[{}]:8301", Lan::address(*server))]);
+        }
+        self.role.extend(["-retry-interval", "1s"].map(str::to_owned));
     }
 
     /// An agent that answers.
@@ -50,19 +97,24 @@ impl Consul {
     /// Starts it and waits until it has elected itself.
     #[track_caller]
     pub fn start_up(&mut self) {
+        self.launch();
+        eventually(PATIENCE, "Consul has a leader", || self.leader().map(drop));
+    }
+
+    #[track_caller]
+    fn launch(&mut self) {
         assert!(self.process.is_none(), "it still runs");
         let log = File::create(self.dir.path().join("log")).expect("making the log");
         let mut command = self.command(&Self::program().expect("Consul was asked for"));
-        command.args(["agent", "-dev", "-bind", "127.0.0.1", "-client", "::1"]);
-        // Under a new node id the old node would still hold the name.
-        command.args(["-node", "v6t", "-node-id", "76367436-7436-7436-7436-763674763674"]);
+        command.arg("agent").args(&self.role).args(["-hcl", "disable_update_check = true"]);
         command.current_dir(self.dir.path()).stdin(Stdio::null());
         command.stdout(log.try_clone().expect("duplicating a descriptor")).stderr(log);
         self.process = Some(Background::start(&mut command));
-        eventually(PATIENCE, "Consul has a leader", || {
-            let leader = self.get("/v1/status/leader")?;
-            leader.as_str().is_some_and(|leader| !leader.is_empty()).then_some(())
-        });
+    }
+
+    /// Where the leader is, if there is one and this agent knows it.
+    pub fn leader(&self) -> Option<SocketAddr> {
+        self.get("/v1/status/leader")?.as_str()?.parse().ok()
     }
 
     /// Ends it at once (SIGKILL).
@@ -85,7 +137,16 @@ impl Consul {
     pub fn aaaa(&self, name: &str) -> Vec<Ipv6Addr> {
         let name = format!("{name}.service.consul");
         let mut dig = self.command(Path::new("dig"));
-        dig.args(["@::1", "-p", "8600", "+short", "+time=2", "+tries=2", &name, "AAAA"]);
+        dig.args([
+            "@::1",
+            "-p",
+            &self.dns.to_string(),
+            "+short",
+            "+time=2",
+            "+tries=2",
+            &name,
+            "AAAA",
+        ]);
         run(&mut dig).stdout.lines().filter_map(|line| line.parse().ok()).collect()
     }
 
@@ -98,13 +159,50 @@ impl Consul {
         }
     }
 
+    /// What is known of a service's health: its checks, as Consul tells them.
+    #[track_caller]
+    pub fn checks(&self, service: &str) -> Vec<Value> {
+        match self.get(&format!("/v1/health/checks/{service}")) {
+            Some(Value::Array(checks)) => checks,
+            other => panic!("Consul's checks: {other:?}"),
+        }
+    }
+
     /// Registers a service that is not v6pod's.
     #[track_caller]
     pub fn register(&self, name: &str) {
-        let body = format!(r#"{{"Name":"{name}","ID":"{name}","Address":"192.0.2.1"}}"#);
+        self.register_as(&format!(r#"{{"Name":"{name}","ID":"{name}","Address":"192.0.2.1"}}"#));
+    }
+
+    /// Registers a service by its definition.
+    #[track_caller]
+    pub fn register_as(&self, body: &str) {
         let url = "http://[::1]:8500/v1/agent/service/register";
         let mut curl = self.command(Path::new("curl"));
-        run(curl.args(["-sS", "--fail", "--globoff", "-X", "PUT", "-d", &body, url])).ok();
+        run(curl.args(["-sS", "--fail", "--globoff", "-X", "PUT", "-d", body, url])).ok();
+    }
+
+    /// Takes a service out that is not v6pod's.
+    #[track_caller]
+    pub fn deregister(&self, id: &str) {
+        let url = format!("http://[::1]:8500/v1/agent/service/deregister/{id}");
+        run(self.command(Path::new("curl")).args([
+            "-sS",
+            "--fail",
+            "--globoff",
+            "-X",
+            "PUT",
+            &url,
+        ]))
+        .ok();
+    }
+
+    /// Takes a check away by itself; its service stays.
+    #[track_caller]
+    pub fn deregister_check(&self, id: &str) {
+        let url = format!("http://[::1]:8500/v1/agent/check/deregister/{id}");
+        let mut curl = self.command(Path::new("curl"));
+        run(curl.args(["-sS", "--fail", "--globoff", "-X", "PUT", &url])).ok();
     }
 
     fn get(&self, path: &str) -> Option<Value> {

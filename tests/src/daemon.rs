@@ -12,7 +12,9 @@ use v6pod_proto::{Attachment, AttachmentList, Mode, Status};
 
 use crate::command::Background;
 use crate::user::world_readable_dir;
-use crate::{Body, Caller, Finished, Footprint, HostNs, PREFIX, Process, eventually, run};
+use crate::{
+    Body, Caller, Finished, Footprint, HostNs, OUTSIDE_V6, PREFIX, Process, eventually, run,
+};
 
 const INSTANCE: &str = "v6t";
 
@@ -158,6 +160,9 @@ impl Daemon {
     #[track_caller]
     pub fn reconfigure(&self, config: &Config) {
         fs::write(self.dir.path().join("v6pod.toml"), config.text()).expect("writing a file");
+        // Not the machine's own: nothing leaves the test's namespaces.
+        let resolvers = format!("nameserver {OUTSIDE_V6}\n");
+        fs::write(self.dir.path().join("resolv.conf"), resolvers).expect("writing a file");
     }
 
     /// Starts it again, after [`Daemon::kill9`] or [`Daemon::stop`], on the same files.
@@ -396,10 +401,15 @@ impl Daemon {
         self.dir.path().join("log")
     }
 
-    fn overrides(&self) -> [String; 6] {
+    fn overrides(&self) -> Vec<String> {
         let path = |name: &str| self.dir.path().join(name).display().to_string();
-        let [config, run, state] = [path("v6pod.toml"), path("run"), path("state")];
-        ["--config".into(), config, "--run-dir".into(), run, "--state-dir".into(), state]
+        let all = [
+            ("--config", "v6pod.toml"),
+            ("--run-dir", "run"),
+            ("--state-dir", "state"),
+            ("--resolv-conf", "resolv.conf"),
+        ];
+        all.into_iter().flat_map(|(option, name)| [option.to_owned(), path(name)]).collect()
     }
 
     fn pinned(&self, process: &Background) -> Process {

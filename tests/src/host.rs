@@ -116,6 +116,10 @@ impl HostNs {
         self.ip(&format!("link del group {FILLING}")).ok();
     }
 
+    pub(crate) fn namespace(&self) -> &NetNs {
+        &self.host
+    }
+
     /// The file that is the host's network namespace.
     pub fn path(&self) -> PathBuf {
         self.host.path()
@@ -136,10 +140,10 @@ impl Default for HostNs {
 /// A named network namespace with its loopback up. The name goes on drop; the namespace itself
 /// with its last process.
 #[derive(Debug)]
-struct NetNs(String);
+pub(crate) struct NetNs(pub(crate) String);
 
 impl NetNs {
-    fn new(role: &str) -> Self {
+    pub(crate) fn new(role: &str) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("{NAMES}{}-{number}-{role}", std::process::id());
@@ -149,7 +153,7 @@ impl NetNs {
         namespace
     }
 
-    fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         Path::new("/run/netns").join(&self.0)
     }
 
@@ -160,13 +164,13 @@ impl NetNs {
     }
 
     #[track_caller]
-    fn without_dad(&self, interface: &str) {
+    pub(crate) fn without_dad(&self, interface: &str) {
         let script = format!("echo 0 > /proc/sys/net/ipv6/conf/{interface}/accept_dad");
         run(self.command(Path::new("sh")).args(["-c", &script])).ok();
     }
 
     #[track_caller]
-    fn ip(&self, words: &str) -> Finished {
+    pub(crate) fn ip(&self, words: &str) -> Finished {
         ip(&[&["-n", self.0.as_str()][..], &words.split(' ').collect::<Vec<_>>()].concat())
     }
 }
@@ -178,7 +182,7 @@ impl Drop for NetNs {
 }
 
 #[track_caller]
-fn ip(words: &[&str]) -> Finished {
+pub(crate) fn ip(words: &[&str]) -> Finished {
     run(Command::new("ip").args(words))
 }
 

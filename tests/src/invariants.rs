@@ -4,7 +4,7 @@
 //! Each record is exactly one attachment of the API, one port (up, and isolated on the bridge, or routed and
 //! on none), one neighbour, one route, one answer on the uplink where it is to give any, one element of each of
 //! the firewall's sets for its kind, and on the bridge one forwarding entry; what is open in the kernel is what
-//! the API says; and there is nothing else. The bridge has the gateway's address and no other, what no
+//! the API says; and there is nothing else. The bridge has the gateway's address, the resolver's and no other, what no
 //! container has is unreachable, and no name is borne twice.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -199,14 +199,18 @@ impl<'a> Invariants<'a> {
         self.must(nets == [PREFIX], || format!("unreachable: {nets:?}"));
         let bridge = self.daemon.bridge();
         let links = self.list("ip", &["-6", "addr", "show", "dev", &bridge]);
-        let addresses: Vec<_> = links
+        let mut addresses: Vec<_> = links
             .iter()
             .filter_map(|link| link["addr_info"].as_array())
             .flatten()
             .map(|info| format!("{}/{}", text(info, "local"), info["prefixlen"]))
             .collect();
+        let resolver = self.daemon.status().resolver.map(|r| format!("{}/128", r.address));
         let gateway = format!("{}1/128", PREFIX.trim_end_matches("/80"));
-        self.must(addresses == [gateway], || format!("addresses of the bridge: {addresses:?}"));
+        let mut own: Vec<_> = [gateway].into_iter().chain(resolver).collect();
+        own.sort_unstable();
+        addresses.sort_unstable();
+        self.must(addresses == own, || format!("addresses of the bridge: {addresses:?}"));
     }
 
     /// The sets have each container's elements, and no others.

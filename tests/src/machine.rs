@@ -35,6 +35,8 @@ pub enum Need {
     Podman,
     /// A Consul binary. Implies [`Need::Root`].
     Consul,
+    /// A compiler of programs that use musl. Implies [`Need::Root`].
+    Musl,
     /// Whole hosts to boot. Implies [`Need::Root`].
     WholeHost,
 }
@@ -86,13 +88,14 @@ fn lack(need: Need) -> Option<String> {
     let programs = match need {
         Need::Root | Need::Consul => FOR_NAMESPACES.to_vec(),
         Need::Podman => [FOR_NAMESPACES, FOR_PODMAN].concat(),
+        Need::Musl => vec!["musl-gcc"],
         Need::WholeHost => [FOR_NAMESPACES, FOR_WHOLE_HOSTS].concat(),
     };
     if let Some(missing) = programs.iter().find(|program| on_path(program).is_none()) {
         return Some(format!("needs the program {missing} (make deps)"));
     }
     match need {
-        Need::Root => None,
+        Need::Root | Need::Musl => None,
         Need::Podman => DEVICES[..1]
             .iter()
             .find(|device| !Path::new(device).exists())

@@ -11,7 +11,7 @@ use std::net::Ipv6Addr;
 use std::time::Duration;
 
 use v6pod_proto::NameState;
-use v6pod_tests::{Config, Consul, HostNs, Stage, eventually, require};
+use v6pod_tests::{Attached, Config, Consul, Daemon, HostNs, Stage, User, eventually, require};
 
 /// The contract: a name is gone this long after its container's end.
 const GONE: Duration = Duration::from_secs(2);
@@ -130,4 +130,53 @@ fn what_is_stale_goes_and_what_is_not_ours_stays() {
     stage.daemon.restart();
     answers(&consul, "ending", &[], RIGHT_AGAIN);
     assert!(consul.services().contains_key("foreign"));
+}
+
+#[test]
+fn a_service_says_what_image_it_is_of() {
+    let _machine = require!(Podman, Consul);
+    let host = HostNs::new();
+    let consul = Consul::start(&host);
+    let stage = stage(host);
+    stage.user().use_hook(&stage.daemon.socket());
+    stage.user().sleeper("web");
+    let image = "localhost/v6test:latest";
+    eventually(RIGHT_AGAIN, "its image is there", || {
+        let all = consul.services();
+        all.values().any(|s| s["Meta"]["v6pod-image"] == image).then_some(())
+    });
+    let shown = stage.daemon.ctl(&["show", "web"]).ok().to_owned();
+    assert!(
+        shown.lines().any(|line| line.starts_with("image ") && line.ends_with(image)),
+        "{shown}"
+    );
+}
+
+#[test]
+fn a_check_that_cannot_pass_is_told_and_one_that_is_taken_away_comes_back() {
+    let _machine = require!(Consul);
+    let host = HostNs::new();
+    let consul = Consul::start(&host);
+    let daemon = Daemon::configured(&host, &Config { consul: true, ..Config::default() });
+    let user = User::account(1, &host);
+    let gateway = daemon.status().gateway;
+    let closed = [("v6pod.name", "web"), ("v6pod.check", "tcp:80")];
+    let container = Attached::asking(&daemon, &user, &closed);
+    let note = format!("tcp/80@{gateway} opens it to this host alone");
+    let shown = || daemon.ctl(&["show", "web"]).ok().to_owned();
+    let said = eventually(RIGHT_AGAIN, "it bears its name", || {
+        Some(shown()).filter(|shown| shown.contains("web (registered)"))
+    });
+    let check = said.lines().find(|line| line.starts_with("check ")).unwrap_or_default();
+    assert!(check.contains("tcp:80: ") && check.ends_with(&note), "{said}");
+    daemon.ctl(&["open", "web", &format!("tcp/80@{gateway}")]).ok();
+    assert!(!shown().contains(&note));
+
+    let check = || consul.checks("web").iter().map(|c| c["CheckID"].to_string()).next();
+    let id = eventually(RIGHT_AGAIN, "the check is there", check);
+    consul.deregister_check(id.trim_matches('"'));
+    eventually(RIGHT_AGAIN, "it is gone", || check().is_none().then_some(()));
+    eventually(RIGHT_AGAIN, "it is back", || (check().as_ref() == Some(&id)).then_some(()));
+    answers(&consul, "web", &[], GONE);
+    drop(container);
 }

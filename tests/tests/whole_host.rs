@@ -16,8 +16,8 @@ use std::thread::{self, ScopedJoinHandle};
 use std::time::Duration;
 
 use v6pod_tests::{
-    Background, IMAGE, Login, PATIENCE, PREFIX, Place as _, Suite, WholeHost, eventually, require,
-    run,
+    Background, Consul, IMAGE, Login, PATIENCE, PREFIX, Place as _, Suite, WholeHost, eventually,
+    require, run,
 };
 
 /// How often the daemon is started again while containers come and go.
@@ -60,11 +60,47 @@ fn pings_from_outside(host: &WholeHost, address: Ipv6Addr) {
 }
 
 #[test]
+fn the_hosts_own_resolver_finds_containers_by_name() {
+    let _machine = require!(WholeHost);
+    let packages = std::fs::read_dir("/var/cache/v6pod-tests").into_iter().flatten().flatten();
+    let is_it = |name: &str| name.starts_with("systemd-resolved_252") && name.ends_with(".deb");
+    let mut packages = packages.map(|entry| entry.path());
+    let package =
+        packages.find(|path| path.file_name().and_then(|name| name.to_str()).is_some_and(is_it));
+    let Some(package) = package else {
+        eprintln!("skipped: needs systemd-resolved of Debian 12 (make deps)");
+        return;
+    };
+    let host = WholeHost::boot(Suite::Bookworm);
+    let file = host.take_in(&package);
+    // The bus reads of its user before the package has made him.
+    let script = "dpkg --force-depends -i FILE && systemctl reload dbus && \
+                  systemctl restart systemd-resolved";
+    host.sh(&script.replace("FILE", &file)).ok();
+    host.install_and_enable("0.1.0");
+    let user = host.log_in("anna");
+    let container = user.sleeper("web", &[]);
+    let address = user.attachment(&container).address;
+    let query = |what: &str| host.sh(&format!("resolvectl query {what}")).stdout;
+    let found = eventually(PATIENCE, "the name is found", || {
+        Some(query("web.v6pod.internal")).filter(|found| found.contains(&address.to_string()))
+    });
+    assert!(!found.contains("Global"), "{found}");
+    let name = query(&address.to_string());
+    assert!(name.contains("web.v6pod.internal"), "{name}");
+    let links = host.sh("resolvectl status v6pod0").ok().to_owned();
+    assert!(links.contains("~v6pod.internal") && links.contains("-DefaultRoute"), "{links}");
+    // Nothing else is asked here.
+    let failed = host.sh("resolvectl query www.example.org");
+    assert!(!failed.status.success(), "{failed}");
+}
+
+#[test]
 fn what_is_installed_is_off_and_what_is_enabled_serves() {
     let _machine = require!(WholeHost);
     let host = WholeHost::boot(suite());
     host.install("0.1.0").ok();
-    for unit in ["v6podd.socket", "v6podd.service"] {
+    for unit in ["v6podd.socket", "v6podd-dns.socket", "v6podd.service"] {
         assert_eq!(host.property(unit, "ActiveState"), "inactive");
         assert_eq!(host.property(unit, "UnitFileState"), "disabled");
     }
@@ -110,7 +146,7 @@ fn the_daemon_is_nobody_with_four_capabilities() {
         assert!(status.ok().contains(&line), "{line} is not in {status}");
     }
     host.sh(
-        "systemd-analyze verify v6podd.service v6podd.socket 2>&1 | grep v6pod >&2 && exit 1 || :",
+        "systemd-analyze verify v6podd.service v6podd.socket v6podd-dns.socket 2>&1 | grep v6pod >&2 && exit 1 || :",
     )
     .ok();
     // The floor of these capabilities, with systemd 247, 252 and 257. The first knows no threshold.
@@ -316,7 +352,7 @@ fn an_upgrade_and_a_removal_leave_what_runs() {
     assert!(said.contains("keep their IPv6 addresses") && said.contains("--purge"), "{said}");
     pings_from_outside(&host, address);
     user.ping("c", v6pod_tests::OUTSIDE_V6.parse().expect("an address")).ok();
-    for unit in ["v6podd.socket", "v6podd.service"] {
+    for unit in ["v6podd.socket", "v6podd-dns.socket", "v6podd.service"] {
         assert_eq!(host.property(unit, "LoadState"), "not-found");
     }
     assert_eq!(host.sh("find /etc/systemd -name 'v6pod*'").ok(), "");
@@ -464,6 +500,61 @@ fn the_token_of_consul_is_a_credential() {
     user.sleeper("mail", &[]);
     let said = host.sh("apt-get purge --yes v6pod 2>&1").ok().to_owned();
     assert!(said.contains("may still hold mail;"), "{said}");
+}
+
+/// An agent that wants to be shown a certificate, and the files for both of its ends.
+const TLS_AGENT: &str = r#"
+mkdir /var/lib/consul && cd /var/lib/consul
+"$1" tls ca create && "$1" tls cert create -server -additional-ipaddress ::1 && "$1" tls cert create -client
+install -m 644 consul-agent-ca.pem /etc/v6pod/ca.pem
+install -m 644 dc1-client-consul-0.pem /etc/v6pod/cert.pem
+install -m 600 -o root dc1-client-consul-0-key.pem /etc/v6pod/consul-key
+cat >agent.hcl <<'END'
+bind_addr = "::1"
+client_addr = "::1"
+node_name = "whole"
+disable_update_check = true
+ports { https = 8501 }
+ca_file = "consul-agent-ca.pem"
+cert_file = "dc1-server-consul-0.pem"
+key_file = "dc1-server-consul-0-key.pem"
+verify_incoming_https = true
+END
+systemd-run --quiet --unit=consul --working-directory=/var/lib/consul "$1" agent -dev -config-file agent.hcl
+"#;
+
+#[test]
+fn the_key_that_consul_is_shown_is_a_credential() {
+    let _machine = require!(WholeHost, Consul);
+    let host = installed();
+    let consul = host.take_in(&Consul::program().expect("Consul was asked for"));
+    host.sh(&format!("set -- {consul}\n{TLS_AGENT}")).ok();
+    let tables = "[registry]\nkind = \"consul\"\n[registry.consul]\naddress = \"https://[::1]:8501\"\n\
+                  datacenter = \"dc1\"\nca_file = \"/etc/v6pod/ca.pem\"\n\
+                  cert_file = \"/etc/v6pod/cert.pem\"\nkey_file = \"consul-key\"\n";
+    configure(&host, tables);
+    let status = |awaited: &str| {
+        eventually(PATIENCE, awaited, || {
+            host.sh("v6podctl status").ok().contains(awaited).then_some(())
+        });
+    };
+    host.systemctl("restart v6podd.service").ok();
+    // A credential that the unit does not have.
+    status("consul, not healthy: the registry cannot be reached");
+    host.write(
+        "/etc/systemd/system/v6podd.service.d/consul.conf",
+        "[Service]\nLoadCredential=consul-key:/etc/v6pod/consul-key\n",
+    );
+    host.systemctl("daemon-reload").ok();
+    host.systemctl("restart v6podd.service").ok();
+    let user = host.log_in("anna");
+    let container = user.sleeper("web", &[]);
+    let address = user.attachment(&container).address.to_string();
+    eventually(PATIENCE, "it is in Consul", || {
+        let services = host.sh("curl -sS --globoff http://[::1]:8500/v1/agent/services");
+        services.ok().contains(&address).then_some(())
+    });
+    assert!(!host.journal("v6podd.service").contains("PRIVATE KEY"));
 }
 
 #[test]

@@ -17,8 +17,8 @@ use nix::fcntl::{Flock, FlockArg};
 use tempfile::TempDir;
 use v6pod_proto::wishes::{OtherWishes, Source};
 use v6pod_tests::{
-    Container, Finished, Footprint, IMAGE, Login, Place as _, Stage, Suite, User, WholeHost, built,
-    require, run,
+    Container, Finished, Footprint, IMAGE, Login, PATIENCE, Place as _, Stage, Suite, User,
+    WholeHost, built, eventually, require, run,
 };
 
 /// Labels, publishes and variables of a container, as podman takes them.
@@ -124,7 +124,20 @@ fn what_a_pods_user_says_by_labels_counts_as_annotations() {
     pod("--label=v6pod.name=pods").ok();
     let member = user.start("m", &["--pod=p", "--label=v6pod.name=members"], &["sleep", "1000"]);
     let published = (Source::Published, "v6pod.ingress", "tcp/80");
-    finds(&scene.found(), &[(Source::PodLabel, "v6pod.name", "pods"), published]);
+    let name = (Source::Pod, "name", "p");
+    finds(&scene.found(), &[name, (Source::PodLabel, "v6pod.name", "pods"), published]);
+    member.remove();
+    user.podman(&["pod", "rm", "-f", "-t", "0", "p"]).ok();
+    scene.is_clean();
+
+    // Without a word about its name it is the pod's.
+    pod("--label=other=x").ok();
+    let member = user.start("m", &["--pod=p"], &["sleep", "1000"]);
+    finds(&scene.found(), &[name, published]);
+    eventually(PATIENCE, "the attachment bears the pod's name", || {
+        let names = scene.stage.daemon.the_attachment().names;
+        (names.len() == 1 && names[0].name == "p").then_some(())
+    });
     member.remove();
     user.podman(&["pod", "rm", "-f", "-t", "0", "p"]).ok();
     scene.is_clean();
@@ -499,7 +512,8 @@ fn pod(host: &WholeHost, user: &Login<'_>) {
     user.sleeper("m", &["--pod=p"]);
     let published = (Source::Published, "v6pod.ingress", "tcp/80");
     let found = host.attachments().remove(0).found;
-    finds(&found, &[(Source::PodLabel, "v6pod.name", "pods"), published]);
+    let name = (Source::Pod, "name", "p");
+    finds(&found, &[name, (Source::PodLabel, "v6pod.name", "pods"), published]);
     user.podman(&["pod", "rm", "--force", "--time=0", "p"]).ok();
 }
 

@@ -1,13 +1,14 @@
 //! A client of the daemon's API over its unix socket: what v6podctl speaks.
 
+use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{fs, io};
 
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::body::Bytes;
-use hyper::{Method, Request, header};
+use hyper::body::{Bytes, Incoming};
+use hyper::{Method, Request, Response, header};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -76,6 +77,52 @@ impl Client {
         self.call(Method::PATCH, resource, body.into()).await
     }
 
+    /// Watches events, each of which is told as its name and its data, until the daemon ends it or `told`
+    /// breaks it off.
+    pub async fn watch(
+        &self,
+        mut told: impl FnMut(&str, &str) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, ClientError> {
+        let stream = match self.at_own().await {
+            Some(stream) => stream,
+            None => self.at_the_common().await?,
+        };
+        let begun =
+            timeout(PATIENCE, begin(stream, Method::GET, "/api/events", Bytes::new())).await;
+        let (response, _driver) = match begun {
+            Ok(begun) => begun.map_err(|error| self.broken(&error))?,
+            Err(_) => return Err(self.broken(&"it did not answer in time")),
+        };
+        let well = response.status().is_success();
+        let mut body = response.into_body();
+        if !well {
+            let read = Limited::new(body, LARGEST).collect().await;
+            let read = read.map_err(|error| self.broken(&error))?.to_bytes();
+            return Err(ClientError::Refused(self.parse(&read)?));
+        }
+        let (mut text, mut name) = (Vec::new(), String::new());
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| self.broken(&error))?;
+            text.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+            while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = text.drain(..=end).collect();
+                let line = String::from_utf8_lossy(&line);
+                let line = line.trim_end();
+                if let Some(event) = line.strip_prefix("event: ") {
+                    name = event.to_owned();
+                } else if let Some(data) = line.strip_prefix("data: ")
+                    && told(&name, data).is_break()
+                {
+                    return Ok(ControlFlow::Break(()));
+                }
+            }
+            if text.len() > LINE {
+                return Err(self.broken(&"it sent a line without end"));
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
     async fn call<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -98,10 +145,13 @@ impl Client {
     /// Nothing if nobody is there. The daemon alone has its users' own sockets: what waits there when it ends is not
     /// answered, while at the common one the next daemon finds it. Whatever is asked for may be asked for twice.
     async fn ask_at_own(&self, method: Method, resource: &str, body: Bytes) -> Option<Answer> {
-        let own = own_socket(&self.path)?;
-        let stream = timeout(PATIENCE, connect_to(&own)).await.ok()?.ok()?;
-        let answer = ask(stream, method, resource, body).await;
+        let answer = ask(self.at_own().await?, method, resource, body).await;
         Some(answer).filter(|answer| !matches!(answer, Ok(Err(_))))
+    }
+
+    async fn at_own(&self) -> Option<UnixStream> {
+        let own = own_socket(&self.path)?;
+        timeout(PATIENCE, connect_to(&own)).await.ok()?.ok()
     }
 
     async fn at_the_common(&self) -> Result<UnixStream, ClientError> {
@@ -137,6 +187,9 @@ async fn connect_to(path: &Path) -> io::Result<UnixStream> {
     }
 }
 
+/// The longest line of events, in bytes: several times what an event has.
+const LINE: usize = 64 << 10;
+
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// What came of a request: whether it went well and the body, or how the connection broke, in time.
@@ -154,18 +207,36 @@ async fn exchange(
     resource: &str,
     body: Bytes,
 ) -> Result<(bool, Bytes), BoxError> {
+    let (response, _driver) = begin(stream, method, resource, body).await?;
+    let well = response.status().is_success();
+    let body = Limited::new(response.into_body(), LARGEST).collect().await?.to_bytes();
+    Ok((well, body))
+}
+
+/// Sends one request; the answer, of which only the head has come, and what brings the rest of it.
+async fn begin(
+    stream: UnixStream,
+    method: Method,
+    resource: &str,
+    body: Bytes,
+) -> Result<(Response<Incoming>, Driver), BoxError> {
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let driver = tokio::spawn(connection);
+    let driver = Driver(tokio::spawn(connection));
     let request = Request::builder()
         .method(method)
         .uri(resource)
         .header(header::HOST, "localhost")
         .header(header::CONTENT_TYPE, "application/json")
         .body(Full::new(body))?;
-    let response = sender.send_request(request).await?;
-    let well = response.status().is_success();
-    let body = Limited::new(response.into_body(), LARGEST).collect().await?.to_bytes();
-    driver.abort();
-    Ok((well, body))
+    Ok((sender.send_request(request).await?, driver))
+}
+
+/// The task that moves a connection on. It ends when this is dropped.
+struct Driver(tokio::task::JoinHandle<hyper::Result<()>>);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }

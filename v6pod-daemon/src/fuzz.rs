@@ -10,6 +10,7 @@ use v6pod_proto::Code;
 use crate::api::body;
 use crate::attachments::records::{self, Record};
 
+pub use crate::dns::fuzz::{answer as dns_answer, question as dns_question};
 pub use crate::kernel::fuzz::{link_round_trip, netlink, sock_diag};
 
 /// A request's body as the API reads it.

@@ -5,6 +5,7 @@
 //! - [`container`]: who asks: files of runc, crun and podman. Reads hostile input.
 //! - [`registry`]: where names go.
 //! - [`attachments`]: the thin middle: turns requests into steps, runs them and undoes them.
+//! - [`dns`]: names by DNS: those of containers, and others asked on for them.
 //! - [`api`]: HTTP: listeners, who is calling, routes, errors.
 //! - [`client`]: the API from the other end, for v6podctl.
 //! - [`closer`]: closes what callers sent, where that harms nobody.
@@ -27,6 +28,7 @@ pub mod closer;
 pub mod config;
 pub mod container;
 pub mod core;
+pub mod dns;
 pub mod failpoint;
 pub mod fair;
 #[cfg(feature = "fuzz")]

@@ -20,7 +20,7 @@ use crate::core::Links;
 use crate::core::reconcile::Recorded;
 use crate::kernel::{self, Worker, Workers};
 use crate::pace::Paces;
-use crate::registry::Registrar;
+use crate::registry::{Embedded, Registrar};
 
 /// How long the registry has to give up the names. A healthy one takes milliseconds.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -105,7 +105,7 @@ pub async fn purge(config: &Config) -> Result<Purged, PurgeError> {
     };
     let (ports, bridge) = Workers::start(1, Paces::default())?.run(work).await?;
     let names = recorded_names(config);
-    let registry = withdraw(&attachments::registrar(config), PATIENCE).await;
+    let registry = withdraw(&attachments::registrar(config, &Embedded::default()), PATIENCE).await;
     let registry = registry.err().map(|left| Left { names, ..left });
     let mut records = 0;
     match fs::remove_file(config.run_dir().join("resting")) {
@@ -158,12 +158,16 @@ mod tests {
         let table =
             "[registry]\nkind = \"consul\"\n[registry.consul]\naddress = \"http://[::1]:1\"";
         let config = Config::parse(table).unwrap();
-        let left = withdraw(&attachments::registrar(&config), Duration::from_millis(10)).await;
+        let left = withdraw(
+            &attachments::registrar(&config, &Embedded::default()),
+            Duration::from_millis(10),
+        )
+        .await;
         let left = Left { names: vec!["db".to_owned(), "web".to_owned()], ..left.unwrap_err() };
         assert_eq!(left.kind, "consul");
         assert!(left.to_string().contains("It may still hold db, web;"), "{left}");
         // One that answers is waited for.
-        let embedded = attachments::registrar(&Config::default());
+        let embedded = attachments::registrar(&Config::default(), &Embedded::default());
         withdraw(&embedded, Duration::from_secs(60)).await.unwrap();
     }
 }

@@ -243,6 +243,8 @@ pub enum Rule {
     Reach,
     /// It reaches what is listed alone, and this is not.
     Confined,
+    /// It is for the resolver that the daemon is, which containers ask for names and nothing else.
+    Resolver,
     /// It is for this host itself, whose own firewall decides; or not let through to it (`firewall.host`).
     Host,
     /// It is for somebody whom the caller is not told of.

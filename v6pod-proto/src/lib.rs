@@ -17,9 +17,10 @@ pub mod wishes;
 pub use ids::{AttachmentId, ContainerId, LinkName, Mac, NetworkName, ParseIdError, Uid};
 pub use problem::{Code, Problem};
 pub use wire::{
-    Activate, Attachment, AttachmentList, CapLimit, Capacity, Change, Counts, Deactivate,
-    Deactivated, EgressBy, EgressView, Mode, NameState, NameStatus, Obstacle, Opened, OpenedBy,
-    Passed, PrefixView, RegistryView, State, Status, SwitchedOff, Traffic, Unopened,
+    Activate, Attachment, AttachmentList, CapLimit, Capacity, Change, CheckStatus, Counts,
+    Deactivate, Deactivated, EgressBy, EgressView, Event, Happening, Mode, NameState, NameStatus,
+    Obstacle, Opened, OpenedBy, Passed, PrefixView, RegistryView, Resolver, State, Status,
+    SwitchedOff, Traffic, Unopened,
 };
 pub use wishes::Wishes;
 

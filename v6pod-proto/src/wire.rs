@@ -303,6 +303,9 @@ pub struct Attachment {
     pub state: State,
     /// The names it bears and what became of them.
     pub names: Vec<NameStatus>,
+    /// How Consul sees whether it is well. Empty with another registry.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub checks: Vec<CheckStatus>,
     /// What the container asked for: its annotations.
     #[serde(default)]
     #[cfg_attr(feature = "openapi", schema(value_type = BTreeMap<String, String>))]
@@ -330,6 +333,9 @@ pub struct Attachment {
     /// said; for many there are the metrics.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traffic: Option<Traffic>,
+    /// Who is to be asked for names in the container, if anybody in particular.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resolver: Option<Resolver>,
 }
 
 /// What an attachment has carried since it was made, as the container sees it.
@@ -368,6 +374,17 @@ pub struct NameStatus {
     pub note: Option<String>,
 }
 
+/// A check that Consul makes of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct CheckStatus {
+    /// What is looked at, such as `http:8080/health`.
+    pub check: String,
+    /// Why it may never succeed, and what would help.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
 /// What became of a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -379,6 +396,80 @@ pub enum NameState {
     Pending,
     /// Not registered, for the reason in the note.
     Refused,
+}
+
+/// Who answers a container what it asks for by name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Resolver {
+    /// Where, at port 53.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = "ipv6"))]
+    pub address: Ipv6Addr,
+    /// The zone that the names of this host's containers are in, if they are in any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
+}
+
+/// One event of `GET /api/events`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Event {
+    /// What happened.
+    pub event: Happening,
+    /// When, in milliseconds since the epoch.
+    pub at: u64,
+    /// Whose the attachment is. Without one it is about the host, and only who sees all is told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<Uid>,
+    /// The attachment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attachment: Option<AttachmentId>,
+    /// Its container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<ContainerId>,
+    /// The name that it is about, or the container's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The attachment's address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = "ipv6"))]
+    pub address: Option<Ipv6Addr>,
+    /// More about it, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+/// What happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum Happening {
+    /// A container has its address.
+    Attached,
+    /// It has it no more.
+    Released,
+    /// The registry has a name of it.
+    Registered,
+    /// It does not get a name as it asked for it.
+    Conflict,
+    /// The registry had a name of it, and has it no more.
+    Lost,
+    /// The registry has it again; or something of the host's own was put back.
+    Repaired,
+}
+
+impl Happening {
+    /// The event's name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Attached => "attached",
+            Self::Released => "released",
+            Self::Registered => "registered",
+            Self::Conflict => "conflict",
+            Self::Lost => "lost",
+            Self::Repaired => "repaired",
+        }
+    }
 }
 
 /// `GET /api/attachments`.
@@ -416,6 +507,9 @@ pub struct Status {
     pub counts: Counts,
     /// The registry.
     pub registry: RegistryView,
+    /// Who answers containers, and this host, what they ask for by name; nobody unless it is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resolver: Option<Resolver>,
     /// Seconds since the epoch of the last time a firewall table was put back.
     pub last_repair: Option<u64>,
     /// What this daemon does not do, and why.

@@ -16,7 +16,7 @@ mod found;
 mod opening;
 mod services;
 
-pub use check::Check;
+pub use check::{Check, Probe, Ttl};
 pub use found::{Findings, OtherWishes};
 pub use opening::{Egress, Opening, OpeningList, Openings, Peers, Ports, Protocol, Published};
 pub use services::{Service, Services};
@@ -29,6 +29,10 @@ pub fn is_wish(annotation: &str) -> bool {
 const ATTACH: &str = "v6pod";
 /// The annotation that opens ports.
 pub const INGRESS: &str = "v6pod.ingress";
+/// What a pod is called stands under this name.
+pub const POD_NAME: &str = "name";
+/// What an image is called stands under this name.
+pub const IMAGE_NAME: &str = "name";
 const EGRESS: &str = "v6pod.egress";
 const ADDRESS: &str = "v6pod.address";
 const SUBNET: &str = "v6pod.subnet";
@@ -72,6 +76,10 @@ pub struct Wishes {
 pub enum Source {
     /// The container's user, by an annotation.
     Annotation,
+    /// The user, by what he calls the container's pod.
+    Pod,
+    /// What its engine calls the image that it runs.
+    Image,
     /// The user, by a label of the container's pod.
     PodLabel,
     /// The user, by a label.
@@ -87,8 +95,10 @@ pub enum Source {
 }
 
 impl Source {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 9] = [
         Self::Annotation,
+        Self::Pod,
+        Self::Image,
         Self::PodLabel,
         Self::Label,
         Self::Published,
@@ -101,6 +111,8 @@ impl Source {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Annotation => "annotations",
+            Self::Pod => "pod",
+            Self::Image => "image",
             Self::PodLabel => "pod_labels",
             Self::Label => "labels",
             Self::Published => "published",
@@ -113,8 +125,8 @@ impl Source {
     /// Whether it is certainly the container's user who says it.
     const fn is_users(self) -> bool {
         match self {
-            Self::Annotation | Self::PodLabel | Self::Label | Self::Published => true,
-            Self::Environment | Self::ImageAnnotation | Self::ImageLabel => false,
+            Self::Annotation | Self::Pod | Self::PodLabel | Self::Label | Self::Published => true,
+            Self::Image | Self::Environment | Self::ImageAnnotation | Self::ImageLabel => false,
         }
     }
 }
@@ -123,6 +135,8 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Annotation => "annotation",
+            Self::Pod => "pod",
+            Self::Image => "image",
             Self::PodLabel => "pod's label",
             Self::Label => "label",
             Self::Published => "published port",
@@ -431,6 +445,7 @@ mod tests {
             ("v6pod.tags", "a,b=c"),
             ("v6pod.check", "http:8080/health"),
             ("v6pod.check", "tcp:5432"),
+            ("v6pod.check", "ttl:30s"),
         ] {
             let wishes = one(name, value).unwrap();
             assert!(!wishes.is_empty());

@@ -31,6 +31,7 @@ mod network;
 mod oci_hook;
 mod pasta;
 mod real;
+mod resolv_conf;
 mod say;
 mod slirp4netns;
 mod stand_in;

@@ -1,10 +1,10 @@
 //! As OCI hook: tells v6podd which container is about to run in a network namespace, and what it asks
-//! for by its annotations, its labels and the ports that it publishes; and, behind its end, that it is
-//! over.
+//! for by its annotations, its labels and the ports that it publishes; has the container ask v6podd for
+//! names, if that says so; and tells, behind its end, that it is over.
 //!
 //! Run by the runtime at `createRuntime` and by podman at `poststop`, for every container of the
 //! machine, whatever its network. So, guaranteed: a container that asks v6pod for nothing starts and
-//! ends as if this hook were not there, whatever else happens. One that asks for something that cannot
+//! ends as if this hook were not there, whatever else happens; only whom it asks for names may be another. One that asks for something that cannot
 //! be is kept from starting, with the reason on stderr, which podman shows, v6podd or no v6podd; one whose
 //! wishes cannot be told to v6podd, or that is on the host's network, starts with a line to its user unless
 //! `on_error` is "fail".
@@ -14,18 +14,21 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use rustix::event::PollFlags;
 use rustix::io::retry_on_intr;
+use serde::Deserialize;
 use v6pod_proto::oci::State;
 use v6pod_proto::wishes::{Findings, INGRESS, Source, WishError, Wishes};
-use v6pod_proto::{Activate, ContainerId, Deactivate};
+use v6pod_proto::{Activate, ContainerId, Deactivate, Resolver};
 
 use crate::asking::{self, Answer};
 use crate::config::{Config, OnError};
 use crate::daemon::{self, Deadline, Failure};
 use crate::pasta;
+use crate::resolv_conf;
 use crate::say;
 
 /// Of a state, this much is read at most. Annotations can be long; the rest has a kilobyte.
@@ -68,6 +71,7 @@ pub(crate) fn run() -> ExitCode {
     // The host's, by --network=host: there is nothing to attach to, whatever is found.
     let on_host = netns.as_ref().is_ok_and(is_own);
     let whose = id.short().to_owned();
+    let (bundle, own) = (PathBuf::from(&state.bundle), id.clone());
     let Some(asked) = Asked::of(state, netns.is_ok() && !on_host) else {
         say::through_runtime(&format!("{whose} does not start: {TOO_MUCH}"));
         return ExitCode::FAILURE;
@@ -81,15 +85,21 @@ pub(crate) fn run() -> ExitCode {
     }
     let told = match netns {
         Ok(_) if on_host && asked.wants_attachment() => Err(Failure::HostNetwork),
-        Ok(_) if on_host => Ok(()),
+        Ok(_) if on_host => Ok(None),
         netns => netns.and_then(|netns| asked.tell(&config, id, &netns, end)),
     };
+    // Its attachment stands, so whoever answers for it does too.
+    if let Ok(Some(resolver)) = &told
+        && let Err(error) = resolv_conf::point(&bundle, &own, resolver)
+    {
+        say::past_runtime(&format!("{whose} keeps its own resolver: its resolv.conf: {error}"));
+    }
     match told {
-        Ok(()) if doubt && config.on_error == OnError::Fail => {
+        Ok(_) if doubt && config.on_error == OnError::Fail => {
             say::through_runtime(&format!("{whose} does not start: {DOUBT}"));
             ExitCode::FAILURE
         }
-        Ok(()) => {
+        Ok(_) => {
             if doubt {
                 say::past_runtime(&format!("{whose}: {DOUBT}"));
             }
@@ -109,6 +119,13 @@ pub(crate) fn run() -> ExitCode {
             ExitCode::SUCCESS
         }
     }
+}
+
+/// What counts of the answer.
+#[derive(Deserialize)]
+struct Attached {
+    #[serde(default)]
+    resolver: Option<Resolver>,
 }
 
 /// What a container asks for.
@@ -173,14 +190,15 @@ impl Asked {
         wrong.into_iter().next().map_or(Ok(()), Err)
     }
 
-    /// Tells v6podd about the container in this namespace, and has it attached where it asks for that.
+    /// Tells v6podd about the container in this namespace, and has it attached where it asks for that. The
+    /// answer is whom it is to ask for names.
     fn tell(
         self,
         config: &Config,
         id: ContainerId,
         netns: &File,
         end: Deadline,
-    ) -> Result<(), Failure> {
+    ) -> Result<Option<Resolver>, Failure> {
         let mut request = Activate::new(id);
         request.plug = self.wants_attachment();
         if request.plug {
@@ -194,7 +212,9 @@ impl Asked {
             request.found = self.found;
         }
         request.annotations = self.annotations;
-        daemon::activate(&config.socket, &request, netns.as_fd(), end).map(drop)
+        let (_, answer) = daemon::activate(&config.socket, &request, netns.as_fd(), end)?;
+        // What cannot be understood is no reason to keep a container from starting.
+        Ok(serde_json::from_slice::<Attached>(&answer).ok().and_then(|attached| attached.resolver))
     }
 }
 

@@ -32,6 +32,7 @@ use v6pod_proto::wishes::Findings;
 use self::container::Container;
 use self::files::Source;
 use self::image::Image;
+use self::sqlite::What;
 
 /// How long a database is read again that changes meanwhile.
 const PATIENCE: Duration = Duration::from_millis(120);
@@ -103,17 +104,30 @@ impl Place {
         let container = Container::read(configuration)?;
         let images = self.root.join(format!("{}-images", self.driver));
         let image = container.image().map(|id| Image::read(&images, id));
-        Some(container.findings(image.as_ref()).within_bounds())
+        let pod = container.pod_to_speak_for().and_then(|pod| self.pod_name(pod));
+        Some(container.findings(image.as_ref(), pod).within_bounds())
     }
 
-    /// The container's configuration. Both databases can be there, where podman has changed from one to
-    /// the other: the newer kind first.
+    fn pod_name(&self, pod: &str) -> Option<String> {
+        match self.look_up(What::Pod, pod) {
+            Lookup::Found(configuration) => container::pod_name(&configuration),
+            Lookup::Nothing | Lookup::Moved | Lookup::TooMuch => None,
+        }
+    }
+
+    /// The container's configuration.
     fn configuration(&self) -> Lookup {
+        self.look_up(What::Container, self.id.as_str())
+    }
+
+    /// What is kept under this id. Both databases can be there, where podman has changed from one to the
+    /// other: the newer kind first.
+    fn look_up(&self, what: What, id: &str) -> Lookup {
         let end = Instant::now() + PATIENCE;
         loop {
             let mut moved = false;
             for lookup in [Self::in_sqlite, Self::in_bolt] {
-                match lookup(self) {
+                match lookup(self, what, id) {
                     Lookup::Nothing => {}
                     Lookup::Moved => moved = true,
                     found => return found,
@@ -127,14 +141,14 @@ impl Place {
     }
 
     /// Podman 4.8 and later, unless it found the other one there.
-    fn in_sqlite(&self) -> Lookup {
+    fn in_sqlite(&self, what: What, id: &str) -> Lookup {
         let path = self.root.join("db.sql");
         let Some(mut source) = Source::open(&path) else { return Lookup::Nothing };
         // What stands in a journal is what the file was before: it is being written.
         let journal = self.root.join("db.sql-journal");
         let in_motion = |source: &Source| (files::has_content(&journal), source.written());
         let before = in_motion(&source);
-        let found = sqlite::find(&mut |at, length| source.read(at, length), self.id.as_str());
+        let found = sqlite::find(&mut |at, length| source.read(at, length), what, id);
         let after = in_motion(&source);
         match found {
             _ if before.0 || after.0 || before != after => Lookup::Moved,
@@ -147,10 +161,14 @@ impl Place {
     }
 
     /// Podman up to 5.
-    fn in_bolt(&self) -> Lookup {
+    fn in_bolt(&self, what: What, id: &str) -> Lookup {
         let path = self.root.join("libpod/bolt_state.db");
         let Some(mut source) = Source::open(&path) else { return Lookup::Nothing };
-        let key = [&b"ctr"[..], self.id.as_str().as_bytes(), b"config"];
+        let bucket: &[u8] = match what {
+            What::Container => b"ctr",
+            What::Pod => b"pod",
+        };
+        let key = [bucket, id.as_bytes(), b"config"];
         let found = bolt::find(&mut |at, length| source.read(at, length), &key);
         enough(&source, found)
     }

@@ -1,5 +1,6 @@
 //! What each call does.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Json;
@@ -18,7 +19,7 @@ use v6pod_proto::{
 use super::caller::{Caller, Via};
 use super::problem::Failure;
 use super::stream::{Inbox, Received, take};
-use super::{body, metrics};
+use super::{body, events, metrics};
 use crate::attachments::{Ask, Attachments, Changer, Lease, Refused, Viewer};
 use crate::closer::Foreign;
 
@@ -29,6 +30,8 @@ pub(crate) struct Connection {
     pub(crate) inbox: Inbox,
     /// The lease that this request has made of its connection.
     pub(crate) lease: Arc<Mutex<Option<Lease>>>,
+    /// Whether its answer goes on until somebody ends it.
+    pub(crate) watches: Arc<AtomicBool>,
 }
 
 impl Connection {
@@ -245,6 +248,20 @@ pub(crate) async fn capacity(
 #[cfg_attr(test, utoipa::path(get, path = "/api/prefix", responses((status = 200, description = "The prefix", body = PrefixView))))]
 pub(crate) async fn prefix(State(attachments): State<Attachments>) -> Json<PrefixView> {
     Json(attachments.status().prefix)
+}
+
+/// `GET /api/events`
+#[cfg_attr(test, utoipa::path(get, path = "/api/events", responses((status = 200, description = "Server-sent events, from now on: of the caller's own attachments, or of all if he may see them. Each is named by what happened and has an Event as data; `missed`, with a number, stands for as many that were lost on one who reads too slowly", body = v6pod_proto::Event, content_type = "text/event-stream"), (status = 429, description = "The caller watches often enough, or too many do", body = v6pod_proto::Problem, content_type = "application/problem+json"))))]
+pub(crate) async fn events(
+    State(attachments): State<Attachments>,
+    Extension(connection): Extension<Connection>,
+) -> Result<Response, Failure> {
+    let watching = attachments.watch(connection.viewer(), connection.caller.counted_as())?;
+    connection.watches.store(true, Ordering::Relaxed);
+    let kind = HeaderValue::from_static("text/event-stream");
+    let never = HeaderValue::from_static("no-store");
+    let headers = [(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, never)];
+    Ok((headers, events::body(watching)).into_response())
 }
 
 /// `GET /healthz`

@@ -5,7 +5,7 @@
 
 use std::fmt::Display;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -15,6 +15,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
 use super::problem::unready;
+use crate::dns;
 use crate::kernel::handed;
 
 /// The most clients that wait in one socket: systemd's limit, and the kernel's (somaxconn).
@@ -37,6 +38,7 @@ const REQUEST: usize = 16 * 1024;
 pub struct Inherited {
     unix: Vec<UnixListener>,
     tcp: Vec<TcpListener>,
+    udp: Vec<UdpSocket>,
 }
 
 impl Inherited {
@@ -46,9 +48,11 @@ impl Inherited {
         let inherited = Self {
             unix: handed.unix.into_iter().map(Into::into).collect(),
             tcp: handed.tcp.into_iter().map(Into::into).collect(),
+            udp: handed.udp.into_iter().map(Into::into).collect(),
         };
         inherited.unix.iter().try_for_each(|socket| socket.set_nonblocking(true))?;
         inherited.tcp.iter().try_for_each(|socket| socket.set_nonblocking(true))?;
+        inherited.udp.iter().try_for_each(|socket| socket.set_nonblocking(true))?;
         Ok(inherited)
     }
 
@@ -60,7 +64,15 @@ impl Inherited {
             let clients = (0..WAITING).map_while(|_| socket.accept().ok());
             clients.for_each(|(client, _)| say(&client.into(), &answer, end));
         }
-        for socket in &self.tcp {
+        // Questions, and connections for more of them: who gets no answer asks somebody else.
+        for socket in &self.udp {
+            (0..WAITING).map_while(|_| socket.recv(&mut []).ok()).for_each(drop);
+        }
+        let (dns, http): (Vec<_>, Vec<_>) = self.tcp.iter().partition(|socket| is_dns(socket));
+        for socket in dns {
+            (0..WAITING).map_while(|_| socket.accept().ok()).for_each(drop);
+        }
+        for socket in http {
             let clients = (0..WAITING).map_while(|_| socket.accept().ok());
             clients.for_each(|(client, _)| say(&client.into(), &answer, end));
         }
@@ -80,6 +92,15 @@ impl Inherited {
         self.tcp.iter().position(at).map(|index| self.tcp.swap_remove(index))
     }
 
+    /// The sockets of DNS at this address, if both are there, which are then no longer among these.
+    pub fn dns_at(&mut self, address: Ipv6Addr) -> Option<(UdpSocket, TcpListener)> {
+        let address = SocketAddr::from((address, dns::PORT));
+        let at = |socket: &UdpSocket| socket.local_addr().is_ok_and(|a| a == address);
+        let udp = self.udp.iter().position(at)?;
+        let tcp = self.tcp_at(address)?;
+        Some((self.udp.swap_remove(udp), tcp))
+    }
+
     /// Whether a service manager holds the daemon's sockets.
     pub(super) fn is_empty(&self) -> bool {
         self.unix.is_empty() && self.tcp.is_empty()
@@ -90,7 +111,19 @@ impl Inherited {
         let unix = self.unix.iter().filter_map(|socket| {
             Some(socket.local_addr().ok()?.as_pathname()?.display().to_string())
         });
-        let tcp = self.tcp.iter().filter_map(|socket| Some(socket.local_addr().ok()?.to_string()));
+        let tcp = self.tcp.iter().filter(|socket| !is_dns(socket));
+        let tcp = tcp.filter_map(|socket| Some(socket.local_addr().ok()?.to_string()));
+        let (udp, tcp_dns) = (&self.udp, self.tcp.iter().filter(|socket| is_dns(socket)));
+        for address in udp
+            .iter()
+            .filter_map(|s| s.local_addr().ok())
+            .chain(tcp_dns.filter_map(|s| s.local_addr().ok()))
+        {
+            tracing::warn!(
+                "v6podd-dns.socket listens at {address}, where the configuration has nobody answer: \
+                 `systemctl disable --now v6podd-dns.socket`"
+            );
+        }
         for address in unix.chain(tcp) {
             tracing::error!(
                 "v6podd.socket listens at {address}, where the configuration has nobody answer: who \
@@ -100,6 +133,10 @@ impl Inherited {
             );
         }
     }
+}
+
+fn is_dns(socket: &TcpListener) -> bool {
+    socket.local_addr().is_ok_and(|address| address.port() == dns::PORT)
 }
 
 /// Says that a socket which the configuration names is not among those that were inherited.
@@ -143,7 +180,7 @@ mod tests {
         waiting.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
         let mut far = std::net::TcpStream::connect(address).unwrap();
         far.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
-        Inherited { unix: vec![unix], tcp: vec![tcp] }.turn_away();
+        Inherited { unix: vec![unix], tcp: vec![tcp], udp: vec![] }.turn_away();
         for mut client in [Box::new(silent) as Box<dyn Read>, Box::new(waiting), Box::new(far)] {
             let mut answer = String::new();
             client.read_to_string(&mut answer).unwrap();
@@ -155,7 +192,7 @@ mod tests {
     fn a_socket_is_found_by_its_address_once() {
         let tcp = TcpListener::bind("[::1]:0").unwrap();
         let address = tcp.local_addr().unwrap();
-        let mut inherited = Inherited { unix: vec![], tcp: vec![tcp] };
+        let mut inherited = Inherited { unix: vec![], tcp: vec![tcp], udp: vec![] };
         assert!(inherited.tcp_at("[::1]:1".parse().unwrap()).is_none());
         assert!(inherited.tcp_at(address).is_some());
         assert!(inherited.tcp_at(address).is_none());

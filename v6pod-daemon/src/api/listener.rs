@@ -4,7 +4,8 @@
 //! [`REQUEST`]; there are at most [`CONNECTIONS`] at once, and no more of one caller than his share.
 //! Who has had more of the daemon's time than is his is listened to [later](Paces::wait). When refusing takes more than
 //! [its share](Refusals), nobody is accepted for some milliseconds.
-//! A connection that has become a lease counts against none of these.
+//! A connection that has become a lease counts against none of these; one by which somebody watches events
+//! is not closed for its age.
 
 use std::fs::{self, Permissions};
 use std::future::Future;
@@ -14,6 +15,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net as std_unix;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -171,7 +173,10 @@ impl Listeners {
             let server = Server { refusals: Refusals::default(), ..server.clone() };
             loops.spawn(until(stop.clone(), server.accept_tcp(listener)));
         }
+        let watched = server.attachments.clone();
+        drop(server);
         while loops.join_next().await.is_some() {}
+        watched.end_watching();
         // All permits are back when the last request has been answered.
         let _ = timeout(REQUEST, room.acquire_many(CONNECTIONS as u32)).await;
     }
@@ -417,6 +422,7 @@ impl Server {
     where
         I: hyper::rt::Read + hyper::rt::Write + Unpin,
     {
+        let watches = Arc::clone(&connection.watches);
         let service = service_fn(|mut request: hyper::Request<Incoming>| {
             request.extensions_mut().insert(connection.clone());
             self.router.clone().call(request.map(Body::new))
@@ -428,7 +434,13 @@ impl Server {
             .keep_alive(false)
             .serve_connection(io, service)
             .without_shutdown();
-        match timeout(REQUEST, served).await {
+        tokio::pin!(served);
+        let in_time = match timeout(REQUEST, &mut served).await {
+            // It goes on until one of both has enough.
+            Err(_) if watches.load(Ordering::Relaxed) => Ok(served.await),
+            in_time => in_time,
+        };
+        match in_time {
             Ok(Ok(parts)) => Some(parts.io),
             Ok(Err(error)) => {
                 tracing::debug!(uid = %connection.caller.uid, %error, "a connection broke");
@@ -446,5 +458,6 @@ type LeaseSlot = Arc<Mutex<Option<Lease>>>;
 
 fn connection(caller: Caller, inbox: Inbox) -> (Connection, LeaseSlot) {
     let lease = LeaseSlot::default();
-    (Connection { caller, inbox, lease: Arc::clone(&lease) }, lease)
+    let watches = Arc::default();
+    (Connection { caller, inbox, lease: Arc::clone(&lease), watches }, lease)
 }

@@ -12,6 +12,7 @@ pub(crate) mod body;
 mod caller;
 #[cfg(test)]
 mod contract;
+mod events;
 mod guard;
 mod handlers;
 mod inherited;

@@ -30,6 +30,7 @@ pub fn router(attachments: Attachments) -> Router {
         .route("/api/status", get(handlers::status))
         .route("/api/capacity", get(handlers::capacity))
         .route("/api/prefix", get(handlers::prefix))
+        .route("/api/events", get(handlers::events))
         .route("/api/openapi.json", get(handlers::openapi))
         .route("/metrics", get(handlers::metrics))
         .route("/healthz", get(handlers::healthz))

@@ -25,7 +25,7 @@ pub(super) enum Existing {
     Attached {
         /// What the asker's hold on it is.
         hold: Hold,
-        /// Whether it is to bear another name now.
+        /// Whether it is to be named anew.
         renamed: bool,
         /// What is open of it by now, if that is not in force yet.
         pending: Option<Pending>,
@@ -123,8 +123,8 @@ pub(super) fn existing(
     })
 }
 
-/// Adds what was said of the container to its attachment. Whether it is to bear another name for that,
-/// the one that it bore being taken away; and what of it has to come into force.
+/// Adds what was said of the container to its attachment. Whether the registry is to be told for that, the
+/// name that it bore being taken away if it is to have another; and what of it has to come into force.
 fn describe(
     shared: &Arc<Shared>,
     ledger: &mut Ledger,
@@ -135,14 +135,17 @@ fn describe(
         return (false, None);
     };
     let (owner, identified) = (there.owner, there.is_identified());
-    let name = there.wanted_name().map(str::to_owned);
+    let (before, image) = (shared.offers(there), there.found.image.clone());
     let mut earlier = ledger.book.starts_of(owner, container);
     earlier.retain(|start| start != id);
     let Some(described) = ledger.book.describe(id, container, &ask.wishes, &ask.found) else {
         return (false, None);
     };
     let mut described = described.clone();
-    let renamed = !identified || described.wanted_name() != name.as_deref();
+    let offers = shared.offers(&described);
+    // Who asks for the same names keeps them, whatever else he asks for.
+    let same = identified && offers.labels().eq(before.labels());
+    let renamed = !same || offers != before || described.found.image != image;
     if let Some(rights) = &ask.rights
         && ask.opens()
     {
@@ -170,7 +173,7 @@ fn describe(
     for start in earlier {
         shared.release_under(ledger, &start, "its container has been started again");
     }
-    if renamed {
+    if !same {
         shared.unname(ledger, id);
     }
     (renamed, pending)

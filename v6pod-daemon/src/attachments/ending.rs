@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio::time::sleep;
-use v6pod_proto::AttachmentId;
+use v6pod_proto::{AttachmentId, Happening};
 
 use super::{Ended, Ledger, Shared};
 use crate::core::attachment::Attachment;
@@ -71,6 +71,7 @@ impl Shared {
                 attachment = %id, owner = %attachment.owner, address = %attachment.port.address,
                 "released: {why}"
             );
+            self.tell(Happening::Released, attachment, None, Some(why.to_owned()));
             self.holds.end(id);
             self.unname(ledger, id);
             failpoint::reach("ending:withdrawn");

@@ -24,6 +24,7 @@ struct Judge {
     /// Whose containers reach each other freely, by address: of every one.
     kin: HashMap<Ipv6Addr, Uid>,
     gateway: Ipv6Addr,
+    resolver: Option<Ipv6Addr>,
     ingress: Ingress,
     east_west: EastWest,
     host: HostAccess,
@@ -48,6 +49,9 @@ impl Judge {
     /// answer would be.
     fn allows(&self, mut here: Option<&mut Here<'_>>, flow: &Flow) -> bool {
         let Flow { protocol, asks, answers, port, .. } = *flow;
+        if Some(answers) == self.resolver {
+            return true;
+        }
         let (from, to) = (self.all.get(&asks), self.all.get(&answers));
         let kept_apart = match (from, to) {
             (Some(_), Some(_)) => self.east_west == EastWest::Deny,
@@ -88,9 +92,10 @@ impl Shared {
                 EastWest::Policy | EastWest::Deny => HashMap::new(),
             };
             let gateway = ledger.book.terms().prefix.gateway();
+            let resolver = self.topology.resolver;
             let config = &self.config;
             let (ingress, east_west, host) = (config.ingress, config.east_west, config.host);
-            Judge { all, kin, gateway, ingress, east_west, host }
+            Judge { all, kin, gateway, resolver, ingress, east_west, host }
         };
         if !judge.is_needed() {
             return Ok(());

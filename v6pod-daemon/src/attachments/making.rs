@@ -12,7 +12,7 @@ use rand::TryRng as _;
 use rand::rngs::{SysError, SysRng};
 use tokio::time::timeout_at;
 use v6pod_proto as proto;
-use v6pod_proto::{AttachmentId, LinkName, Uid};
+use v6pod_proto::{AttachmentId, Happening, LinkName, Uid};
 
 use super::completing::{self, Existing};
 use super::holding::{Hold, Unheard, holder};
@@ -199,6 +199,7 @@ fn finish(
             attachment = %id, owner = %attachment.owner, container = attachment.container.short(),
             address = %attachment.port.address, "attached"
         );
+        shared.tell(Happening::Attached, &attachment, None, None);
         shared.name_in_background(&attachment);
     }
     Ok((view, lease))

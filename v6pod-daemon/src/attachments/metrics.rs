@@ -8,6 +8,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::dns::Counts;
+
 /// Bounds of the time histograms, in seconds: an activation takes about half a millisecond.
 const BOUNDS: [f64; 12] =
     [0.0001, 0.0002, 0.0004, 0.0007, 0.001, 0.002, 0.004, 0.01, 0.03, 0.1, 0.5, 2.0];
@@ -25,6 +27,9 @@ pub struct Metrics {
     repaired: Counter<u64, AtomicU64>,
     turned_away: Counter<u64, AtomicU64>,
     flows_ended: Counter<u64, AtomicU64>,
+    conflicts: Family<Label, Counter<u64, AtomicU64>>,
+    reregistered: Counter<u64, AtomicU64>,
+    pub(super) dns: Counts,
 }
 
 /// A part of an activation.
@@ -51,6 +56,9 @@ impl Default for Metrics {
             repaired: Counter::default(),
             turned_away: Counter::default(),
             flows_ended: Counter::default(),
+            conflicts: Family::default(),
+            reregistered: Counter::default(),
+            dns: Counts::default(),
         }
     }
 }
@@ -91,6 +99,17 @@ impl Metrics {
             "Flows that were ended because nothing lets them in any more",
             self.flows_ended.clone(),
         );
+        registry.register(
+            "name_conflicts",
+            "Names that a container did not get as it asked for them, by reason",
+            self.conflicts.clone(),
+        );
+        registry.register(
+            "registry_repairs",
+            "Services that the registry had lost and has again",
+            self.reregistered.clone(),
+        );
+        self.dns.register(registry);
     }
 
     pub(super) fn took(&self, part: Part, time: Duration) {
@@ -125,6 +144,14 @@ impl Metrics {
 
     pub(super) fn ended_flows(&self, count: usize) {
         self.flows_ended.inc_by(count as u64);
+    }
+
+    pub(super) fn conflict(&self, reason: &'static str) {
+        self.conflicts.get_or_create(&[("reason", reason)]).inc();
+    }
+
+    pub(super) fn reregistered(&self) {
+        self.reregistered.inc();
     }
 
     pub(super) fn refused(&self, reason: &'static str) {

@@ -9,8 +9,11 @@
 //!
 //! The life: [`making`] → serving → [`ending`]; after a restart [`restoring`].
 
+mod answering;
+mod checking;
 mod completing;
 mod ending;
+mod events;
 mod explaining;
 mod flows;
 mod holding;
@@ -56,8 +59,9 @@ use crate::core::open::{NotOpened, OpenPorts, Rights, TooMany};
 use crate::kernel::traffic::Counters;
 use crate::kernel::{self, NetNs, Process, Worker, Workers};
 use crate::pace::Paces;
-use crate::registry::Registrar;
+use crate::registry::{Embedded, Registrar};
 
+pub use events::{Seen, Watching};
 pub use metrics::Metrics;
 pub use opening::Changer;
 pub use restoring::{StartError, start};
@@ -65,7 +69,9 @@ pub(crate) use restoring::{prepare_folders, registrar};
 pub use traffic::Measured;
 pub use view::Viewer;
 
+use events::Events;
 use holding::Holds;
+use naming::{Accounts, Conflicts};
 use obstacles::Obstacles;
 use records::Records;
 use resting::Resting;
@@ -112,6 +118,8 @@ struct Shared {
     containers: Containers,
     access: Access,
     registrar: Registrar,
+    /// The names that the embedded registry has.
+    names: Embedded,
     ended: mpsc::UnboundedSender<Ended>,
     holds: Holds,
     closer: Closer,
@@ -120,7 +128,9 @@ struct Shared {
     metrics: Metrics,
     readings: Readings<HashMap<u32, Counters>>,
     full: Readings<[usize; 2]>,
-    users: Mutex<HashMap<Uid, String>>,
+    accounts: Mutex<Accounts>,
+    host_name: String,
+    events: Events,
     /// Held as long as the daemon is: there is one of its instance.
     _lock: File,
 }
@@ -129,6 +139,7 @@ struct Shared {
 struct Ledger {
     book: Book,
     names: Names,
+    conflicts: Conflicts,
     descriptions: Descriptions,
 }
 

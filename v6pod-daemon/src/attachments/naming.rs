@@ -1,19 +1,57 @@
 //! Names, behind the answer.
 //!
 //! Guarantees: no request waits for a name. An attachment that is on its way out claims none, and
-//! one that went while its name was looked up is not registered.
+//! one that went while its name was looked up is not registered. Nobody passes for another user by a tag.
 
-use std::collections::HashSet;
-use std::sync::{Arc, PoisonError};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use v6pod_proto::wishes::NameWish;
-use v6pod_proto::{AttachmentId, Uid, storage};
+use v6pod_proto::{AttachmentId, Happening, Uid};
 
 use super::{Ledger, Shared};
 use crate::core::attachment::{Attachment, Phase};
-use crate::core::name::Label;
+use crate::core::name::{Claim, Label, Loss, Named, Refusal};
+use crate::core::offer::{Offer, Offers};
 use crate::failpoint;
 use crate::registry::Registration;
+
+/// More tags than this of one container are not looked at, and not registered.
+const TAGS: usize = 64;
+
+/// When what is known of tags is forgotten.
+const WORDS: usize = 4096;
+
+/// What is known of the system's accounts. Asked anew whenever something is named: an account can be
+/// another person's by now.
+#[derive(Debug, Default)]
+pub(super) struct Accounts {
+    /// What owners are called.
+    logins: HashMap<Uid, String>,
+    /// Whom a tag names, if it names anybody.
+    words: HashMap<String, Option<Uid>>,
+}
+
+/// What attachments asked for and did not get as they asked for it, by what they asked for.
+pub(super) type Conflicts = HashMap<AttachmentId, BTreeMap<String, Claim>>;
+
+impl Accounts {
+    fn login(&self, owner: Uid) -> Option<&str> {
+        self.logins.get(&owner).map(String::as_str)
+    }
+
+    /// Whether this owner may be found by this tag: it is known, and nobody else's name. The DNS does not
+    /// tell upper from lower case.
+    fn allows(&self, owner: Uid, tag: &str) -> bool {
+        let tag = tag.to_ascii_lowercase();
+        let others = |(uid, login): (&Uid, &String)| {
+            *uid != owner && Label::from_name(login).is_some_and(|label| label.as_str() == tag)
+        };
+        let named = self.words.get(&tag);
+        named.is_some_and(|named| named.is_none_or(|uid| uid == owner))
+            && !self.logins.iter().any(others)
+    }
+}
 
 impl Shared {
     /// Sees to the attachment's name in the background: looks it up if its start did not bring it,
@@ -21,15 +59,17 @@ impl Shared {
     pub(super) fn name_in_background(self: &Arc<Self>, attachment: &Attachment) {
         let (shared, a) = (Arc::clone(self), attachment.clone());
         tokio::spawn(async move {
-            let name = match a.name {
-                Some(name) => Some(name),
+            let name = match &a.name {
+                Some(name) => Some(name.clone()),
                 None => shared.containers.name(a.owner, &a.container).await.map(|n| n.name),
             };
-            shared.learn_user(a.owner).await;
+            shared.learn_owner(a.owner).await;
+            shared.learn_tags(&a).await;
             // Claimed and wished for under one lock: a release comes before both or after both.
             let mut ledger = shared.ledger();
-            if let Some(registration) = shared.claim(&mut ledger, &a.id, name.as_deref()) {
-                shared.registrar.wish(&registration);
+            let all = shared.claim(&mut ledger, &a.id, name.as_deref());
+            if let Some(all) = all {
+                shared.registrar.wish_all(&a.id, &all);
                 failpoint::reach("naming:wished");
             }
         });
@@ -38,79 +78,131 @@ impl Shared {
     /// Claims anew the names of attachments that an earlier daemon left, and tells the registry who
     /// lives: everything else of ours that it has is stale. Before anything is served.
     pub(super) async fn name_again(self: &Arc<Self>, mut attachments: Vec<Attachment>) {
-        // Who bore what he asked for claims first, then who waited for it; the older ones first. So
-        // everyone gets what he had.
-        attachments.sort_by_key(|a| (!bears_its_name(a), a.since, a.id.clone()));
+        attachments.sort_by_key(|a| (a.since, a.id.clone()));
         let owners: HashSet<Uid> = attachments.iter().map(|a| a.owner).collect();
         for owner in owners {
-            self.learn_user(owner).await;
+            self.learn_owner(owner).await;
+        }
+        for a in &attachments {
+            self.learn_tags(a).await;
         }
         let mut ledger = self.ledger();
+        // Who bore what he asked for claims that first, then all claim what they ask for; the older ones
+        // first. So everyone gets what he had.
+        for a in &attachments {
+            for offer in self.offers(a).offers {
+                if a.bears(&offer.label) {
+                    ledger.names.claim_label(&a.id, a.owner, &offer.label);
+                }
+            }
+        }
         let mut living = Vec::new();
         for a in attachments {
             match &a.name {
-                Some(name) => living.extend(self.claim(&mut ledger, &a.id, Some(name))),
+                Some(name) => {
+                    let all = self.claim(&mut ledger, &a.id, Some(name));
+                    living.extend(all.into_iter().flatten());
+                }
                 None => self.name_in_background(&a),
             }
         }
         self.registrar.reconcile(&living);
     }
 
-    /// Claims the name that the container asks for, or else the engine's name for it, for an
-    /// attachment; gives what the registry is to be told.
+    /// Claims all names that the container is to be found by, for an attachment; gives what the registry is
+    /// to be told. `None` if the attachment is on its way out.
     fn claim(
         &self,
         ledger: &mut Ledger,
         id: &AttachmentId,
         name: Option<&str>,
-    ) -> Option<Registration> {
+    ) -> Option<Vec<Registration>> {
         let living = ledger.book.find(id).filter(|a| a.phase != Phase::Releasing)?;
-        let owner = living.owner;
-        let wish = living.asked_name().map(|wish| wish.as_str().to_owned());
-        let wanted = match (wish, name) {
-            (Some(wish), _) => wish,
-            // A pod's infra container speaks for the pod, not for a name that podman made up.
-            (None, Some(name)) if storage::is_infra(name) => {
-                self.remember(ledger, id, Some(name), None);
-                return None;
+        let mut a = living.clone();
+        a.name = name.map(str::to_owned).or(a.name);
+        let Offers { offers, refused } = self.offers(&a);
+        let mut conflicts = BTreeMap::new();
+        for (asked, why) in refused {
+            conflicts.insert(asked, Claim::Refused(why));
+        }
+        let mut granted = Vec::new();
+        for offer in offers {
+            let claim = ledger.names.claim_label(id, a.owner, &offer.label);
+            granted.extend(claim.label().cloned().map(|label| (offer.clone(), label)));
+            if !matches!(claim, Claim::Granted(_)) {
+                conflicts.insert(offer.label.to_string(), claim);
             }
-            (None, name) => name?.to_owned(),
-        };
-        let claim = ledger.names.claim(id, owner, &wanted);
+        }
         failpoint::reach("naming:claimed");
-        self.remember(ledger, id, name, claim.label());
+        self.remember(ledger, id, name, &granted);
         failpoint::reach("naming:recorded");
-        let Some(label) = claim.label() else {
-            let note = claim.note().unwrap_or_default();
-            tracing::info!(attachment = %id, note, "the container's name is not registered");
-            return None;
-        };
-        Some(self.registration(ledger.book.find(id)?, label.clone()))
+        self.tell_conflicts(ledger, &a, conflicts);
+        Some(
+            granted.into_iter().map(|(offer, label)| self.registration(&a, offer, label)).collect(),
+        )
     }
 
-    /// Keeps the name and what the attachment bears for it, in memory and on disk.
+    /// What its container offers to the registry.
+    pub(super) fn offers(&self, a: &Attachment) -> Offers {
+        let accounts = self.accounts();
+        let user = accounts.login(a.owner);
+        Offers::of(a, &self.config.name, Named { user, owner: a.owner, host: &self.host_name })
+    }
+
+    /// Keeps what the attachment did not get, and tells of what is new in it.
+    fn tell_conflicts(&self, ledger: &mut Ledger, a: &Attachment, now: BTreeMap<String, Claim>) {
+        let before = ledger.conflicts.remove(&a.id).unwrap_or_default();
+        for (asked, claim) in &now {
+            if before.get(asked) == Some(claim) {
+                continue;
+            }
+            let note = claim.note().unwrap_or_default();
+            tracing::info!(attachment = %a.id, asked, note, "a name is not as it was asked for");
+            self.metrics.conflict(match claim {
+                Claim::Suffixed { why: Loss::Held, .. } => "held",
+                Claim::Suffixed { why: Loss::Bound, .. } => "bound",
+                Claim::Refused(Refusal::Reserved) => "reserved",
+                Claim::Refused(Refusal::Empty) | Claim::Granted(_) => "empty",
+            });
+            self.tell(Happening::Conflict, a, Some(asked.clone()), Some(note));
+        }
+        if !now.is_empty() {
+            ledger.conflicts.insert(a.id.clone(), now);
+        }
+    }
+
+    /// Keeps the name and what the attachment bears, in memory and on disk.
     fn remember(
         &self,
         ledger: &mut Ledger,
         id: &AttachmentId,
         name: Option<&str>,
-        label: Option<&Label>,
+        granted: &[(Offer, Label)],
     ) {
-        let Some(changed) = ledger.book.named(id, name, label) else { return };
+        use crate::core::offer::Part;
+
+        let main =
+            granted.iter().find(|(offer, _)| offer.part == Part::Whole).map(|(_, label)| label);
+        let mut further: Vec<Label> = Vec::new();
+        for (_, label) in granted {
+            if Some(label) != main && !further.contains(label) {
+                further.push(label.clone());
+            }
+        }
+        let Some(changed) = ledger.book.named(id, name, main, &further) else { return };
         if let Err(error) = self.records.write(changed) {
             // The name is looked up again after a restart.
             tracing::warn!(attachment = %id, %error, "cannot add the name to the record");
         }
     }
 
-    /// Asks for the owner's name, which the registry gets as a tag. Asked anew each time: an account
-    /// can be another person's by now.
-    async fn learn_user(&self, owner: Uid) {
+    /// Asks for the owner's name, which the registry gets as a tag.
+    async fn learn_owner(&self, owner: Uid) {
         let user = self.containers.user_name(owner).await;
-        let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut accounts = self.accounts();
         match user {
-            Some(user) => users.insert(owner, user),
-            None => users.remove(&owner),
+            Some(user) => accounts.logins.insert(owner, user),
+            None => accounts.logins.remove(&owner),
         };
     }
 
@@ -118,39 +210,93 @@ impl Shared {
     pub(super) fn rename(&self, ledger: &mut Ledger, id: &AttachmentId, name: NameWish) {
         ledger.book.rename(id, name);
         self.unname(ledger, id);
-        if let Some(registration) = self.claim(ledger, id, None) {
-            self.registrar.wish(&registration);
+        if let Some(all) = self.claim(ledger, id, None) {
+            self.registrar.wish_all(id, &all);
         }
     }
 
-    /// Takes the attachment's name away and passes it on to whom it is due next.
+    /// Asks whom the container's own tags name.
+    async fn learn_tags(&self, a: &Attachment) {
+        let tags: HashSet<String> =
+            self.offers(a).offers.into_iter().flat_map(|o| o.tags).collect();
+        let mut words = Vec::new();
+        for tag in tags.into_iter().take(TAGS) {
+            let word = tag.to_ascii_lowercase();
+            // What cannot be known is not known to be nobody's.
+            if let Ok(named) = self.containers.user_named(a.owner, word.clone()).await {
+                words.push((word, named));
+            }
+        }
+        let mut accounts = self.accounts();
+        if accounts.words.len() + words.len() > WORDS {
+            accounts.words.clear();
+        }
+        accounts.words.extend(words);
+    }
+
+    fn accounts(&self) -> MutexGuard<'_, Accounts> {
+        self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the attachment's names away and passes them on to whom they are due next.
     pub(super) fn unname(&self, ledger: &mut Ledger, id: &AttachmentId) {
         self.registrar.withdraw(id);
-        for promotion in ledger.names.release(id) {
-            let Some(a) = ledger.book.find(&promotion.attachment).cloned() else { continue };
-            if a.phase == Phase::Releasing {
-                continue;
+        ledger.conflicts.remove(id);
+        let promotions = ledger.names.release(id);
+        let mut promoted = HashSet::new();
+        for promotion in &promotions {
+            tracing::info!(
+                attachment = %promotion.attachment, from = %promotion.from, to = %promotion.to, "promoted"
+            );
+            promoted.insert(promotion.attachment.clone());
+        }
+        for id in promoted {
+            // Claims what it has already, and so learns what that is now.
+            if let Some(all) = self.claim(ledger, &id, None) {
+                self.registrar.wish_all(&id, &all);
             }
-            tracing::info!(attachment = %a.id, from = %promotion.from, to = %promotion.to, "promoted");
-            self.remember(ledger, &a.id, None, Some(&promotion.to));
-            self.registrar.wish(&self.registration(&a, promotion.to));
         }
     }
 
-    fn registration(&self, a: &Attachment, label: Label) -> Registration {
-        let users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
+    fn registration(&self, a: &Attachment, offer: Offer, label: Label) -> Registration {
+        let accounts = self.accounts();
+        let Offer { part, port, mut tags, check, .. } = offer;
+        tags.retain(|tag| accounts.allows(a.owner, tag));
         Registration {
             id: a.id.clone(),
+            part,
             label,
             address: a.port.address,
             owner: a.owner,
-            user: users.get(&a.owner).cloned(),
+            user: accounts.login(a.owner).map(str::to_owned),
             container: a.container.clone(),
             name: a.name.clone().unwrap_or_else(|| a.container.short().to_owned()),
+            image: a.found.image.clone(),
+            port,
+            tags,
+            check,
         }
     }
 }
 
-fn bears_its_name(a: &Attachment) -> bool {
-    a.label.is_some() && a.label == a.wanted_name().and_then(Label::from_name)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attack_21_nobody_is_found_by_another_users_name() {
+        let [alice, bob] = [1000, 1001].map(|uid| Uid::new(uid).unwrap());
+        let mut accounts = Accounts::default();
+        accounts.logins.insert(alice, "Al.ice".to_owned());
+        for (word, named) in
+            [("v1", None), ("al-ice", None), ("alice", Some(alice)), ("bob", Some(bob))]
+        {
+            accounts.words.insert(word.to_owned(), named);
+        }
+        assert!(accounts.allows(bob, "v1") && accounts.allows(bob, "Bob"));
+        assert!(accounts.allows(alice, "ALICE") && accounts.allows(alice, "al-ice"));
+        assert!(!accounts.allows(bob, "Alice"), "an account's name");
+        assert!(!accounts.allows(bob, "al-ice"), "what an account's name becomes");
+        assert!(!accounts.allows(bob, "never-asked"), "what nobody has looked at");
+    }
 }

@@ -30,6 +30,11 @@ impl Obstacles {
         self.found.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Whether containers can ask this host for names, as far as is known.
+    pub(super) fn let_ask(&self) -> bool {
+        foreign::may_ask(&self.found.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Has somebody look again soon.
     pub(super) fn look_again(&self) {
         self.changed.notify_one();
@@ -68,7 +73,7 @@ fn look(shared: &Shared, worker: &mut Worker) -> Result<Vec<Obstacle>, kernel::E
     let prefix = shared.topology.prefix;
     let ours = Ours { net: prefix.net(), bridge: shared.links.bridge.to_string() };
     let tables = worker.rules.foreign(&shared.links, &ours)?;
-    let mut found = foreign::obstacles(&tables, prefix);
+    let mut found = foreign::obstacles(&tables, prefix, shared.topology.resolver);
     match legacy_tables() {
         Ok(names) => found.extend(foreign::legacy(&names, prefix)),
         Err(error) => tracing::debug!(%error, "cannot see whether there are legacy tables"),

@@ -42,6 +42,8 @@ pub(crate) struct Record {
     container: ContainerId,
     name: Option<String>,
     label: Option<Label>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    further: Vec<Label>,
     // Left out of what was written before there were any.
     #[serde(default, skip_serializing_if = "Wishes::is_empty")]
     wishes: Wishes,
@@ -70,6 +72,7 @@ impl Record {
             container: a.container.clone(),
             name: a.name.clone(),
             label: a.label.clone(),
+            further: a.further.clone(),
             wishes: a.wishes.clone(),
             found: a.found.clone(),
             open: a.open.recorded(),
@@ -93,6 +96,7 @@ impl Record {
             container: self.container,
             name: self.name,
             label: self.label,
+            further: self.further,
             wishes: self.wishes,
             found: self.found,
             namespace: self.namespace,
@@ -332,6 +336,7 @@ mod tests {
             container: "ab".repeat(32).parse().unwrap(),
             name: Some("web".into()),
             label: Some("web-u1000".parse().unwrap()),
+            further: vec!["api".parse().unwrap()],
             wishes: Wishes::read([("v6pod.ingress", "tcp/80")]).unwrap(),
             found: OtherWishes {
                 published: Some("tcp/80,udp/53-60".parse().unwrap()),

@@ -19,7 +19,9 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use v6pod_proto::{AttachmentId, Mac, Uid};
 
+use super::events::{self, Events as Told};
 use super::holding::Holds;
+use super::naming::Conflicts;
 use super::obstacles::{self, Obstacles};
 use super::records::{Records, Rejected};
 use super::resting::Resting;
@@ -114,6 +116,7 @@ pub async fn start(config: Config, closer: Closer) -> Result<Attachments, StartE
         uplink: config.uplink.clone(),
         forwarding: Forwarding::probe()?,
         proxy: config.ndp_proxy,
+        resolver: config.dns.as_ref().map(|_| links.resolver),
     };
     let policy = Policy {
         links: links.clone(),
@@ -122,6 +125,7 @@ pub async fn start(config: Config, closer: Closer) -> Result<Attachments, StartE
         east_west: config.east_west,
         host: config.host,
         flows: config.flows,
+        resolver: topology.resolver,
     };
     let paces = Paces::default();
     let workers = Workers::start(WORKERS, paces.clone())?;
@@ -143,6 +147,7 @@ pub async fn start(config: Config, closer: Closer) -> Result<Attachments, StartE
     let (spoken, descriptions) =
         Spoken::open(&config.run_dir()).map_err(in_file(&config.run_dir()))?;
     let (ended, news) = mpsc::unbounded_channel();
+    let names = Embedded::default();
     let shared = Arc::new(Shared {
         links,
         rules: Rules::new(policy),
@@ -161,8 +166,11 @@ pub async fn start(config: Config, closer: Closer) -> Result<Attachments, StartE
         access: Access::new(config.users.clone(), config.operators.clone(), config.allow.clone()),
         waiting: Waiting::default(),
         containers: Containers::new(Places::default(), Limits::default()),
-        users: Mutex::default(),
-        registrar: registrar(&config),
+        registrar: registrar(&config, &names),
+        names,
+        accounts: Mutex::default(),
+        host_name: host_name(),
+        events: Told::default(),
         ended,
         holds: Holds::default(),
         closer,
@@ -175,6 +183,10 @@ pub async fn start(config: Config, closer: Closer) -> Result<Attachments, StartE
         config,
         _lock: lock,
     });
+    // Before anything is wished for, so that nothing of it is missed.
+    if let Some(news) = shared.registrar.news() {
+        tokio::spawn(events::pass_on(Arc::clone(&shared), news));
+    }
     restore(&shared).await?;
     tokio::spawn(ending::heed(Arc::clone(&shared), news));
     tokio::spawn(watch(Arc::clone(&shared), events));
@@ -244,20 +256,21 @@ fn ledger(
         let Some(since) = now.checked_sub(*age) else { continue };
         book.rest(*address, since);
     }
-    Ledger { book, names: Names::new(reserved), descriptions }
+    Ledger { book, names: Names::new(reserved), conflicts: Conflicts::new(), descriptions }
 }
 
-pub(crate) fn registrar(config: &Config) -> Registrar {
-    let host = gethostname().unwrap_or_default();
-    let mark = Mark::new(&host.to_string_lossy(), config.instance.clone());
+fn host_name() -> String {
+    gethostname().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+pub(crate) fn registrar(config: &Config, names: &Embedded) -> Registrar {
+    let mark = Mark::new(&host_name(), config.instance.clone());
     match &config.registry {
         config::Registry::None => Registrar::none(),
-        config::Registry::Embedded => Registrar::start(mark, Embedded::default(), system_jitter()),
-        config::Registry::Consul(consul) => Registrar::start(
-            mark.clone(),
-            Consul::new(mark, &consul.address, consul.token_file.as_deref().map(Config::secret)),
-            system_jitter(),
-        ),
+        config::Registry::Embedded => Registrar::start(mark, names.clone(), system_jitter()),
+        config::Registry::Consul(consul) => {
+            Registrar::start(mark.clone(), Consul::new(mark, consul), system_jitter())
+        }
     }
 }
 

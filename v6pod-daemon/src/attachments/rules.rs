@@ -152,6 +152,7 @@ impl Shared {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
         self.rules.last_repair.store(now, Ordering::Relaxed);
         self.metrics.repaired();
+        self.tell_repair("the firewall's rules");
         drop(alone);
         Ok(self.end_flows(worker, None)?)
     }

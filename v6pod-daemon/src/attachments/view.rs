@@ -3,9 +3,10 @@
 use std::net::Ipv6Addr;
 
 use v6pod_proto as proto;
-use v6pod_proto::{Mode, NameState, NameStatus, PrefixView, RegistryView, Uid, Unopened};
+use v6pod_proto::{Mode, NameState, NameStatus, PrefixView, RegistryView, Resolver, Uid, Unopened};
 
 use super::{Attachments, Ledger, Refused, Shared};
+use crate::config;
 use crate::core::attachment::Attachment;
 use crate::core::name::Claim;
 use crate::core::open::NotOpened;
@@ -95,6 +96,7 @@ impl Attachments {
             uplink: host.uplink,
             counts,
             registry: self.registry(),
+            resolver: shared.resolver(),
             last_repair: shared.rules.last_repair(),
             off: shared.config.switched_off(),
             obstacles: shared.obstacles.found(),
@@ -210,6 +212,7 @@ impl Shared {
             mode: a.port.mode,
             state: a.phase.shown()?,
             names: self.names_of(ledger, a),
+            checks: self.checks_of(ledger, a),
             wishes: a.wishes.clone(),
             found: a.found.clone(),
             openings: a.open.open().to_vec(),
@@ -219,21 +222,40 @@ impl Shared {
             since: a.since,
             network: a.network.clone(),
             traffic: None,
+            resolver: self.resolver_of(a),
         })
     }
 
+    /// Who is to be asked for names in this container. One that reaches only what is listed has nobody asked
+    /// on for it, and so keeps whom it would ask without us; so does every one whose questions another
+    /// firewall drops.
+    fn resolver_of(&self, a: &Attachment) -> Option<Resolver> {
+        let told = self.config.dns.as_ref().is_some_and(|dns| dns.containers);
+        let reached = || !a.open.reach().is_confined() && self.obstacles.let_ask();
+        self.resolver().filter(|_| told && reached())
+    }
+
+    fn resolver(&self) -> Option<Resolver> {
+        let (dns, address) = (self.config.dns.as_ref()?, self.topology.resolver?);
+        let has_names = self.config.registry == config::Registry::Embedded;
+        Some(Resolver { address, zone: has_names.then(|| dns.zone.clone()) })
+    }
+
     fn names_of(&self, ledger: &Ledger, a: &Attachment) -> Vec<NameStatus> {
-        let state = |claim: &Claim| match claim {
-            Claim::Refused(_) => NameState::Refused,
-            Claim::Granted(_) | Claim::Suffixed { .. } => {
-                self.registrar.state(&a.id).unwrap_or(NameState::Pending)
-            }
-        };
-        let status = |claim: Claim| NameStatus {
-            name: claim.label().map_or_else(String::new, ToString::to_string),
-            state: state(&claim),
+        let status = |claim: Claim, asked: &str| NameStatus {
+            name: claim.label().map_or_else(|| asked.to_owned(), ToString::to_string),
+            state: match claim.label() {
+                None => NameState::Refused,
+                Some(label) => self.registrar.state_as(&a.id, label).unwrap_or(NameState::Pending),
+            },
             note: claim.note(),
         };
-        ledger.names.borne_by(&a.id).into_iter().map(status).collect()
+        let conflicts = ledger.conflicts.get(&a.id).into_iter().flatten();
+        let refused = conflicts.filter(|(_, claim)| matches!(claim, Claim::Refused(_)));
+        let refused = refused.map(|(asked, claim)| status(claim.clone(), asked));
+        let mut borne = ledger.names.borne_by(&a.id);
+        // The container's own before those of its ports.
+        borne.sort_by_key(|claim| claim.label() != a.label.as_ref());
+        borne.into_iter().map(|claim| status(claim, "")).chain(refused).collect()
     }
 }

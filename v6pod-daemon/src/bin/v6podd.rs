@@ -13,6 +13,8 @@ use v6pod_daemon::api::{Inherited, Listeners, router};
 use v6pod_daemon::attachments::{self, StartError};
 use v6pod_daemon::closer::Closer;
 use v6pod_daemon::config::{Config, Options};
+use v6pod_daemon::core::Links;
+use v6pod_daemon::dns;
 use v6pod_daemon::kernel::{descriptors, privileges};
 use v6pod_daemon::report::chain;
 use v6pod_daemon::service;
@@ -91,7 +93,9 @@ fn log_to_stderr() {
 
 fn run(config: Config) -> Result<(), Failure> {
     // Before anything else is opened.
-    let inherited = Inherited::take()?;
+    let mut inherited = Inherited::take()?;
+    // Before the right to a port below 1024 is given up.
+    let (config, sockets) = resolver(config, &mut inherited);
     // Before there are threads: capabilities are each thread's own.
     privileges::keep_only_needed()?;
     match descriptors::raise_limit()? {
@@ -108,13 +112,41 @@ fn run(config: Config) -> Result<(), Failure> {
     }
     let closer = Closer::start()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let done = runtime.block_on(serve(config, inherited, closer));
+    let done = runtime.block_on(serve(config, inherited, sockets, closer));
     // A thread that hangs in a hostile file's read must not keep the daemon from stopping.
     runtime.shutdown_timeout(Duration::from_secs(1));
     done
 }
 
-async fn serve(config: Config, inherited: Inherited, closer: Closer) -> Result<(), Failure> {
+/// The sockets that questions for names come by, and the configuration that can be had with or without.
+fn resolver(config: Config, inherited: &mut Inherited) -> (Config, Option<dns::Sockets>) {
+    if config.dns.is_none() {
+        return (config, None);
+    }
+    let address = Links::of(&config.instance).resolver;
+    let sockets = match inherited.dns_at(address) {
+        Some((udp, tcp)) => dns::Sockets::given(udp, tcp),
+        None => dns::Sockets::open(address),
+    };
+    match sockets {
+        Ok(sockets) => (config, Some(sockets)),
+        Err(error) => {
+            tracing::warn!(
+                "nobody is answered by DNS, and containers keep their own resolvers: cannot listen at \
+                 port 53 of {address}: {error}; v6podd-dns.socket does, if no other program has port \
+                 53 of all addresses"
+            );
+            (Config { dns: None, ..config }, None)
+        }
+    }
+}
+
+async fn serve(
+    config: Config,
+    inherited: Inherited,
+    sockets: Option<dns::Sockets>,
+    closer: Closer,
+) -> Result<(), Failure> {
     for off in config.switched_off() {
         tracing::warn!("off: {}: {}", off.feature, off.meaning);
     }
@@ -127,6 +159,9 @@ async fn serve(config: Config, inherited: Inherited, closer: Closer) -> Result<(
             inherited.turn_away();
         }
     })?;
+    if let (Some(sockets), Some(settings)) = (sockets, attachments.dns_settings()) {
+        dns::serve(sockets, settings?, attachments.clone())?;
+    }
     let listeners = Listeners::open(&config, inherited).await?;
     let status = attachments.status();
     tracing::info!(

@@ -5,10 +5,11 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::values::{
-    ConsulUrl, Datacenter, Label, Loopback, MaybePath, Mtu, Ports, PrefixText, Slice, Span,
-    Template, Text, TokenFile, Uplink, Who, Zone,
+    ConsulUrl, Datacenter, Label, Loopback, Mtu, Ports, PrefixText, SecretFile, Slice, Span, Text,
+    Uplink, Who, Zone,
 };
 use crate::core::Instance;
+use crate::core::name::Template;
 
 /// A key that may be written, with its place.
 pub(super) type Key<T> = Option<Spanned<T>>;
@@ -89,11 +90,11 @@ pub(super) struct Registry {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Consul {
     pub(super) address: Key<Text<ConsulUrl>>,
-    pub(super) token_file: Key<Text<TokenFile>>,
+    pub(super) token_file: Key<Text<SecretFile>>,
     pub(super) datacenter: Key<Text<Datacenter>>,
-    pub(super) ca_file: Key<Text<MaybePath>>,
-    pub(super) cert_file: Key<Text<MaybePath>>,
-    pub(super) key_file: Key<Text<MaybePath>>,
+    pub(super) ca_file: Key<Text<SecretFile>>,
+    pub(super) cert_file: Key<Text<SecretFile>>,
+    pub(super) key_file: Key<Text<SecretFile>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

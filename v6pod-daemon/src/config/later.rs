@@ -5,7 +5,7 @@ use v6pod_proto::SwitchedOff;
 
 use super::error::{Mistake, line_of};
 use super::file::{File, Key, Nat66};
-use super::values::{ConsulUrl, PrefixText, Slice, Text};
+use super::values::{PrefixText, Slice};
 use super::{Config, Registry};
 use crate::core::ruleset::Ingress;
 
@@ -21,8 +21,7 @@ struct Later {
 
 /// The first key, in the text's order, that asks for something that this version does not have.
 pub(super) fn refuse(text: &str, file: &File) -> Result<(), Mistake> {
-    let all = addressing(file).into_iter().chain(names(file));
-    match all.flatten().min_by_key(|later| later.at) {
+    match addressing(file).into_iter().flatten().min_by_key(|later| later.at) {
         None => Ok(()),
         Some(Later { key, at, what, instead }) => {
             Err(Mistake::NotYet { line: line_of(text, at), key, what, instead })
@@ -62,34 +61,8 @@ fn addressing(file: &File) -> [Option<Later>; 6] {
     ]
 }
 
-#[rustfmt::skip]
-fn names(file: &File) -> [Option<Later>; 11] {
-    let File { registry, dns, .. } = file;
-    let consul = &registry.consul;
-    let http = |url: &Text<ConsulUrl>| matches!(url.0, ConsulUrl::Http(_));
-    [
-        later("registry.name", &registry.name, |t| t.0.is_plain(), "names made of more",
-            "write \"{name}\""),
-        later("registry.consul.address", &consul.address, http, "TLS and no unix socket to Consul",
-            "write an address that begins with http://"),
-        later("registry.consul.datacenter", &consul.datacenter, |d| d.0.is_own(),
-            "other data centre than the agent's", "write \"\""),
-        later("registry.consul.ca_file", &consul.ca_file, |p| p.0.0.is_none(), "TLS to Consul",
-            "write \"\""),
-        later("registry.consul.cert_file", &consul.cert_file, |p| p.0.0.is_none(), "TLS to Consul",
-            "write \"\""),
-        later("registry.consul.key_file", &consul.key_file, |p| p.0.0.is_none(), "TLS to Consul",
-            "write \"\""),
-        later("dns.enabled", &dns.enabled, |on| !on, "DNS server", "write false"),
-        later("dns.zone", &dns.zone, never, "DNS server", LEAVE),
-        later("dns.scope", &dns.scope, never, "DNS server", LEAVE),
-        later("dns.forward", &dns.forward, never, "DNS server", LEAVE),
-        later("dns.containers", &dns.containers, never, "DNS server", LEAVE),
-    ]
-}
-
 /// What is off in every configuration, and what that means.
-const OFF: [(&str, &str); 5] = [
+const OFF: [(&str, &str); 4] = [
     (
         "nat66",
         "A unique local address (RFC 4193) reaches no further than its prefix is routed: nothing \
@@ -98,11 +71,9 @@ const OFF: [(&str, &str); 5] = [
     ("renumbering", "The prefix is read at the start and stays while the daemon runs."),
     (
         "wishes",
-        "Of annotations and labels v6pod, v6pod.name, v6pod.ingress and v6pod.egress are acted upon, and of the environment SERVICE_NAME: \
-         v6pod.address, .subnet, .tags and .check, and what is said of single services, are read and shown.",
+        "Of annotations and labels v6pod.address and v6pod.subnet are read and shown, and not acted upon.",
     ),
     ("owner-slices", "The containers of all owners draw their addresses from one range."),
-    ("dns", "The daemon answers no DNS: names are found by its API, or in Consul if it has one."),
 ];
 
 /// The list for `/api/status` and for the warning at the start.
@@ -118,9 +89,14 @@ pub(super) fn switched_off(config: &Config) -> Vec<SwitchedOff> {
          host. Where it is part of the uplink's own subnet instead, write ndp_proxy = true.",
     );
     let proxy = (!config.ndp_proxy).then_some(routed);
+    let unanswered = (
+        "dns",
+        "The daemon answers no DNS: names are found by its API, or in Consul if it has one.",
+    );
+    let dns = config.dns.is_none().then_some(unanswered);
     let registry = (config.registry == Registry::None).then_some(nameless);
     let ingress = (config.ingress == Ingress::Allow).then_some(open);
-    let all = OFF.into_iter().chain(proxy).chain(registry).chain(ingress);
+    let all = OFF.into_iter().chain(proxy).chain(registry).chain(dns).chain(ingress);
     all.map(|(feature, meaning)| SwitchedOff { feature: feature.into(), meaning: meaning.into() })
         .collect()
 }

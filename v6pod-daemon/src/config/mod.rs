@@ -26,13 +26,14 @@ use v6pod_proto::{LinkName, Mode, SwitchedOff};
 
 pub use error::{ConfigError, Mistake};
 pub use options::Options;
-pub use values::{Authority, Host, People, Refused, Who};
+pub use values::{Authority, ConsulUrl, Host, People, Refused, Who};
 
+use crate::core::name::Template;
 use crate::core::open::{Allowed, Ways};
 use crate::core::ruleset::{EastWest, HostAccess, Ingress};
 use crate::core::{Instance, Prefix};
 use file::{File, RegistryKind, Verdict};
-use values::{ConsulUrl, Label, Loopback, PrefixText, Text};
+use values::{Label, Loopback, PrefixText, SecretFile, Text};
 
 /// Where the configuration is unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/v6pod/v6pod.toml";
@@ -79,14 +80,20 @@ pub struct Config {
     pub operators: People,
     /// Where names go.
     pub registry: Registry,
+    /// What a container's name becomes before it is a label.
+    pub name: Template,
     /// Names that no container gets, as DNS labels in lower case.
     pub reserved: Vec<String>,
+    /// What is answered of names; none: nothing.
+    pub dns: Option<Dns>,
     /// The TCP addresses to listen on, all of them loopback; may be empty.
     pub tcp: Vec<SocketAddr>,
     /// Another place than `/run/INSTANCE`, for tests. Not in the file.
     pub run_dir: Option<PathBuf>,
     /// Another place than `/var/lib/INSTANCE`, for tests. Not in the file.
     pub state_dir: Option<PathBuf>,
+    /// Another file than `/etc/resolv.conf`, for tests. Not in the file.
+    pub resolv_conf: Option<PathBuf>,
 }
 
 /// `[[firewall.allow]]`: who may open what.
@@ -118,13 +125,55 @@ pub enum Registry {
     None,
 }
 
-/// How to speak to a Consul agent: HTTP without TLS.
+/// What is answered of names, and to whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dns {
+    /// The zone in which containers' names are, in lower case, without a dot at its end.
+    pub zone: String,
+    /// Who sees whose names.
+    pub scope: Scope,
+    /// Whether containers are told of it at their start.
+    pub containers: bool,
+}
+
+/// Who sees whose names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// Everybody on this host all of them.
+    Host,
+    /// A container those of its owner's.
+    Owner,
+}
+
+impl Default for Dns {
+    fn default() -> Self {
+        Self { zone: "v6pod.internal".to_owned(), scope: Scope::Host, containers: true }
+    }
+}
+
+/// How to speak to a Consul agent. Files are absolute, or mere names: see [`Config::secret`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Consul {
     /// The agent.
-    pub address: Authority,
-    /// The file with the token; absolute, or a mere name: see [`Config::secret`].
+    pub address: ConsulUrl,
+    /// The data centre that the agent has to be of, if that matters.
+    pub datacenter: Option<String>,
+    /// The file with the token.
     pub token_file: Option<PathBuf>,
+    /// The certificates of who may vouch for the agent, in PEM; none: those that the system trusts.
+    /// Without TLS it means nothing.
+    pub ca_file: Option<PathBuf>,
+    /// What this daemon shows the agent, if it shows anything. Without TLS it means nothing.
+    pub identity: Option<Identity>,
+}
+
+/// A certificate of this daemon's own and the key that goes with it, both in PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The certificate, and those between it and its authority's.
+    pub cert_file: PathBuf,
+    /// The private key.
+    pub key_file: PathBuf,
 }
 
 impl Config {
@@ -147,6 +196,7 @@ impl Config {
         later::refuse(text, &file)?;
         let default = Self::default();
         let operators = operators(text, &file)?;
+        let dns = dns(&file);
         Ok(Self {
             prefix: prefix(text, &file)?,
             instance: file.instance.map_or(default.instance, |v| v.into_inner().0),
@@ -193,11 +243,14 @@ impl Config {
                 .allow
                 .as_ref()
                 .map(|all| all.get_ref().iter().map(allow).collect()),
+            name: file.registry.name.as_ref().map_or(default.name, |name| name.get_ref().0.clone()),
             reserved: file.registry.reserved.as_ref().map_or(default.reserved, labels),
-            registry: registry(file.registry),
+            dns,
+            registry: registry(text, file.registry)?,
             tcp: file.api.tcp.as_ref().map_or(default.tcp, addresses),
             run_dir: None,
             state_dir: None,
+            resolv_conf: None,
         })
     }
 
@@ -211,6 +264,11 @@ impl Config {
     pub fn state_dir(&self) -> PathBuf {
         let usual = || Path::new("/var/lib").join(self.instance.as_str());
         self.state_dir.clone().unwrap_or_else(usual)
+    }
+
+    /// Where the host's resolvers are named.
+    pub fn resolv_conf(&self) -> PathBuf {
+        self.resolv_conf.clone().unwrap_or_else(|| PathBuf::from("/etc/resolv.conf"))
     }
 
     /// The unix socket: `INSTANCE.sock` in [`Self::run_dir`].
@@ -253,10 +311,13 @@ impl Default for Config {
             users: People(vec![Who::Everybody]),
             operators: People::default(),
             registry: Registry::Embedded,
+            dns: Some(Dns::default()),
+            name: Template::default(),
             reserved: ["consul", "vault", "nomad"].map(str::to_owned).into(),
             tcp: vec![(Ipv4Addr::LOCALHOST, 6781).into(), (Ipv6Addr::LOCALHOST, 6781).into()],
             run_dir: None,
             state_dir: None,
+            resolv_conf: None,
         }
     }
 }
@@ -321,17 +382,68 @@ fn prefix(text: &str, file: &File) -> Result<PrefixSource, Mistake> {
     }
 }
 
-/// `registry`; the table of a registry that is not chosen has been checked and means nothing.
-fn registry(written: file::Registry) -> Registry {
-    match written.kind.map(Spanned::into_inner) {
+/// `dns`: where names go nowhere there is none.
+fn dns(file: &File) -> Option<Dns> {
+    let written = &file.dns;
+    let nowhere = file.registry.kind.as_ref().is_some_and(|k| *k.get_ref() == RegistryKind::None);
+    if nowhere || written.enabled.as_ref().is_some_and(|on| !on.get_ref()) {
+        return None;
+    }
+    let default = Dns::default();
+    Some(Dns {
+        zone: written.zone.as_ref().map_or(default.zone, |zone| zone.get_ref().0.0.clone()),
+        scope: match written.scope.as_ref().map(Spanned::get_ref) {
+            None | Some(file::Scope::Host) => Scope::Host,
+            Some(file::Scope::Owner) => Scope::Owner,
+        },
+        containers: written.containers.as_ref().is_none_or(|on| *on.get_ref()),
+    })
+}
+
+/// `registry`; the table of a registry that is not chosen is checked and means nothing.
+fn registry(text: &str, written: file::Registry) -> Result<Registry, Mistake> {
+    let consul = consul(text, written.consul)?;
+    Ok(match written.kind.map(Spanned::into_inner) {
         None | Some(RegistryKind::Embedded) => Registry::Embedded,
         Some(RegistryKind::None) => Registry::None,
-        Some(RegistryKind::Consul) => Registry::Consul(Consul {
-            address: match written.consul.address.map(|url| url.into_inner().0) {
-                Some(ConsulUrl::Http(address)) => address,
-                _ => Authority { host: Host::Ip(Ipv6Addr::LOCALHOST.into()), port: 8500 },
-            },
-            token_file: written.consul.token_file.and_then(|path| path.into_inner().0.0),
-        }),
+        Some(RegistryKind::Consul) => Registry::Consul(consul),
+    })
+}
+
+fn consul(text: &str, written: file::Consul) -> Result<Consul, Mistake> {
+    let usual =
+        ConsulUrl::Http(Authority { host: Host::Ip(Ipv6Addr::LOCALHOST.into()), port: 8500 });
+    let tls = [
+        ("registry.consul.ca_file", &written.ca_file),
+        ("registry.consul.cert_file", &written.cert_file),
+        ("registry.consul.key_file", &written.key_file),
+    ];
+    let places =
+        tls.map(|(key, file)| Some((key, file.as_ref().filter(|f| f.get_ref().0.0.is_some())?)));
+    let at = written.address.as_ref().map_or(0, |url| url.span().start);
+    let address = written.address.map_or(usual, |url| url.into_inner().0);
+    let encrypted = matches!(address, ConsulUrl::Https(_));
+    if encrypted && !cfg!(feature = "consul-tls") {
+        let reason = "this v6podd was built without TLS; write http:// or unix://";
+        return Err(Mistake::value(text, at, "registry.consul.address", &reason));
     }
+    if let Some((key, file)) = places.into_iter().flatten().next().filter(|_| !encrypted) {
+        let reason = "it is for an address that begins with https://; leave it out";
+        return Err(Mistake::value(text, file.span().start, key, &reason));
+    }
+    let [_, cert, key] = places;
+    if let (Some((name, file)), None) | (None, Some((name, file))) = (cert, key) {
+        let reason = "cert_file and key_file go together; write both or none";
+        return Err(Mistake::value(text, file.span().start, name, &reason));
+    }
+    let file =
+        |written: Option<Spanned<Text<SecretFile>>>| written.and_then(|f| f.into_inner().0.0);
+    let identity = file(written.cert_file).zip(file(written.key_file));
+    Ok(Consul {
+        address,
+        datacenter: written.datacenter.and_then(|d| d.into_inner().0.named()),
+        token_file: file(written.token_file),
+        ca_file: file(written.ca_file),
+        identity: identity.map(|(cert_file, key_file)| Identity { cert_file, key_file }),
+    })
 }

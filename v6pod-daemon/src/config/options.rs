@@ -18,12 +18,16 @@ pub struct Options {
     /// Where lasting state goes, instead of /var/lib/INSTANCE.
     #[arg(long, value_name = "DIR", hide = true)]
     state_dir: Option<PathBuf>,
+    /// Where the host's resolvers are named, instead of /etc/resolv.conf.
+    #[arg(long, value_name = "FILE", hide = true)]
+    resolv_conf: Option<PathBuf>,
 }
 
 impl Options {
     /// Reads the configuration that the options name.
     pub fn load(self) -> Result<Config, ConfigError> {
         let config = Config::load(self.config.as_deref())?;
-        Ok(Config { run_dir: self.run_dir, state_dir: self.state_dir, ..config })
+        let Self { run_dir, state_dir, resolv_conf, .. } = self;
+        Ok(Config { run_dir, state_dir, resolv_conf, ..config })
     }
 }

@@ -227,42 +227,16 @@ impl FromStr for Label {
 
 /// A DNS name of such labels, at most 253 characters long (RFC 1035, section 2.3.4).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Zone;
+pub(super) struct Zone(pub(super) String);
 
 impl FromStr for Zone {
     type Err = Refused;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if text.len() <= 253 && text.split('.').all(|label| label.parse::<Label>().is_ok()) {
-            Ok(Self)
-        } else {
-            Err(Refused::new(text, "a zone such as \"v6pod.internal\""))
-        }
-    }
-}
-
-/// `registry.name`: a label with `{name}`, `{owner}` and `{host}` in it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Template(String);
-
-impl Template {
-    /// Whether it is the container's own name and nothing else.
-    pub(super) fn is_plain(&self) -> bool {
-        self.0 == "{name}"
-    }
-}
-
-impl FromStr for Template {
-    type Err = Refused;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let filled = ["{name}", "{owner}", "{host}"]
-            .iter()
-            .fold(text.to_owned(), |text, placeholder| text.replace(placeholder, "x"));
-        if text.contains("{name}") && filled.parse::<Label>().is_ok() {
             Ok(Self(text.to_owned()))
         } else {
-            Err(Refused::new(text, "a name made of \"{name}\", {owner}, {host}, a-z, 0-9 and '-'"))
+            Err(Refused::new(text, "a zone such as \"v6pod.internal\""))
         }
     }
 }
@@ -285,26 +259,12 @@ impl FromStr for Absolute {
     }
 }
 
-/// A path, or the empty text for none.
+/// `registry.consul.token_file`, `ca_file`, `cert_file`, `key_file`: the empty text, an absolute path, or
+/// a credential's name.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct MaybePath(pub(super) Option<PathBuf>);
+pub(super) struct SecretFile(pub(super) Option<PathBuf>);
 
-impl FromStr for MaybePath {
-    type Err = Refused;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text.is_empty() {
-            return Ok(Self(None));
-        }
-        text.parse().map(|Absolute(path)| Self(Some(path)))
-    }
-}
-
-/// `registry.consul.token_file`: the empty text, an absolute path, or a credential's name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct TokenFile(pub(super) Option<PathBuf>);
-
-impl FromStr for TokenFile {
+impl FromStr for SecretFile {
     type Err = Refused;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -312,8 +272,11 @@ impl FromStr for TokenFile {
         if !text.is_empty() && !text.starts_with('.') && text.bytes().all(allowed) {
             return Ok(Self(Some(text.into())));
         }
+        if text.is_empty() {
+            return Ok(Self(None));
+        }
         let refused = |_| Refused::new(text, "an absolute path, or the name of a credential");
-        text.parse().map(|MaybePath(path)| Self(path)).map_err(refused)
+        text.parse().map(|Absolute(path)| Self(Some(path))).map_err(refused)
     }
 }
 
@@ -322,8 +285,9 @@ impl FromStr for TokenFile {
 pub(super) struct Datacenter(String);
 
 impl Datacenter {
-    pub(super) fn is_own(&self) -> bool {
-        self.0.is_empty()
+    /// The name, unless the agent's own will do, whichever that is.
+    pub(super) fn named(self) -> Option<String> {
+        Some(self.0).filter(|name| !name.is_empty())
     }
 }
 
@@ -396,12 +360,15 @@ impl FromStr for Authority {
     }
 }
 
-/// `registry.consul.address`.
+/// `registry.consul.address`: where an agent of Consul listens, and how it is spoken to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum ConsulUrl {
+pub enum ConsulUrl {
+    /// HTTP over TCP, readable by whoever is in between: for the loopback.
     Http(Authority),
-    Https,
-    Unix,
+    /// HTTP over TLS.
+    Https(Authority),
+    /// HTTP over a unix socket at this path.
+    Unix(PathBuf),
 }
 
 impl FromStr for ConsulUrl {
@@ -410,11 +377,11 @@ impl FromStr for ConsulUrl {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let refused = || Refused::new(text, "an address such as \"http://[::1]:8500\"");
         match text.split_once("://").ok_or_else(refused)? {
-            ("unix", path) => path.parse::<Absolute>().map(|_| Self::Unix),
+            ("unix", path) => path.parse().map(|Absolute(path)| Self::Unix(path)),
             (scheme @ ("http" | "https"), rest) => {
                 let authority = rest.strip_suffix('/').unwrap_or(rest).parse();
                 let authority = authority.map_err(|_| refused())?;
-                Ok(if scheme == "http" { Self::Http(authority) } else { Self::Https })
+                Ok(if scheme == "http" { Self::Http(authority) } else { Self::Https(authority) })
             }
             _ => Err(refused()),
         }

@@ -102,7 +102,22 @@ impl Containers {
         let ask = move || User::from_uid(uid.as_raw().into()).ok().flatten().map(|user| user.name);
         self.reader.run(uid, ask).await.ok().flatten()
     }
+
+    /// Who of the passwd database is called so, if anybody is. For this user it is asked.
+    ///
+    /// # Errors
+    /// It did not say so, or not in time.
+    pub async fn user_named(&self, asker: Uid, name: String) -> Result<Option<Uid>, Unknown> {
+        let ask =
+            move || User::from_name(&name).map(|user| user.and_then(|u| Uid::new(u.uid.as_raw())));
+        self.reader.run(asker, ask).await.ok().and_then(Result::ok).ok_or(Unknown)
+    }
 }
+
+/// The system does not say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the system does not say")]
+pub struct Unknown;
 
 impl Places {
     fn runtime(&self, uid: Uid) -> Result<Place, Refused> {

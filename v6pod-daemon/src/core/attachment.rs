@@ -87,6 +87,8 @@ pub struct Attachment {
     pub name: Option<String>,
     /// The name that it bears in the registry. Remembered over a restart: who bears a name keeps it.
     pub label: Option<Label>,
+    /// The names that its ports bear, as far as they are others.
+    pub further: Vec<Label>,
     /// What the container asks for.
     pub wishes: Wishes,
     /// And by other means than annotations.
@@ -126,9 +128,9 @@ impl Attachment {
         self.wishes.name.as_ref().or_else(|| self.found.name())
     }
 
-    /// What it is to be found by: the name that it asks for, else the engine's.
-    pub fn wanted_name(&self) -> Option<&str> {
-        self.asked_name().map(NameWish::as_str).or(self.name.as_deref())
+    /// Whether it bears this label, as far as is remembered.
+    pub fn bears(&self, label: &Label) -> bool {
+        self.label.as_ref() == Some(label) || self.further.contains(label)
     }
 }
 
@@ -140,8 +142,48 @@ pub fn port_name(id: &AttachmentId) -> LinkName {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use v6pod_proto::Mode;
+
     use super::*;
+
+    /// One that asks for nothing.
+    pub(crate) fn attachment() -> Attachment {
+        let id = AttachmentId::from_bits(1);
+        let owner = Uid::new(1000).unwrap();
+        Attachment {
+            owner,
+            container: "1".repeat(64).parse().unwrap(),
+            name: None,
+            label: None,
+            further: Vec::new(),
+            wishes: Wishes::default(),
+            found: OtherWishes::default(),
+            open: OpenPorts::default(),
+            namespace: NamespaceId { inode: 1, cookie: None },
+            port: Port {
+                name: port_name(&id),
+                interface: "eth0".parse().unwrap(),
+                mac: "02:00:00:00:00:01".parse().unwrap(),
+                address: "2001:db8::2".parse().unwrap(),
+                gateway: "2001:db8::1".parse().unwrap(),
+                mtu: 1500,
+                owner,
+                open: OpenPorts::default().holes(),
+                alias: String::new(),
+                mode: Mode::Bridge,
+            },
+            id,
+            holder: None,
+            lease: false,
+            since: 0,
+            network: None,
+            attempt: None,
+            generation: Generation::default(),
+            phase: Phase::Serving,
+            ifindex: None,
+        }
+    }
 
     #[test]
     fn a_cookie_decides_and_an_inode_only_without_one() {

@@ -123,6 +123,7 @@ pub struct Book {
     by_inode: HashMap<u64, Vec<AttachmentId>>,
     by_container: HashMap<(Uid, ContainerId), Vec<AttachmentId>>,
     macs: HashMap<Mac, AttachmentId>,
+    by_address: HashMap<Ipv6Addr, AttachmentId>,
     per_owner: HashMap<Uid, usize>,
     /// How many elements of openings each owner has.
     holes: HashMap<Uid, usize>,
@@ -146,6 +147,7 @@ impl Book {
             by_inode: HashMap::new(),
             by_container: HashMap::new(),
             macs: HashMap::new(),
+            by_address: HashMap::new(),
             per_owner: HashMap::new(),
             holes: HashMap::new(),
             behind: HashMap::new(),
@@ -204,6 +206,11 @@ impl Book {
     /// The attachment whose port has this index.
     pub fn by_ifindex(&self, ifindex: u32) -> Option<&Attachment> {
         self.attachments.get(self.by_ifindex.get(&ifindex)?)
+    }
+
+    /// The attachment that has this address, on its way out or not.
+    pub fn by_address(&self, address: Ipv6Addr) -> Option<&Attachment> {
+        self.attachments.get(self.by_address.get(&address)?)
     }
 
     /// This owner's attachment of this container, the latest if a restart left two.
@@ -275,6 +282,7 @@ impl Book {
             owner: wanted.owner,
             name: wanted.name,
             label: None,
+            further: Vec::new(),
             wishes: wanted.wishes,
             found: wanted.found,
             open: wanted.open,
@@ -363,14 +371,16 @@ impl Book {
         id: &AttachmentId,
         name: Option<&str>,
         label: Option<&Label>,
+        further: &[Label],
     ) -> Option<&Attachment> {
         let a = self.attachments.get_mut(id)?;
         let name = name.or(a.name.as_deref());
-        if a.name.as_deref() == name && a.label.as_ref() == label {
+        if a.name.as_deref() == name && a.label.as_ref() == label && a.further == further {
             return None;
         }
         a.name = name.map(str::to_owned);
         a.label = label.cloned();
+        a.further = further.to_vec();
         Some(a)
     }
 
@@ -540,6 +550,7 @@ impl Book {
         self.bridged -= usize::from(a.port.mode == Mode::Bridge);
         self.pool.release(a.port.address, now);
         self.macs.remove(&a.port.mac);
+        self.by_address.remove(&a.port.address);
         if let Some(ifindex) = a.ifindex
             && self.by_ifindex.get(&ifindex) == Some(id)
         {
@@ -581,6 +592,7 @@ impl Book {
         self.count_holes(attachment.owner, attachment.port.open.each().len(), 0);
         self.bridged += usize::from(attachment.port.mode == Mode::Bridge);
         self.macs.insert(attachment.port.mac, id.clone());
+        self.by_address.insert(attachment.port.address, id.clone());
         self.by_inode.entry(attachment.namespace.inode).or_default().push(id.clone());
         let container = (attachment.owner, attachment.container.clone());
         self.by_container.entry(container).or_default().push(id.clone());

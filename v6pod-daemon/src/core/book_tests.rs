@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 
 use proptest::prelude::*;
-use v6pod_proto::wishes::OpeningList;
+use v6pod_proto::wishes::{NameWish, OpeningList};
 use v6pod_proto::{Change, OpenedBy};
 
 use super::*;
@@ -193,9 +193,12 @@ fn a_container_is_known_once_it_has_been_said_and_its_wishes_add_up() {
         ..OtherWishes::default()
     };
     let described = book.describe(&id, &container(1), &Wishes::default(), &labelled).unwrap();
-    assert_eq!(described.wanted_name(), Some("l"));
+    assert_eq!(described.asked_name().map(NameWish::as_str), Some("l"));
     assert_eq!(
-        book.describe(&id, &container(1), &named, &OtherWishes::default()).unwrap().wanted_name(),
+        book.describe(&id, &container(1), &named, &OtherWishes::default())
+            .unwrap()
+            .asked_name()
+            .map(NameWish::as_str),
         Some("web")
     );
     assert!(

@@ -308,6 +308,7 @@ fn attachment(n: u16, mode: Mode) -> Attachment {
         container: format!("{n:064x}").parse().unwrap(),
         name: None,
         label: None,
+        further: Vec::new(),
         wishes: Default::default(),
         found: Default::default(),
         open: Default::default(),

@@ -200,7 +200,7 @@ const FORWARD: &[Ask] = &[
 /// The chain output.
 const OUTPUT: &[Ask] = &[host_icmp, established, root, owner, ingress_allow, opening, closed];
 /// The chain input.
-const INPUT: &[Ask] = &[confined, host];
+const INPUT: &[Ask] = &[resolver, confined, host];
 
 /// Asks the rules.
 pub fn explain(policy: &Policy, query: &Query<'_>) -> Explained {
@@ -456,6 +456,29 @@ fn closed(_: &Policy, query: &Query<'_>) -> Option<Step> {
     let elements = doors.into_iter().map(|hole| Element::Open(to.port.address, hole));
     let step = Step::decides(Rule::Closed, Verdict::Dropped, why).depending(false, elements);
     Some(Step { unopened, ..step })
+}
+
+/// The chain to_resolver.
+fn resolver(policy: &Policy, query: &Query<'_>) -> Option<Step> {
+    let End::Host { address: Some(to), .. } = query.to else { return None };
+    if policy.resolver != Some(to) {
+        return None;
+    }
+    Some(match query.kind {
+        Kind::Port(_, 53) => {
+            let why =
+                "every container reaches v6podd's resolver, a thousand times in a second at most";
+            Step::decides(Rule::Resolver, Verdict::Passes, why)
+        }
+        Kind::Reply | Kind::Error(_) => {
+            let why = "it belongs to what the resolver sent";
+            Step::decides(Rule::Resolver, Verdict::Passes, why)
+        }
+        Kind::Port(..) | Kind::Echo => {
+            let why = "of v6podd's resolver containers reach port 53 alone";
+            Step::decides(Rule::Resolver, Verdict::Dropped, why)
+        }
+    })
 }
 
 fn host(policy: &Policy, query: &Query<'_>) -> Option<Step> {

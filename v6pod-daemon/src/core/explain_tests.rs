@@ -19,7 +19,7 @@ fn policy(ingress: Ingress) -> Policy {
     let links = Links::of(&Instance::default());
     let prefix = "2001:db8:1::/80".parse().unwrap();
     let (east_west, host) = (EastWest::Policy, HostAccess::AsOutside);
-    Policy { links, prefix, ingress, east_west, host, flows: None }
+    Policy { links, prefix, ingress, east_west, host, flows: None, resolver: None }
 }
 
 /// A container of [`OWNER`]'s with these openings.
@@ -210,6 +210,24 @@ fn neighbours_and_the_host_are_as_the_operator_has_them() {
         (host(OTHER), "reply", Passes),
     ] {
         assert_eq!(ask(closed.clone(), to, kind), (verdict, Rule::Host), "{kind} to {to:?}");
+    }
+}
+
+#[test]
+fn every_container_reaches_the_resolver_and_of_it_port_53_alone() {
+    let confined = container(7, Mode::Bridge, "", "deny");
+    let address = policy(Deny).links.resolver;
+    let to = End::Host { uid: OTHER, address: Some(address) };
+    for host in [HostAccess::AsOutside, HostAccess::Deny] {
+        let policy = Policy { host, resolver: Some(address), ..policy(Deny) };
+        for (kind, verdict) in
+            [("udp/53", Passes), ("tcp/53", Passes), ("tcp/22", Dropped), ("echo", Dropped)]
+        {
+            let (from, kind) = (End::Container(&confined), kind.parse().unwrap());
+            let explained = explain(&policy, &Query { from, sends_as: None, to, kind });
+            let rule = explained.chain.last().unwrap().1.rule;
+            assert_eq!((explained.verdict, rule), (verdict, Rule::Resolver), "{kind}");
+        }
     }
 }
 

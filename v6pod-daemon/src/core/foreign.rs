@@ -9,6 +9,7 @@
 //! refuses containers in particular is its administrator's will.
 
 use std::collections::{HashMap, HashSet};
+use std::net::Ipv6Addr;
 
 use v6pod_proto::Obstacle;
 
@@ -98,20 +99,34 @@ struct Missing {
     to: bool,
     /// Their questions for their gateway (RFC 4861, section 7.2).
     neighbours: bool,
+    /// Their questions for names.
+    names: bool,
 }
 
-/// What stands in the way of containers of this prefix.
-pub fn obstacles(tables: &[Table], prefix: Prefix) -> Vec<Obstacle> {
+/// What stands in the way of containers of this prefix, who are to ask for names there, if anywhere.
+pub fn obstacles(tables: &[Table], prefix: Prefix, resolver: Option<Ipv6Addr>) -> Vec<Obstacle> {
     let mut found = Vec::new();
     for table in tables {
         for base in &table.bases {
-            let missing = table.missing(base);
-            if missing.from || missing.to || missing.neighbours {
-                found.push(table.obstacle(base, missing, prefix));
+            let mut missing = table.missing(base);
+            missing.names &= resolver.is_some();
+            if missing.from || missing.to || missing.neighbours || missing.names {
+                let mut obstacle = table.obstacle(base, missing, prefix);
+                let plain = is_plain(&table.name) && is_plain(&base.name);
+                if let Some(resolver) = resolver.filter(|_| missing.names && plain) {
+                    obstacle.advice.extend(table.let_ask(base, prefix, resolver));
+                }
+                found.push(obstacle);
             }
         }
     }
     found
+}
+
+/// Whether containers can ask this host for names, as far as is known: no chain that decides what comes to it
+/// refuses what it has no rule about.
+pub fn may_ask(obstacles: &[Obstacle]) -> bool {
+    obstacles.iter().all(|obstacle| obstacle.hook != Hook::Input.name())
 }
 
 /// The same for tables of the legacy ip6tables, which only it can read: `names` as in
@@ -154,15 +169,20 @@ impl Table {
         match (base.hook, self.family) {
             // No frame goes from one port of the bridge to another.
             (Hook::Forward, Family::Bridge) => Missing::default(),
-            (Hook::Forward, _) => Missing { from, to, neighbours: false },
+            (Hook::Forward, _) => Missing { from, to, ..Missing::default() },
             // What containers may send to this host is its own firewall's to say, but for the one
-            // question without which they send nothing at all.
-            (Hook::Input, _) => Missing { neighbours: from && !all.icmpv6, ..Missing::default() },
+            // question without which they send nothing at all; and it has to be known whether they can ask
+            // for names.
+            (Hook::Input, family) => Missing {
+                neighbours: from && !all.icmpv6,
+                names: from && family != Family::Bridge,
+                ..Missing::default()
+            },
             (Hook::Prerouting, Family::Bridge) => Missing { from, ..Missing::default() },
-            (Hook::Prerouting, _) => Missing { from, to, neighbours: false },
+            (Hook::Prerouting, _) => Missing { from, to, ..Missing::default() },
             (Hook::Output, _) => Missing { to, ..Missing::default() },
             (Hook::Postrouting, Family::Bridge) => Missing { to, ..Missing::default() },
-            (Hook::Postrouting, _) => Missing { from, to, neighbours: false },
+            (Hook::Postrouting, _) => Missing { from, to, ..Missing::default() },
         }
     }
 
@@ -196,6 +216,9 @@ impl Table {
         let program = self.program();
         let how = if base.drops { "has the policy drop" } else { "ends with a rule that refuses" };
         let what = match (base.hook, missing) {
+            (Hook::Input, Missing { neighbours: false, .. }) => {
+                "containers do not reach v6podd's resolver, and keep their own"
+            }
             (Hook::Input, _) => "containers do not learn where their gateway is, and send nothing",
             (Hook::Output, _) => "this host's own processes do not reach containers",
             (_, Missing { from: true, to: true, .. }) => {
@@ -232,6 +255,7 @@ impl Table {
     ) -> Vec<String> {
         let (family, table, chain) = (self.family.name(), &self.name, &base.name);
         match (program, base.hook) {
+            (_, Hook::Input) if !missing.neighbours => Vec::new(),
             (Program::Ufw, Hook::Forward) => {
                 let ends = missing.ends("to", "from");
                 ends.map(|end| format!("ufw route allow {end} {prefix}")).collect()
@@ -263,6 +287,34 @@ impl Table {
                 })
                 .collect()
             }
+        }
+    }
+}
+
+impl Table {
+    /// The commands by which containers ask for names in spite of this chain.
+    fn let_ask(&self, base: &Base, prefix: Prefix, resolver: Ipv6Addr) -> Vec<String> {
+        let (family, table, chain) = (self.family.name(), &self.name, &base.name);
+        match self.program() {
+            Program::Ufw => vec![format!("ufw allow from {prefix} to {resolver} port 53")],
+            // In the zone that is made for what is forwarded.
+            Program::Firewalld => {
+                ["firewall-cmd --permanent --zone=v6pod --add-service=dns", "firewall-cmd --reload"]
+                    .map(str::to_owned)
+                    .into()
+            }
+            Program::Docker | Program::Ip6tables => ["udp", "tcp"]
+                .map(|protocol| {
+                    format!(
+                        "ip6tables -t {table} -I {chain} -s {prefix} -d {resolver} -p {protocol} \
+                         --dport 53 -j ACCEPT"
+                    )
+                })
+                .into(),
+            Program::Nft => vec![format!(
+                "nft insert rule {family} {table} {chain} ip6 saddr {prefix} ip6 daddr {resolver} \
+                 th dport 53 accept"
+            )],
         }
     }
 }
@@ -355,14 +407,33 @@ mod tests {
     }
 
     fn advice(table: Table) -> Vec<String> {
-        let found = obstacles(&[table], prefix());
+        let found = obstacles(&[table], prefix(), None);
         found.into_iter().flat_map(|obstacle| obstacle.advice).collect()
     }
 
     #[test]
     fn a_chain_that_lets_pass_by_policy_is_no_obstacle() {
         let bases = [base("forward", Hook::Forward, false), base("output", Hook::Output, false)];
-        assert_eq!(obstacles(&[table(Family::Inet, "filter", &bases)], prefix()), []);
+        assert_eq!(obstacles(&[table(Family::Inet, "filter", &bases)], prefix(), None), []);
+    }
+
+    #[test]
+    fn a_chain_that_drops_questions_for_names_is_one_where_they_are_answered() {
+        let resolver: Ipv6Addr = "fd3a:9ca3:76d6::53".parse().unwrap();
+        let mut mine = table(Family::Inet, "mine", &[base("in", Hook::Input, true)]);
+        let knows = Chain { icmpv6: true, ..Chain::default() };
+        mine.chains.insert("in".into(), knows.clone());
+        assert_eq!(obstacles(&[mine.clone()], prefix(), None), []);
+        let found = obstacles(&[mine.clone()], prefix(), Some(resolver));
+        assert!(found[0].meaning.contains("keep their own") && !may_ask(&found), "{found:?}");
+        let command = "nft insert rule inet mine in ip6 saddr 2001:db8:1:2:3::/80 ip6 daddr \
+                       fd3a:9ca3:76d6::53 th dport 53 accept";
+        assert_eq!(found[0].advice, [command]);
+        mine.chains.insert("in".into(), Chain { from_containers: true, ..knows });
+        assert_eq!(obstacles(&[mine], prefix(), Some(resolver)), []);
+        // What is in the way of something else says nothing about questions.
+        let forward = table(Family::Inet, "mine", &[base("fwd", Hook::Forward, true)]);
+        assert!(may_ask(&obstacles(&[forward], prefix(), Some(resolver))));
     }
 
     #[test]
@@ -387,7 +458,7 @@ mod tests {
             (firewalld, "firewalld", "firewall-cmd --permanent --new-zone=v6pod", 11),
             (nft, "nft", "nft insert rule inet mine fwd ip6 daddr 2001:db8:1:2:3::/80 accept", 2),
         ] {
-            let found = obstacles(&[table], prefix());
+            let found = obstacles(&[table], prefix(), None);
             assert_eq!(found.len(), 1);
             assert_eq!(found[0].program, program);
             assert_eq!((&*found[0].advice[0], found[0].advice.len()), (first, count));
@@ -414,7 +485,7 @@ mod tests {
         let mut table = table(Family::Inet, "mine", &[base("fwd", Hook::Forward, false)]);
         table.chains.insert("fwd".into(), Chain { refuses: true, ..Chain::default() });
         assert!(table.may_refuse());
-        let found = obstacles(&[table], prefix());
+        let found = obstacles(&[table], prefix(), None);
         assert!(found[0].meaning.contains("ends with a rule that refuses"), "{found:?}");
     }
 
@@ -430,7 +501,7 @@ mod tests {
     #[test]
     fn a_name_that_is_no_word_is_not_given_to_a_shell() {
         let forward = [base("x; reboot", Hook::Forward, true)];
-        let found = obstacles(&[table(Family::Inet, "mine", &forward)], prefix());
+        let found = obstacles(&[table(Family::Inet, "mine", &forward)], prefix(), None);
         assert_eq!((found.len(), found[0].advice.len()), (1, 0));
     }
 

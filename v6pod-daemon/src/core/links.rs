@@ -1,6 +1,7 @@
 //! The names and numbers by which one daemon's kernel objects are told from everybody else's.
 
 use std::fmt;
+use std::net::Ipv6Addr;
 use std::str::FromStr;
 
 use v6pod_proto::{LinkName, Mac};
@@ -77,7 +78,14 @@ pub struct Links {
     /// instance `v6pod-INSTANCE`. An instance may be called `meta` or `set`, which nft takes for
     /// words of its language.
     pub table: Box<str>,
+    /// The address at which containers are answered what they ask for by name: of the software's own
+    /// range, [`RESOLVERS`], and so the same whatever prefix the containers have.
+    pub resolver: Ipv6Addr,
 }
+
+/// The range of the addresses of resolvers, a /48 (RFC 4193): its global id was drawn once, for all hosts.
+/// No packet to it leaves a host.
+const RESOLVERS: u128 = 0xfd3a_9ca3_76d6 << 80;
 
 impl Links {
     /// The links of this instance.
@@ -94,6 +102,10 @@ impl Links {
             table: match instance.as_str() {
                 DEFAULT => DEFAULT.into(),
                 other => format!("{DEFAULT}-{other}").into(),
+            },
+            resolver: match instance.as_str() {
+                DEFAULT => Ipv6Addr::from_bits(RESOLVERS | 0x53),
+                _ => Ipv6Addr::from_bits(RESOLVERS | u128::from(hash) << 16 | 0x53),
             },
         }
     }
@@ -115,6 +127,9 @@ mod tests {
         assert_eq!(a.bridge.as_str(), "v6pod0");
         assert!(a.bridge != b.bridge && a.bridge_mac != b.bridge_mac);
         assert_eq!((&*a.table, &*b.table), ("v6pod", "v6pod-other"));
+        // As in systemd/v6podd.socket.
+        assert_eq!(a.resolver.to_string(), "fd3a:9ca3:76d6::53");
+        assert!(b.resolver.is_unique_local() && b.resolver != a.resolver);
         let groups = [a.ports, a.bridges, a.doomed(), b.ports, b.bridges, b.doomed()];
         assert!(groups.iter().enumerate().all(|(i, g)| !groups[..i].contains(g)));
     }

@@ -12,6 +12,7 @@ pub mod foreign;
 pub mod hole;
 pub mod links;
 pub mod name;
+pub mod offer;
 pub mod open;
 pub mod prefix;
 pub mod reconcile;

@@ -195,11 +195,14 @@ impl Names {
     /// A daemon that takes up its records after a restart claims first for those that bore what
     /// they asked for, then for the others, each in order of age: so everyone gets what he had.
     pub fn claim(&mut self, attachment: &AttachmentId, owner: Uid, wanted: &str) -> Claim {
-        let Some(wanted) = Label::from_name(wanted) else {
-            return Claim::Refused(Refusal::Empty);
-        };
+        let wanted = Label::from_name(wanted);
+        wanted.map_or(Claim::Refused(Refusal::Empty), |l| self.claim_label(attachment, owner, &l))
+    }
+
+    /// The same for what is a label already.
+    pub fn claim_label(&mut self, attachment: &AttachmentId, owner: Uid, wanted: &Label) -> Claim {
         // The owner's own form is looked at too: the operator may have reserved that.
-        if [&wanted, &wanted.bound(owner)].iter().any(|label| self.reserved.contains(label)) {
+        if [wanted, &wanted.bound(owner)].iter().any(|label| self.reserved.contains(label)) {
             return Claim::Refused(Refusal::Reserved);
         }
         let holder = wanted.bound_to().unwrap_or(owner);
@@ -211,7 +214,7 @@ impl Names {
         if asked.insert(wanted.clone()) {
             queue.claims.push((attachment.clone(), owner));
         }
-        answer(&wanted, owner, queue.holder)
+        answer(wanted, owner, queue.holder)
     }
 
     /// Gives back all that the attachment bears or waits for. The promotions that follow from it
@@ -274,6 +277,9 @@ fn answer(wanted: &Label, owner: Uid, holder: Uid) -> Claim {
 
 #[cfg(test)]
 mod proptests;
+mod template;
+
+pub use template::{Named, Template};
 
 #[cfg(test)]
 mod tests {

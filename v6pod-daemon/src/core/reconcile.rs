@@ -178,6 +178,7 @@ mod tests {
             container: "ab".repeat(32).parse().unwrap(),
             name: None,
             label: None,
+            further: Vec::new(),
             wishes: Default::default(),
             found: Default::default(),
             open: Default::default(),

@@ -17,6 +17,9 @@
 //! - A flow that was ended stays ended, though its container sends on.
 //! - A confined container begins nothing but what is listed as within its reach, to this host neither;
 //!   it answers what reached it.
+//! - Of the resolver's address nobody but containers and this host itself reaches anything, and of it
+//!   containers reach port 53 alone, confined ones too: what it tells whom is the resolver's to say. None asks
+//!   so often that another's questions are lost for it (threat 18).
 //!
 //! A container is never a rule of its own: it is elements of sets, [`Elements`].
 
@@ -180,6 +183,8 @@ pub struct Policy {
     /// How many flows one container may have begun, and as many others with it; none: any number. Stands in
     /// the names of the sets that count: an element keeps the limit that it was made with.
     pub flows: Option<NonZeroU32>,
+    /// Where containers are answered what they ask for by name; none: nowhere.
+    pub resolver: Option<Ipv6Addr>,
 }
 
 /// What one attachment has in the sets.
@@ -225,7 +230,7 @@ impl Ruleset {
     /// Elements whose port bears a name that is not
     /// plain are left out: this daemon gives plain ones only.
     pub fn of(policy: &Policy, attachments: &[Elements]) -> String {
-        let Policy { links, prefix, ingress, east_west, host, flows } = policy;
+        let Policy { links, prefix, ingress, east_west, host, flows, resolver } = policy;
         let gateway = prefix.gateway();
         let known: Vec<_> = attachments.iter().filter(|e| is_plain(&e.port)).collect();
         let each = |text: fn(&Elements) -> String| elements(known.iter().map(|e| text(e)));
@@ -246,6 +251,10 @@ impl Ruleset {
             ("{SAME_OWNER}", east_west.rules().1.to_owned()),
             ("{KIN}", east_west.chain()),
             ("{HOST}", host.rules().to_owned()),
+            ("{RESOLVER_SET}", when(*resolver, include_str!("ruleset/asking.nft"))),
+            ("{TO_RESOLVER}", when(*resolver, include_str!("ruleset/to_resolver.nft"))),
+            ("{RESOLVER}", when(*resolver, include_str!("ruleset/resolver.nft"))),
+            ("{RESOLVER_ADDRESS}", resolver.map_or_else(String::new, |r| r.to_string())),
             ("{FLOW_SETS}", when(*flows, include_str!("ruleset/flow_sets.nft"))),
             ("{BEGUN}", when(*flows, include_str!("ruleset/begun.nft"))),
             ("{OFFERED}", when(*flows, include_str!("ruleset/offered.nft"))),
@@ -372,9 +381,9 @@ impl HostAccess {
     }
 }
 
-/// The text, if flows are limited.
-fn when(flows: Option<NonZeroU32>, text: &str) -> String {
-    flows.map_or_else(String::new, |_| text.to_owned())
+/// The text, if there is what it is about.
+fn when<T>(there: Option<T>, text: &str) -> String {
+    there.map_or_else(String::new, |_| text.to_owned())
 }
 
 /// The Ethernet address to which an address is solicited (RFC 4291, section 2.7.1; RFC 2464,

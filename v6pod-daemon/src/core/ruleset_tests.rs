@@ -11,7 +11,12 @@ fn policy(instance: &str, prefix: &str, ingress: Ingress) -> Policy {
     let links = Links::of(&instance.parse::<Instance>().unwrap());
     let (east_west, host) = (EastWest::Policy, HostAccess::AsOutside);
     let (prefix, flows) = (prefix.parse().unwrap(), NonZeroU32::new(16_384));
-    Policy { links, prefix, ingress, east_west, host, flows }
+    Policy { links, prefix, ingress, east_west, host, flows, resolver: None }
+}
+
+/// The same where containers are answered what they ask for by name.
+fn answering(policy: Policy) -> Policy {
+    Policy { resolver: Some(policy.links.resolver), ..policy }
 }
 
 fn elements(n: u8) -> Elements {
@@ -70,7 +75,7 @@ fn the_rules_are_the_golden_documents() {
         (
             "deny",
             include_str!("golden/deny.nft"),
-            policy("v6pod", prefix, Ingress::Deny),
+            answering(policy("v6pod", prefix, Ingress::Deny)),
             &five[..0],
         ),
         (
@@ -267,6 +272,26 @@ fn where_containers_are_kept_apart_or_from_the_host_that_is_decided_before_anyth
     position(&rules, "ip6 daddr 2001:db8:1:2:3::1 udp dport 53 goto begun");
     let text = Ruleset::of(&usual, &[]);
     assert!(chain(&text, "inet", "input").iter().all(|rule| !rule.contains("dport 53")));
+}
+
+#[test]
+fn attack_18_of_the_resolver_port_53_is_reached_by_containers_alone_and_not_too_often() {
+    for ingress in [Ingress::Deny, Ingress::Allow] {
+        let text = Ruleset::of(&answering(policy("v6pod", "2001:db8:1:2:3::/80", ingress)), &[]);
+        // Before everything, what confines included: whom it tells what is the resolver's to say.
+        let input = chain(&text, "inet", "input");
+        assert_eq!(input[1], "ip6 daddr fd3a:9ca3:76d6::53 goto to_resolver", "{input:?}");
+        let rules = chain(&text, "inet", "to_resolver");
+        assert_eq!(rules[0], "iifname \"lo\" accept");
+        assert!(rules[1].ends_with("drop") && rules.last() == Some(&"drop"), "{rules:?}");
+        let at = |end: &str| rules.iter().position(|rule| rule.ends_with(end)).unwrap();
+        let limited = at("burst 2000 packets } drop");
+        assert!(limited < at("ct state established,related accept"));
+        let begun: Vec<_> = rules.iter().filter(|rule| rule.ends_with("begun")).collect();
+        assert!(begun.len() == 2 && begun.iter().all(|rule| rule.contains("dport 53")));
+    }
+    let text = Ruleset::of(&policy("v6pod", "2001:db8:1:2:3::/80", Ingress::Deny), &[]);
+    assert!(!text.contains("resolver") && !text.contains("asking"));
 }
 
 /// Those of one with this owner, where owners' containers reach each other.

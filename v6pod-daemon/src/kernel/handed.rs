@@ -1,6 +1,7 @@
-//! Listening sockets that a service manager has opened for this process (sd_listen_fds(3)).
+//! Sockets that a service manager has opened for this process (sd_listen_fds(3)).
 //!
-//! Guarantee: a socket is taken over once, and only if it is one that listens. So a number in the
+//! Guarantee: a socket is taken over once, and only if it is one that listens, or takes
+//! datagrams. So a number in the
 //! environment that means something else is never closed or used by mistake.
 
 use std::io;
@@ -19,6 +20,8 @@ pub struct Handed {
     pub unix: Vec<OwnedFd>,
     /// Stream sockets of IPv4 and IPv6.
     pub tcp: Vec<OwnedFd>,
+    /// Datagram sockets of IPv6.
+    pub udp: Vec<OwnedFd>,
 }
 
 /// Takes over what was handed to this process under this name (`FileDescriptorName=`); nothing if
@@ -36,11 +39,15 @@ pub fn listeners(name: &str) -> io::Result<Handed> {
             continue;
         }
         let socket = sys::take_over(number, |socket| {
-            let listens = socket_acceptconn(socket)?;
-            Ok(listens && sockopt::socket_type(socket)? == SocketType::STREAM)
+            let domain = socket_domain(socket)?;
+            Ok(match sockopt::socket_type(socket)? {
+                SocketType::STREAM => socket_acceptconn(socket)?,
+                kind => kind == SocketType::DGRAM && domain == AddressFamily::INET6,
+            })
         })?;
-        match socket_domain(&socket)? {
-            AddressFamily::UNIX => handed.unix.push(socket),
+        match (socket_domain(&socket)?, sockopt::socket_type(&socket)?) {
+            (AddressFamily::UNIX, _) => handed.unix.push(socket),
+            (_, SocketType::DGRAM) => handed.udp.push(socket),
             _ => handed.tcp.push(socket),
         }
     }

@@ -3,7 +3,7 @@
 //! Guarantees:
 //! - Doing it twice changes nothing; a bridge that an earlier daemon left is taken over with its ports,
 //!   one of that name that is not ours is not touched.
-//! - The bridge has the gateway's address and no other, above all no link-local one: without it
+//! - The bridge has the gateway's address, the resolver's and no other, above all no link-local one: without it
 //!   Linux cannot send ICMPv6 redirects, which would lead containers around the host.
 //! - It takes no router advertisement, redirect or address from a container, not even between its
 //!   making and its start.
@@ -56,6 +56,8 @@ pub struct Topology {
     pub forwarding: Forwarding,
     /// Whether the uplink answers neighbour solicitations for the containers.
     pub proxy: bool,
+    /// Where containers are answered what they ask for by name; none: nowhere.
+    pub resolver: Option<Ipv6Addr>,
 }
 
 /// How packets are allowed from one interface to another.
@@ -126,8 +128,10 @@ pub fn prepare(socket: &mut RouteSocket, topology: &Topology) -> Result<Host, Pr
     let flags = NLM_F_CREATE | NLM_F_EXCL;
     let route = Message::NewRoute(unreachable(links, topology.prefix.net()));
     exists_is_fine(socket.ack("make the rest of the prefix unreachable", &route, flags))?;
-    let address = Message::NewAddress(message::address(bridge, topology.prefix.gateway()));
-    exists_is_fine(socket.ack("give the bridge its address", &address, flags))?;
+    for address in [topology.prefix.gateway()].into_iter().chain(topology.resolver) {
+        let address = Message::NewAddress(message::address(bridge, address));
+        exists_is_fine(socket.ack("give the bridge its address", &address, flags))?;
+    }
     let link = message::set_up(message::link(bridge), true);
     socket.ack(format!("switch {} on", links.bridge), &Message::SetLink(link), 0)?;
     let answers = uplink.index.filter(|_| topology.proxy);
@@ -347,17 +351,18 @@ fn forget_old_prefixes(
     let mut containers = dump::our_routes(socket)?;
     containers.retain(|r| r.interface.is_some_and(|i| i == host.bridge || ports.contains(&i)));
     let in_use = |net: Ipv6Net| containers.iter().any(|route| net.contains(&route.destination));
-    let mut gateways = vec![topology.prefix.gateway()];
+    let mut own: Vec<_> =
+        [topology.prefix.gateway()].into_iter().chain(topology.resolver).collect();
     for net in our_unreachables(socket, &host.links)? {
         if net != topology.prefix.net() && !in_use(net) {
             proxy::forget(socket, &[net]).into_iter().try_for_each(Err)?;
             reach_again(socket, &host.links, net)?;
         } else {
-            gateways.push(Ipv6Addr::from_bits(net.network().to_bits() | 1));
+            own.push(Ipv6Addr::from_bits(net.network().to_bits() | 1));
         }
     }
     for found in dump::addresses(socket)? {
-        if found.interface != host.bridge || gateways.contains(&found.address) {
+        if found.interface != host.bridge || own.contains(&found.address) {
             continue;
         }
         let mut message = message::address(host.bridge, found.address);

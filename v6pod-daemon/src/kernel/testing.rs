@@ -194,6 +194,7 @@ pub(crate) fn topology() -> Topology {
         uplink: None,
         forwarding: Forwarding::probe().unwrap(),
         proxy: false,
+        resolver: None,
     }
 }
 
@@ -201,7 +202,8 @@ pub(crate) fn topology() -> Topology {
 pub(crate) fn policy(ingress: Ingress) -> Policy {
     let Topology { links, prefix, .. } = topology();
     let (east_west, host) = (EastWest::Policy, HostAccess::AsOutside);
-    Policy { links, prefix, ingress, east_west, host, flows: NonZeroU32::new(100) }
+    let flows = NonZeroU32::new(100);
+    Policy { links, prefix, ingress, east_west, host, flows, resolver: None }
 }
 
 /// Puts them in force in the calling thread's namespace, closed.

@@ -19,6 +19,7 @@ pub struct Embedded(Arc<Mutex<Table>>);
 struct Table {
     services: BTreeMap<ServiceId, Service>,
     by_label: BTreeMap<Label, BTreeSet<ServiceId>>,
+    by_address: BTreeMap<Ipv6Addr, BTreeSet<ServiceId>>,
 }
 
 impl Embedded {
@@ -32,6 +33,15 @@ impl Embedded {
             .collect()
     }
 
+    /// The labels that are borne at the address, in order of id.
+    pub fn borne(&self, address: Ipv6Addr) -> Vec<(AttachmentId, Label)> {
+        let table = self.table();
+        let ids = table.by_address.get(&address).into_iter().flatten();
+        ids.filter_map(|id| table.services.get(id))
+            .filter_map(|service| Some((service.attachment()?, service.label.clone())))
+            .collect()
+    }
+
     fn table(&self) -> MutexGuard<'_, Table> {
         // No panic can come between the two halves of a change.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -41,11 +51,16 @@ impl Embedded {
 impl Table {
     fn remove(&mut self, id: &ServiceId) {
         let Some(service) = self.services.remove(id) else { return };
-        if let Some(ids) = self.by_label.get_mut(&service.label) {
-            ids.remove(id);
-            if ids.is_empty() {
-                self.by_label.remove(&service.label);
-            }
+        remove_from(&mut self.by_label, &service.label, id);
+        remove_from(&mut self.by_address, &service.address, id);
+    }
+}
+
+fn remove_from<K: Ord>(map: &mut BTreeMap<K, BTreeSet<ServiceId>>, key: &K, id: &ServiceId) {
+    if let Some(ids) = map.get_mut(key) {
+        ids.remove(id);
+        if ids.is_empty() {
+            map.remove(key);
         }
     }
 }
@@ -59,6 +74,7 @@ impl Backend for Embedded {
         let mut table = self.table();
         table.remove(&service.id);
         table.by_label.entry(service.label.clone()).or_default().insert(service.id.clone());
+        table.by_address.entry(service.address).or_default().insert(service.id.clone());
         table.services.insert(service.id.clone(), service.clone());
         Ok(())
     }
@@ -96,10 +112,13 @@ mod tests {
         // Under another name, the old one is gone.
         table.register(&Service::new(&mark, &registration(1, "db"))).await.unwrap();
         assert_eq!(table.lookup("web").len(), 1);
+        assert_eq!(table.borne(one.address), [(AttachmentId::from_bits(1), "db".parse().unwrap())]);
         table.deregister(&two.id).await.unwrap();
         table.deregister(&two.id).await.unwrap();
         assert!(table.lookup("web").is_empty() && table.lookup("").is_empty());
+        assert!(table.borne(two.address).is_empty());
         assert_eq!(table.list().await.unwrap().len(), 1);
-        assert_eq!(table.table().by_label.len(), 1, "no empty label stays");
+        let inside = table.table();
+        assert_eq!((inside.by_label.len(), inside.by_address.len()), (1, 1), "nothing empty stays");
     }
 }

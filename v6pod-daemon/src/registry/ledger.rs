@@ -49,6 +49,26 @@ pub(super) enum Job {
     List,
 }
 
+/// Something that became known of a service that is wished for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct News {
+    /// What.
+    pub happened: Happened,
+    /// The service.
+    pub service: Arc<Service>,
+}
+
+/// What became known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Happened {
+    /// The registry has it.
+    Registered,
+    /// The registry had it, and has it no more, or has it otherwise.
+    Lost,
+    /// The registry has it again.
+    Repaired,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Ledger {
@@ -62,6 +82,8 @@ pub(super) struct Ledger {
     stamp: u64,
     /// When it was said who lives.
     reconciled: Option<u64>,
+    /// What nobody has been told yet.
+    news: Vec<News>,
 }
 
 #[derive(Debug)]
@@ -97,12 +119,25 @@ struct Entry {
     losses: u32,
     /// The last failure, until a request succeeds.
     error: Option<Failure>,
+    /// The last thing that was told of it.
+    told: Option<Happened>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Wish {
     Present(Arc<Service>),
     Absent,
+}
+
+impl Wish {
+    /// Whether who looks for the name finds the same by both.
+    fn is_found_as(&self, other: &Self) -> bool {
+        let found = |wish: &Self| match wish {
+            Self::Present(service) => Some((service.label.clone(), service.address)),
+            Self::Absent => None,
+        };
+        found(self).is_some_and(|this| Some(this) == found(other))
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,6 +175,7 @@ impl Ledger {
             outage: None,
             stamp: 0,
             reconciled: None,
+            news: Vec::new(),
         }
     }
 
@@ -153,6 +189,18 @@ impl Ledger {
     pub(super) fn withdraw(&mut self, now: Instant, id: &ServiceId) {
         if self.entries.contains_key(id) {
             self.set(now, id, Wish::Absent, Standing::Wrong(now));
+        }
+    }
+
+    /// Of all services whose id begins so, these and no others should be there.
+    pub(super) fn wish_all(&mut self, now: Instant, stem: &ServiceId, services: Vec<Service>) {
+        let wished: BTreeSet<_> = services.iter().map(|service| service.id.clone()).collect();
+        let gone: Vec<_> = self.under(stem).map(|(id, _)| id.clone()).collect();
+        for id in gone.iter().filter(|id| !wished.contains(id)) {
+            self.withdraw(now, id);
+        }
+        for service in services {
+            self.wish(now, service);
         }
     }
 
@@ -231,6 +279,7 @@ impl Ledger {
             Ok(()) => {
                 entry.standing = Standing::Right;
                 (entry.failures, entry.error) = (0, None);
+                self.news.extend(entry.news());
             }
             Err(error @ (BackendError::Busy { .. } | BackendError::Rejected { .. })) => {
                 if !superseded {
@@ -248,6 +297,7 @@ impl Ledger {
             Err(
                 error @ (BackendError::Unreachable(_)
                 | BackendError::Garbled(_)
+                | BackendError::Elsewhere { .. }
                 | BackendError::Token(_)),
             ) => {
                 entry.fail(&error, jitter);
@@ -290,15 +340,28 @@ impl Ledger {
         }
     }
 
-    /// How this service stands; `None` if it is not wished for.
-    pub(super) fn view(&self, id: &ServiceId) -> Option<View<'_>> {
-        let entry = self.entries.get(id).filter(|e| e.wish != Wish::Absent)?;
+    /// How the services stand that are wished for, and whose id begins so.
+    pub(super) fn views(&self, stem: &ServiceId) -> impl Iterator<Item = (&Service, View<'_>)> {
         let outage = self.outage();
-        Some(match (&entry.standing, &entry.error) {
-            (Standing::Right, _) => View::Registered,
-            (_, Some(failure)) if failure.refused => View::Refused(&failure.text),
-            (_, failure) => View::Pending(failure.as_ref().map(|f| f.text.as_str()).or(outage)),
+        self.under(stem).filter_map(move |(_, entry)| {
+            let Wish::Present(service) = &entry.wish else { return None };
+            let view = match (&entry.standing, &entry.error) {
+                (Standing::Right, _) => View::Registered,
+                (_, Some(failure)) if failure.refused => View::Refused(&failure.text),
+                (_, failure) => View::Pending(failure.as_ref().map(|f| f.text.as_str()).or(outage)),
+            };
+            Some((service.as_ref(), view))
         })
+    }
+
+    /// What became known since this was last asked.
+    pub(super) fn take_news(&mut self) -> Vec<News> {
+        std::mem::take(&mut self.news)
+    }
+
+    fn under(&self, stem: &ServiceId) -> impl Iterator<Item = (&ServiceId, &Entry)> {
+        let from = self.entries.range(stem.clone()..);
+        from.take_while(|(id, _)| id.as_str().starts_with(stem.as_str()))
     }
 
     /// The number of services that are not known to be as they should.
@@ -339,7 +402,10 @@ impl Ledger {
                 if let Standing::Wrong(due) = entry.standing {
                     self.due.remove(&(due, id.clone()));
                 }
-                *entry = Entry { running: entry.running, ..Entry::new(wish, standing, stamp) };
+                // Of the same name at the same address nobody is told twice that it is registered.
+                let told = entry.told.filter(|_| wish.is_found_as(&entry.wish));
+                let running = entry.running;
+                *entry = Entry { running, told, ..Entry::new(wish, standing, stamp) };
             }
             None => {
                 self.entries.insert(id.clone(), Entry::new(wish, standing, stamp));
@@ -382,6 +448,7 @@ impl Ledger {
     ) {
         let mut gone = Vec::new();
         let mut changed = Vec::new();
+        let mut news = Vec::new();
         for (id, entry) in &mut self.entries {
             if entry.running.is_some() || entry.wished.max(entry.asked) > begun {
                 continue;
@@ -400,10 +467,12 @@ impl Ledger {
             if right {
                 (entry.failures, entry.losses, entry.error) = (0, 0, None);
                 entry.standing = Standing::Right;
+                news.extend(entry.news());
             } else if before == Standing::Right {
                 let delay = VANISHED.delay(entry.losses, jitter);
                 entry.losses = entry.losses.saturating_add(1);
                 entry.standing = Standing::Wrong(now + delay);
+                news.extend(entry.news());
             } else if before == Standing::Unknown {
                 entry.standing = Standing::Wrong(now + TRANSIENT.delay(entry.failures, jitter));
             }
@@ -411,6 +480,7 @@ impl Ledger {
                 changed.push((before, id.clone()));
             }
         }
+        self.news.append(&mut news);
         for (before, id) in changed.iter().chain(&gone) {
             if let Standing::Wrong(due) = before {
                 self.due.remove(&(*due, id.clone()));
@@ -445,7 +515,21 @@ impl Entry {
             failures: 0,
             losses: 0,
             error: None,
+            told: None,
         }
+    }
+
+    /// What there is to tell of it, now that its standing has changed.
+    fn news(&mut self) -> Option<News> {
+        let Wish::Present(service) = &self.wish else { return None };
+        let happened = match (self.standing, self.told) {
+            (Standing::Right, None) => Happened::Registered,
+            (Standing::Right, Some(Happened::Lost)) => Happened::Repaired,
+            (Standing::Wrong(_), Some(Happened::Registered | Happened::Repaired)) => Happened::Lost,
+            _ => return None,
+        };
+        self.told = Some(happened);
+        Some(News { happened, service: Arc::clone(service) })
     }
 
     /// Notes a failure; how long to wait after it.

@@ -23,20 +23,25 @@ mod service;
 
 use std::net::Ipv6Addr;
 
+use v6pod_proto::wishes::Check;
 use v6pod_proto::{AttachmentId, ContainerId, Uid};
 
 use crate::core::Label;
+use crate::core::offer::Part;
 
 pub use consul::Consul;
 pub use embedded::Embedded;
+pub use ledger::{Happened, News};
 pub use registrar::{Jitter, Registrar, system_jitter};
 pub use service::{Mark, Service, ServiceId};
 
-/// What should be in the registry for one attachment.
+/// One service that should be in the registry for an attachment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Registration {
     /// The attachment.
     pub id: AttachmentId,
+    /// Which of its services.
+    pub part: Part,
     /// The name it bears.
     pub label: Label,
     /// Its address.
@@ -49,6 +54,14 @@ pub struct Registration {
     pub container: ContainerId,
     /// The container's name as its engine knows it, before it became a label.
     pub name: String,
+    /// The image that it runs, as its engine calls it, if that is known.
+    pub image: Option<String>,
+    /// The port that it is served at, if that is known.
+    pub port: Option<u16>,
+    /// Words to find it by, besides the owner's name.
+    pub tags: Vec<String>,
+    /// How it is seen whether it is well.
+    pub check: Option<Check>,
 }
 
 /// A registry. Its methods may take as long as they like and may be dropped half-way: the caller
@@ -105,6 +118,14 @@ pub enum BackendError {
     /// The answer makes no sense.
     #[error("the registry's answer cannot be understood")]
     Garbled(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The agent is of another data centre than the operator wants names to be registered in.
+    #[error("the agent is of the data centre {is}, and registry.consul.datacenter says {wanted}")]
+    Elsewhere {
+        /// The one in the configuration.
+        wanted: String,
+        /// The agent's own, cut short.
+        is: String,
+    },
     /// The token that the operator has given cannot be read or used.
     #[error("the registry's token cannot be read")]
     Token(#[source] Box<dyn std::error::Error + Send + Sync>),

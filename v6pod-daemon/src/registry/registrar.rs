@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use rand::TryRng;
 use rand::rngs::SysRng;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, broadcast};
 use tokio::task::{Id, JoinError, JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 use v6pod_proto::{AttachmentId, NameState, RegistryView};
 
-use super::ledger::{Job, Ledger, View};
+use super::ledger::{Job, Ledger, News, View};
 use super::{Backend, BackendError, Listed, Mark, Registration, Service, ServiceId};
+use crate::core::Label;
 use crate::report::chain;
 
 /// How long a register or deregister call may take. An agent that has lost its servers blocks them
@@ -21,6 +22,9 @@ pub const WRITE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a list may take: longer, for it can be megabytes.
 pub const LIST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How much news may be ahead of who listens to it.
+const NEWS: usize = 1024;
 
 /// Numbers from 0 to 1 that spread retries over time.
 pub type Jitter = Box<dyn FnMut() -> f64 + Send>;
@@ -52,6 +56,8 @@ struct Shared {
     wake: Notify,
     /// Something has been done.
     changed: Notify,
+    /// What became of what was wished for.
+    news: broadcast::Sender<News>,
 }
 
 impl Registrar {
@@ -66,23 +72,32 @@ impl Registrar {
             ledger: Mutex::new(Ledger::new(Instant::now())),
             wake: Notify::new(),
             changed: Notify::new(),
+            news: broadcast::Sender::new(NEWS),
         });
         let kind = backend.kind();
         let task = tokio::spawn(run(Arc::new(backend), Arc::clone(&shared), jitter));
         Self(Some(Arc::new(Desk { shared, mark, kind, task })))
     }
 
-    /// This attachment should be registered so, whatever was wished for it before.
+    /// This service should be registered so, whatever was wished for it before.
     pub fn wish(&self, registration: &Registration) {
         self.tell(|ledger, mark| ledger.wish(Instant::now(), Service::new(mark, registration)));
     }
 
-    /// This attachment should not be registered any more.
-    pub fn withdraw(&self, attachment: &AttachmentId) {
-        self.tell(|ledger, mark| ledger.withdraw(Instant::now(), &mark.service_id(attachment)));
+    /// Of this attachment these services, and no others, should be registered.
+    pub fn wish_all(&self, attachment: &AttachmentId, all: &[Registration]) {
+        self.tell(|ledger, mark| {
+            let services = all.iter().map(|r| Service::new(mark, r)).collect();
+            ledger.wish_all(Instant::now(), &mark.service_id(attachment), services);
+        });
     }
 
-    /// These attachments, and no others of this daemon, should be registered: said once at start,
+    /// This attachment should not be registered any more.
+    pub fn withdraw(&self, attachment: &AttachmentId) {
+        self.wish_all(attachment, &[]);
+    }
+
+    /// These services, and no others of this daemon, should be registered: said once at start,
     /// when the records have been read. Until then nothing that a former daemon left is taken away.
     pub fn reconcile(&self, living: &[Registration]) {
         self.tell(|ledger, mark| {
@@ -91,24 +106,56 @@ impl Registrar {
         });
     }
 
-    /// What became of the attachment's name; `None` if nobody wishes it to be registered.
+    /// What became of the attachment's services, the worst of them; `None` if nobody wishes any to be
+    /// registered.
     pub fn state(&self, attachment: &AttachmentId) -> Option<NameState> {
+        self.worst(attachment, |_| true)
+    }
+
+    /// The same of those of this name.
+    pub fn state_as(&self, attachment: &AttachmentId, label: &Label) -> Option<NameState> {
+        self.worst(attachment, |service| service.label == *label)
+    }
+
+    fn worst(
+        &self,
+        attachment: &AttachmentId,
+        counts: impl Fn(&Service) -> bool,
+    ) -> Option<NameState> {
         let desk = self.0.as_ref()?;
-        desk.shared.ledger().view(&desk.mark.service_id(attachment)).map(|view| match view {
+        let ledger = desk.shared.ledger();
+        let stem = desk.mark.service_id(attachment);
+        let views =
+            ledger.views(&stem).filter(|(service, _)| counts(service)).map(|(_, view)| view);
+        let badness = |state: &NameState| match state {
+            NameState::Registered => 0,
+            NameState::Pending => 1,
+            NameState::Refused => 2,
+        };
+        let states = views.map(|view| match view {
             View::Registered => NameState::Registered,
             View::Pending(_) => NameState::Pending,
             View::Refused(_) => NameState::Refused,
-        })
+        });
+        states.max_by_key(badness)
     }
 
-    /// Why the attachment's name is not registered, if it should be and something went wrong.
+    /// Why something of the attachment is not registered, if it should be and something went wrong.
     pub fn error(&self, attachment: &AttachmentId) -> Option<String> {
         let desk = self.0.as_ref()?;
-        match desk.shared.ledger().view(&desk.mark.service_id(attachment))? {
+        let ledger = desk.shared.ledger();
+        let stem = desk.mark.service_id(attachment);
+        let mut errors = ledger.views(&stem).filter_map(|(_, view)| match view {
             View::Registered => None,
             View::Pending(error) => error.map(str::to_owned),
             View::Refused(error) => Some(error.to_owned()),
-        }
+        });
+        errors.next()
+    }
+
+    /// What becomes of services from now on; none of a registrar for no registry.
+    pub fn news(&self) -> Option<broadcast::Receiver<News>> {
+        self.0.as_ref().map(|desk| desk.shared.news.subscribe())
     }
 
     /// How the registry does.
@@ -197,7 +244,15 @@ async fn run<B: Backend>(backend: Arc<B>, shared: Arc<Shared>, mut jitter: Jitte
             () = shared.wake.notified() => {}
             () = sleep_to(wake_at) => {}
             Some(ended) = requests.join_next_with_id() => {
-                conclude(&mut shared.ledger(), &mut subjects, ended, &mut jitter);
+                let news = {
+                    let mut ledger = shared.ledger();
+                    conclude(&mut ledger, &mut subjects, ended, &mut jitter);
+                    ledger.take_news()
+                };
+                for news in news {
+                    // Nobody may be listening.
+                    let _ = shared.news.send(news);
+                }
                 shared.changed.notify_waiters();
             }
         }

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::Ipv6Addr;
 
-use v6pod_proto::AttachmentId;
+use v6pod_proto::wishes::Check;
+use v6pod_proto::{AttachmentId, Uid};
 
 use super::Registration;
+use crate::core::offer::Part;
 use crate::core::{Instance, Label};
 
 /// Consul takes no longer values in a service's meta, in bytes.
@@ -19,6 +21,8 @@ const META_CONTAINER: &str = "v6pod-container";
 const META_OWNER: &str = "v6pod-owner";
 const META_USER: &str = "v6pod-user";
 const META_NAME: &str = "v6pod-name";
+const META_IMAGE: &str = "v6pod-image";
+const META_CHECK: &str = "v6pod-check";
 
 /// What tells this daemon's services from all others, also where several hosts or several daemons of
 /// one host share a registry. It stands in the services' meta; an id alone proves nothing.
@@ -38,9 +42,24 @@ impl Mark {
         Self { host: host.to_ascii_lowercase(), instance }
     }
 
-    /// The id under which an attachment stands in the registry: of `[a-z0-9-.]`.
+    /// The id under which an attachment's own service stands in the registry: of `[a-z0-9-.]`. Those of its
+    /// further services begin with it, and no other attachment's do: each has 32 digits.
     pub fn service_id(&self, attachment: &AttachmentId) -> ServiceId {
-        ServiceId::new(format!("v6pod-{}-{}-{attachment}", self.host, self.instance))
+        ServiceId::new(format!("{}{attachment}", self.stem()))
+    }
+
+    /// What all ids of this daemon's services begin with.
+    pub fn stem(&self) -> String {
+        format!("v6pod-{}-{}-", self.host, self.instance)
+    }
+
+    /// The id of one of an attachment's services.
+    pub fn part_id(&self, attachment: &AttachmentId, part: Part) -> ServiceId {
+        let whole = self.service_id(attachment);
+        match part {
+            Part::Whole => whole,
+            Part::Port(port) => ServiceId::new(format!("{whole}-{port}")),
+        }
     }
 
     /// The pairs of a service's meta that make it ours.
@@ -85,8 +104,12 @@ pub struct Service {
     pub label: Label,
     /// The address to be found.
     pub address: Ipv6Addr,
-    /// Further words to be found by: the owner's login name.
+    /// Where it is served; 0 if that is not known.
+    pub port: u16,
+    /// Further words to be found by: the owner's login name, and what the container asks for.
     pub tags: Vec<String>,
+    /// How it is seen whether it is well. It stands in the meta too, which lists bring.
+    pub check: Option<Check>,
     /// The mark, and where the service comes from.
     pub meta: BTreeMap<String, String>,
 }
@@ -94,7 +117,9 @@ pub struct Service {
 impl Service {
     /// What stands for the registration under this mark.
     pub fn new(mark: &Mark, registration: &Registration) -> Self {
-        let Registration { id, label, address, owner, user, container, name } = registration;
+        let Registration { id, part, label, address, owner, user, container, name, .. } =
+            registration;
+        let check = registration.check.as_ref().map(ToString::to_string).unwrap_or_default();
         let owner = owner.to_string();
         let origin = [
             (META_ATTACHMENT, id.as_str()),
@@ -103,18 +128,16 @@ impl Service {
             (META_USER, user.as_deref().unwrap_or_default()),
             (META_NAME, name.as_str()),
         ];
-        let pairs = mark.meta().into_iter().chain(origin);
+        let check = (!check.is_empty()).then_some((META_CHECK, check.as_str()));
+        let image = registration.image.as_deref().map(|image| (META_IMAGE, image));
+        let pairs = mark.meta().into_iter().chain(origin).chain(image).chain(check);
         Self {
-            id: mark.service_id(id),
+            id: mark.part_id(id, *part),
             label: label.clone(),
             address: *address,
-            // As a label: `alice.web.service.consul` must be a name.
-            tags: user
-                .as_deref()
-                .and_then(Label::from_name)
-                .map(|l| l.to_string())
-                .into_iter()
-                .collect(),
+            port: registration.port.unwrap_or(0),
+            tags: tags(user.as_deref(), &registration.tags),
+            check: registration.check.clone(),
             meta: pairs.map(|(key, value)| (key.to_owned(), meta_value(value))).collect(),
         }
     }
@@ -123,6 +146,30 @@ impl Service {
     pub fn attachment(&self) -> Option<AttachmentId> {
         self.meta.get(META_ATTACHMENT)?.parse().ok()
     }
+
+    /// Whose it is, if the meta tells.
+    pub fn owner(&self) -> Option<Uid> {
+        self.meta.get(META_OWNER)?.parse().ok()
+    }
+
+    /// The check that a service of this meta has.
+    pub fn check_in(meta: &BTreeMap<String, String>) -> Option<Check> {
+        meta.get(META_CHECK)?.parse().ok()
+    }
+}
+
+/// The owner's name, as a label, for `alice.web.service.consul` must be a name; then what was asked for, each
+/// once. Nobody gets in under another user's name by what he asks for: with the name of a user, only the
+/// first one says who it is.
+fn tags(user: Option<&str>, asked: &[String]) -> Vec<String> {
+    let mut tags: Vec<String> =
+        user.and_then(Label::from_name).map(|l| l.to_string()).into_iter().collect();
+    for tag in asked {
+        if !tags.contains(tag) {
+            tags.push(tag.clone());
+        }
+    }
+    tags
 }
 
 /// A text as a meta value: without control characters, which would reach other people's terminals,
@@ -154,6 +201,7 @@ mod tests {
         assert!(!Mark::new("host-1.example", "x".parse().unwrap()).is_on(&service.meta));
         assert_eq!(service.attachment(), Some(AttachmentId::from_bits(1)));
         assert_eq!(service.tags, ["alice"]);
+        assert_eq!(service.meta[META_IMAGE], "docker.io/library/nginx:1");
     }
 
     #[test]

@@ -11,12 +11,17 @@ use crate::core::Instance;
 pub(super) fn registration(n: u16, name: &str) -> Registration {
     Registration {
         id: AttachmentId::from_bits(u128::from(n)),
+        part: Part::Whole,
         label: Label::from_name(name).unwrap(),
         address: Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 1, n),
         owner: "1000".parse().unwrap(),
         user: Some("alice".to_owned()),
         container: format!("{n:064x}").parse().unwrap(),
         name: name.to_owned(),
+        image: Some("docker.io/library/nginx:1".to_owned()),
+        port: None,
+        tags: Vec::new(),
+        check: None,
     }
 }
 

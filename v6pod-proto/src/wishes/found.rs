@@ -13,6 +13,10 @@ use super::{NameWish, Openings, Services, Source, WishError, Wishes};
 
 /// How much of it is taken along in a request, in bytes of JSON. A request has 16 KiB for everything.
 const BOUND: usize = 8 << 10;
+/// How much of a pod's name counts, in characters: more than a label can have.
+const POD: usize = 255;
+/// And of an image's: more than a reference to one usually has.
+const IMAGE: usize = 255;
 /// How much of what is not understood is told.
 const IGNORED: usize = 8;
 /// And of each, in bytes: names are anybody's.
@@ -78,6 +82,12 @@ impl Findings {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct OtherWishes {
+    /// What the pod is called whose first container it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
+    /// What the image that it runs is called.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
     /// By labels of the pod whose first container it is. They count as annotations.
     #[serde(skip_serializing_if = "Wishes::is_empty")]
     #[cfg_attr(feature = "openapi", schema(value_type = BTreeMap<String, String>))]
@@ -128,7 +138,13 @@ impl OtherWishes {
         if let Some(at) = ignored.iter().position(|wrong| wrong.source == Source::PodLabel) {
             return Err(ignored.swap_remove(at));
         }
+        let called = |source, key, most| {
+            let mut found = findings.of(source).filter(|(name, _)| *name == key);
+            found.next().map(|(_, name)| name.chars().take(most).collect())
+        };
         Ok(Self {
+            pod: called(Source::Pod, super::POD_NAME, POD),
+            image: called(Source::Image, super::IMAGE_NAME, IMAGE),
             pod_labels,
             labels,
             published: published.ingress,
@@ -159,7 +175,7 @@ impl OtherWishes {
         [
             &pod_labels.name,
             &labels.name,
-            &environment.name,
+            &environment.all.name,
             &image_annotations.name,
             &image_labels.name,
         ]
@@ -173,6 +189,12 @@ impl OtherWishes {
         self.labels.complete(&more.labels);
         self.image_annotations.complete(&more.image_annotations);
         self.image_labels.complete(&more.image_labels);
+        if self.pod.is_none() {
+            self.pod.clone_from(&more.pod);
+        }
+        if self.image.is_none() {
+            self.image.clone_from(&more.image);
+        }
         if self.published.is_none() {
             self.published.clone_from(&more.published);
         }
@@ -190,7 +212,10 @@ impl OtherWishes {
             let all = wishes.annotations().into_iter();
             all.map(|(name, value)| (source, name.to_owned(), value)).collect::<Vec<_>>()
         };
-        let mut all = of(Source::PodLabel, &self.pod_labels);
+        let pod =
+            self.pod.iter().map(|name| (Source::Pod, super::POD_NAME.to_owned(), name.clone()));
+        let mut all: Vec<_> = pod.collect();
+        all.extend(of(Source::PodLabel, &self.pod_labels));
         all.extend(of(Source::Label, &self.labels));
         let published = self.published.iter();
         all.extend(

@@ -1,30 +1,35 @@
 //! `SERVICE_NAME`, `SERVICE_80_TAGS`: what a container's environment says of its services, as
 //! registrator takes it.
 //!
-//! Only what is told here is known: `SERVICE_IGNORE`, `SERVICE_NAME`, and of a port `_NAME`, `_TAGS`
-//! and `_IPV6`. Above all never a `_SCRIPT`, with which registrator has programs run.
+//! Only what is told here is known: `SERVICE_IGNORE`, `SERVICE_NAME`, `_TAGS`, `_CHECK_HTTP`, `_CHECK_TCP`
+//! and `_CHECK_TTL`, the same of a port, and of one `_IPV6`. Above all never a `_SCRIPT` or a `_CMD`, with
+//! which registrator has programs run.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use super::check::Probe;
 use super::{NameWish, Protocol, Source, Tags, WishError, number};
 
 const IGNORE: &str = "SERVICE_IGNORE";
-const NAME: &str = "SERVICE_NAME";
+const PREFIX: &str = "SERVICE_";
 
 /// More ports than a container has services on.
 const PORTS: usize = 64;
 
-/// What is said of one port.
+/// What is said of one port, or of all of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Service {
     /// `SERVICE_80_NAME`: the name to be registered by.
     pub name: Option<NameWish>,
     /// `SERVICE_80_TAGS`: words for the registry.
     pub tags: Option<Tags>,
-    /// `SERVICE_80_IPV6=tcp`: the port is served on the container's own address.
+    /// `SERVICE_80_IPV6=tcp`: the port is served on the container's own address. Of no port it means nothing.
     pub ipv6: Option<Protocol>,
+    /// `SERVICE_80_CHECK_HTTP=/health`, `SERVICE_80_CHECK_TCP=true`, `SERVICE_80_CHECK_TTL=30s`: how it is
+    /// seen whether it is well. Of several the first by name counts.
+    pub check: Option<Probe>,
 }
 
 /// All that is said. Serialised as the map of variables that says the same.
@@ -32,40 +37,88 @@ pub struct Service {
 pub struct Services {
     /// `SERVICE_IGNORE`: nothing of it is to be registered. Any value that is not empty.
     pub ignore: bool,
-    /// `SERVICE_NAME`: the name to be registered by.
-    pub name: Option<NameWish>,
+    /// Of whatever port: `SERVICE_NAME`, `SERVICE_TAGS`, `SERVICE_CHECK_HTTP`.
+    pub all: Service,
     /// By port.
     pub ports: BTreeMap<u16, Service>,
 }
 
 enum Variable {
     Ignore,
-    Name,
-    Of(u16, Part),
+    /// Of a port, or of all.
+    Of(Option<u16>, Part),
 }
 
+#[derive(Clone, Copy)]
 enum Part {
     Name,
     Tags,
     Ipv6,
+    CheckHttp,
+    CheckTcp,
+    CheckTtl,
+}
+
+impl Part {
+    const ALL: [(&str, Self); 6] = [
+        ("CHECK_HTTP", Self::CheckHttp),
+        ("CHECK_TCP", Self::CheckTcp),
+        ("CHECK_TTL", Self::CheckTtl),
+        ("IPV6", Self::Ipv6),
+        ("NAME", Self::Name),
+        ("TAGS", Self::Tags),
+    ];
+
+    fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find_map(|(known, part)| (known == name).then_some(part))
+    }
 }
 
 impl Variable {
     fn named(name: &str) -> Option<Self> {
-        match name {
-            IGNORE => return Some(Self::Ignore),
-            NAME => return Some(Self::Name),
-            _ => {}
+        if name == IGNORE {
+            return Some(Self::Ignore);
         }
-        let (port, part) = name.strip_prefix("SERVICE_")?.split_once('_')?;
+        let rest = name.strip_prefix(PREFIX)?;
+        if let Some(part) = Part::named(rest) {
+            let of_all = !matches!(part, Part::Ipv6);
+            return of_all.then_some(Self::Of(None, part));
+        }
+        let (port, part) = rest.split_once('_')?;
         let port = u16::try_from(number(port, 1..=65535)?).ok()?;
-        let part = match part {
-            "NAME" => Part::Name,
-            "TAGS" => Part::Tags,
-            "IPV6" => Part::Ipv6,
-            _ => return None,
-        };
-        Some(Self::Of(port, part))
+        Some(Self::Of(Some(port), Part::named(part)?))
+    }
+}
+
+impl Service {
+    fn take(&mut self, part: Part, value: &str) -> Result<(), &'static str> {
+        let check = |known: &Option<Probe>, check| Some(known.clone().unwrap_or(check));
+        match part {
+            Part::Name => self.name = Some(value.parse()?),
+            Part::Tags => self.tags = Some(value.parse()?),
+            Part::Ipv6 => self.ipv6 = Some(value.parse()?),
+            Part::CheckHttp => self.check = check(&self.check, Probe::http(value)?),
+            Part::CheckTcp if value == "true" => self.check = check(&self.check, Probe::Tcp),
+            Part::CheckTcp => return Err("write true"),
+            Part::CheckTtl => self.check = check(&self.check, Probe::Ttl(value.parse()?)),
+        }
+        Ok(())
+    }
+
+    /// What is said, by the names of its parts.
+    fn parts(&self) -> Vec<(&'static str, String)> {
+        let check = self.check.as_ref().map(|check| match check {
+            Probe::Http(path) => ("CHECK_HTTP", path.to_string()),
+            Probe::Tcp => ("CHECK_TCP", "true".to_owned()),
+            Probe::Ttl(ttl) => ("CHECK_TTL", ttl.to_string()),
+        });
+        let all = [
+            self.name.as_ref().map(|name| ("NAME", name.to_string())),
+            self.tags.as_ref().map(|tags| ("TAGS", tags.to_string())),
+            self.ipv6.map(|protocol| ("IPV6", protocol.as_str().to_owned())),
+            check,
+        ];
+        all.into_iter().flatten().collect()
     }
 }
 
@@ -100,14 +153,12 @@ impl Services {
         if self.ignore {
             all.insert(IGNORE.to_owned(), "true".to_owned());
         }
-        all.extend(self.name.iter().map(|name| (NAME.to_owned(), name.to_string())));
+        all.extend(
+            self.all.parts().into_iter().map(|(part, value)| ([PREFIX, part].concat(), value)),
+        );
         for (port, service) in &self.ports {
-            let mut say = |part: &str, value: Option<String>| {
-                all.extend(value.map(|value| (format!("SERVICE_{port}_{part}"), value)));
-            };
-            say("NAME", service.name.as_ref().map(ToString::to_string));
-            say("TAGS", service.tags.as_ref().map(ToString::to_string));
-            say("IPV6", service.ipv6.map(|protocol| protocol.as_str().to_owned()));
+            let parts = service.parts().into_iter();
+            all.extend(parts.map(|(part, value)| (format!("{PREFIX}{port}_{part}"), value)));
         }
         all
     }
@@ -118,17 +169,13 @@ impl Services {
             Some(_) if value.is_empty() => {}
             None => {}
             Some(Variable::Ignore) => self.ignore = true,
-            Some(Variable::Name) => self.name = Some(value.parse()?),
-            Some(Variable::Of(port, part)) => {
+            Some(Variable::Of(None, part)) => self.all.take(part, value)?,
+            Some(Variable::Of(Some(port), part)) => {
                 if self.ports.len() >= PORTS && !self.ports.contains_key(&port) {
                     return Err("there are 64 ports with variables already");
                 }
                 let mut service = self.ports.get(&port).cloned().unwrap_or_default();
-                match part {
-                    Part::Name => service.name = Some(value.parse()?),
-                    Part::Tags => service.tags = Some(value.parse()?),
-                    Part::Ipv6 => service.ipv6 = Some(value.parse()?),
-                }
+                service.take(part, value)?;
                 self.ports.insert(port, service);
             }
         }
@@ -156,17 +203,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_said_is_written_as_it_is_read_and_what_is_not_known_is_passed_over() {
+    fn attack_20_what_is_said_is_written_as_it_is_read_and_what_is_not_known_is_passed_over() {
         let said = [
+            ("SERVICE_443_CHECK_TCP", "true"),
+            ("SERVICE_80_CHECK_HTTP", "/health"),
             ("SERVICE_80_IPV6", "tcp"),
             ("SERVICE_80_NAME", "web"),
             ("SERVICE_80_TAGS", "a,b"),
+            ("SERVICE_CHECK_TTL", "90s"),
             ("SERVICE_IGNORE", "true"),
             ("SERVICE_NAME", "all"),
+            ("SERVICE_TAGS", "c"),
         ];
         let more = [
             ("SERVICE_80_SCRIPT", "rm -rf /"),
             ("SERVICE_80_CHECK_SCRIPT", "rm -rf /"),
+            ("SERVICE_80_CHECK_CMD", "rm -rf /"),
+            ("SERVICE_80_CHECK_DOCKER", "rm -rf /"),
+            ("SERVICE_CHECK_CMD", "x"),
+            ("SERVICE_IPV6", "tcp"),
             ("SERVICE_CHECK_SCRIPT", "x"),
             ("SERVICE_0_NAME", "x"),
             ("SERVICE_080_NAME", "x"),
@@ -186,11 +241,16 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named_and_the_rest_stays() {
-        let said =
-            [("SERVICE_NAME", "Web Server"), ("SERVICE_80_IPV6", "sctp"), ("SERVICE_81_NAME", "x")];
+        let said = [
+            ("SERVICE_NAME", "Web Server"),
+            ("SERVICE_80_IPV6", "sctp"),
+            ("SERVICE_81_NAME", "x"),
+            ("SERVICE_81_CHECK_HTTP", "http://192.0.2.1/"),
+            ("SERVICE_81_CHECK_TCP", "192.0.2.1:22"),
+        ];
         let (services, wrong) = Services::read_each(said);
         assert_eq!(services.variables().into_keys().collect::<Vec<_>>(), ["SERVICE_81_NAME"]);
-        assert_eq!(wrong.len(), 2);
+        assert_eq!(wrong.len(), 4);
         assert!(wrong[0].to_string().starts_with("the variable SERVICE_NAME: write 1 to 63"));
     }
 }

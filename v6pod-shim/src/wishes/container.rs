@@ -6,7 +6,9 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
-use v6pod_proto::wishes::{Findings, INGRESS, Openings, Published, Services, Source, is_wish};
+use v6pod_proto::wishes::{
+    Findings, IMAGE_NAME, INGRESS, Openings, POD_NAME, Published, Services, Source, is_wish,
+};
 
 use super::image::Image;
 
@@ -19,9 +21,15 @@ pub(super) struct Container {
     /// Empty for one that runs a folder.
     #[serde(default, rename = "rootfsImageID")]
     image: String,
+    /// What its user calls the image, with the registry that podman found it at.
+    #[serde(default, rename = "rootfsImageName")]
+    image_name: String,
     /// Whether it is a pod's first, which has the pod's network, labels and published ports.
     #[serde(default, rename = "pause")]
     is_infra: bool,
+    /// The id of its pod, if it is in one.
+    #[serde(default)]
+    pod: String,
     #[serde(default, rename = "newPortMappings")]
     published: Option<Vec<PortMapping>>,
     /// Podman up to 3.
@@ -75,13 +83,34 @@ impl Container {
         Some(self.image.as_str()).filter(|id| !id.is_empty())
     }
 
-    /// What was asked for by it, as far as it is known what its image brought.
-    pub(super) fn findings(self, image: Option<&Image>) -> Findings {
+    /// The id of the pod whose first container it is.
+    pub(super) fn pod_to_speak_for(&self) -> Option<&str> {
+        Some(self.pod.as_str()).filter(|id| self.is_infra && !id.is_empty())
+    }
+
+    /// What was asked for by it, as far as it is known what its image brought, and what its pod is called.
+    pub(super) fn findings(self, image: Option<&Image>, pod: Option<String>) -> Findings {
         let mut findings = Findings::default();
+        if let Some(name) = pod {
+            findings.add(Source::Pod, POD_NAME, name);
+        }
+        // A pod's first runs podman's own.
+        if !self.image_name.is_empty() && !self.is_infra {
+            findings.add(Source::Image, IMAGE_NAME, self.image_name.clone());
+        }
         if let Some(openings) = self.openings() {
             findings.add_published(&openings);
         }
         let users = if self.is_infra { Source::PodLabel } else { Source::Label };
+        // Registrator takes labels for variables, and these before those. Whose either is counts for nothing.
+        let variables =
+            self.spec.iter().filter_map(|spec| spec.process.as_ref()?.env.as_ref()).flatten();
+        let variables = variables.filter_map(|variable| variable.split_once('='));
+        let labels =
+            self.labels.iter().flatten().map(|(name, value)| (name.as_str(), value.as_str()));
+        for (name, value) in variables.chain(labels).filter(|(name, _)| Services::knows(name)) {
+            findings.add(Source::Environment, name, value.to_owned());
+        }
         let labels = self.labels.unwrap_or_default().into_iter();
         for (name, value) in labels.filter(|(name, _)| is_wish(name)) {
             // Without an image everything is the user's, with one that is not known nothing is.
@@ -96,11 +125,6 @@ impl Container {
             if is_wish(&name) && image.is_some_and(may_be) {
                 findings.add(Source::ImageAnnotation, &name, value);
             }
-        }
-        let variables = spec.process.and_then(|process| process.env).unwrap_or_default();
-        let pairs = variables.iter().filter_map(|variable| variable.split_once('='));
-        for (name, value) in pairs.filter(|(name, _)| Services::knows(name)) {
-            findings.add(Source::Environment, name, value.to_owned());
         }
         findings
     }
@@ -122,6 +146,16 @@ impl Container {
     }
 }
 
+/// What a pod's configuration says that it is called.
+pub(super) fn pod_name(json: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Pod {
+        name: String,
+    }
+
+    serde_json::from_slice::<Pod>(json).ok().map(|pod| pod.name).filter(|name| !name.is_empty())
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -129,7 +163,7 @@ mod tests {
     use super::*;
 
     fn found(json: &str, image: Option<&Image>) -> Vec<(Source, String, String)> {
-        let findings = Container::read(json.as_bytes()).unwrap().findings(image);
+        let findings = Container::read(json.as_bytes()).unwrap().findings(image, None);
         let sources = [
             Source::PodLabel,
             Source::Label,
@@ -163,6 +197,27 @@ mod tests {
             {"hostPort":8080,"containerPort":80,"protocol":"tcp","hostIP":"0.0.0.0"},
             {"hostPort":9000,"containerPort":90,"protocol":"tcp","hostIP":"::1"}]}"#;
         assert_eq!(found(until_3, None), [published("tcp/80-81")]);
+    }
+
+    #[test]
+    fn a_pods_first_container_speaks_for_it_by_its_name() {
+        let read = |json: &str| Container::read(json.as_bytes()).unwrap();
+        let infra = read(r#"{"pause":true,"pod":"ab"}"#);
+        assert_eq!(infra.pod_to_speak_for(), Some("ab"));
+        assert_eq!(read(r#"{"pod":"ab"}"#).pod_to_speak_for(), None);
+        assert_eq!(read(r#"{"pause":true}"#).pod_to_speak_for(), None);
+        let name = pod_name(br#"{"id":"ab","name":"web_pod","labels":null}"#);
+        let findings = infra.findings(None, name);
+        assert_eq!(findings.of(Source::Pod).collect::<Vec<_>>(), [(POD_NAME, "web_pod")]);
+    }
+
+    #[test]
+    fn labels_count_as_registrators_variables_and_before_them() {
+        let json = r#"{"labels":{"SERVICE_NAME":"label","SERVICE_CHECK_SCRIPT":"x"},
+            "spec":{"process":{"env":["SERVICE_NAME=variable","SERVICE_TAGS=a,b","PATH=/bin"]}}}"#;
+        let variable = |name: &str, value: &str| text(Source::Environment, name, value);
+        let all = [variable("SERVICE_NAME", "label"), variable("SERVICE_TAGS", "a,b")];
+        assert_eq!(found(json, None), all);
     }
 
     #[test]

@@ -26,24 +26,43 @@ const SCHEMA_ROWS: usize = 256;
 /// No row is longer than `read` gives in all.
 const LONGEST: u64 = 16 << 20;
 
-/// The container's configuration, as podman wrote it.
-pub(crate) fn find(read: Read<'_>, id: &str) -> Lookup {
+/// What podman keeps by its id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum What {
+    /// A container.
+    Container,
+    /// A pod.
+    Pod,
+}
+
+impl What {
+    /// Its table, and the index of that by the first column which has to be unique: its id.
+    const fn names(self) -> (&'static [u8], &'static [u8]) {
+        match self {
+            Self::Container => (b"ContainerConfig", b"sqlite_autoindex_ContainerConfig_1"),
+            Self::Pod => (b"PodConfig", b"sqlite_autoindex_PodConfig_1"),
+        }
+    }
+}
+
+/// The container's or the pod's configuration, as podman wrote it.
+pub(crate) fn find(read: Read<'_>, what: What, id: &str) -> Lookup {
     let Some(before) = read(0, HEAD) else { return Lookup::Nothing };
-    let found = Format::of(&before).and_then(|format| look_up(read, &format, id));
+    let found = Format::of(&before).and_then(|format| look_up(read, &format, what, id));
     match read(0, HEAD) {
         Some(after) if after == before => found.map_or(Lookup::Nothing, Lookup::Found),
         _ => Lookup::Moved,
     }
 }
 
-fn look_up(read: Read<'_>, format: &Format, id: &str) -> Option<Vec<u8>> {
-    let schema = Schema::read(read, format)?;
+fn look_up(read: Read<'_>, format: &Format, what: What, id: &str) -> Option<Vec<u8>> {
+    let schema = Schema::read(read, format, what)?;
     (schema.version(read, format)? == SCHEMA).then_some(())?;
     let number = row_number(read, format, schema.index, id.as_bytes())?;
-    let row = format.row(read, schema.containers.root, Some(number))?;
+    let row = format.row(read, schema.table.root, Some(number))?;
     // The index may lie.
-    (bytes_of(&row, schema.containers.column("ID")?)? == id.as_bytes()).then_some(())?;
-    bytes_of(&row, schema.containers.column("JSON")?).map(<[u8]>::to_vec)
+    (bytes_of(&row, schema.table.column("ID")?)? == id.as_bytes()).then_some(())?;
+    bytes_of(&row, schema.table.column("JSON")?).map(<[u8]>::to_vec)
 }
 
 /// What the head of the file says.
@@ -211,14 +230,15 @@ impl Table {
 /// What there is.
 struct Schema {
     settings: Table,
-    containers: Table,
-    /// The root of the index of containers by id.
+    table: Table,
+    /// The root of the index of that by id.
     index: u32,
 }
 
 impl Schema {
-    fn read(read: Read<'_>, format: &Format) -> Option<Self> {
-        let (mut settings, mut containers, mut index) = (None, None, None);
+    fn read(read: Read<'_>, format: &Format, what: What) -> Option<Self> {
+        let (mut settings, mut wanted, mut index) = (None, None, None);
+        let (its_table, its_index) = what.names();
         for row in rows(read, format, 1, DEPTH)?.iter().take(SCHEMA_ROWS) {
             // type, name, tbl_name, rootpage, sql
             let root = || u32::try_from(number_of(row, 3)?).ok();
@@ -228,13 +248,12 @@ impl Schema {
             };
             match (bytes_of(row, 0)?, bytes_of(row, 1)?) {
                 (b"table", b"DBConfig") => settings = table(),
-                (b"table", b"ContainerConfig") => containers = table(),
-                // That of the first column which has to be unique: its id.
-                (b"index", b"sqlite_autoindex_ContainerConfig_1") => index = root(),
+                (b"table", name) if name == its_table => wanted = table(),
+                (b"index", name) if name == its_index => index = root(),
                 _ => {}
             }
         }
-        Some(Self { settings: settings?, containers: containers?, index: index? })
+        Some(Self { settings: settings?, table: wanted?, index: index? })
     }
 
     fn version(&self, read: Read<'_>, format: &Format) -> Option<i64> {
@@ -377,7 +396,7 @@ mod tests {
     }
 
     fn find_in(bytes: &[u8], id: &str) -> Lookup {
-        find(&mut reader(bytes), id)
+        find(&mut reader(bytes), What::Container, id)
     }
 
     fn config(name: &str, filling: usize) -> Lookup {
@@ -425,7 +444,7 @@ mod tests {
             reads += 1;
             if reads > 4 { after(at, length) } else { before(at, length) }
         };
-        assert_eq!(find(&mut read, &"ab".repeat(32)), Lookup::Moved);
+        assert_eq!(find(&mut read, What::Container, &"ab".repeat(32)), Lookup::Moved);
     }
 
     #[test]

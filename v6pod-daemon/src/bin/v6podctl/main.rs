@@ -4,7 +4,9 @@
 #![forbid(unsafe_code)]
 
 mod explain;
+mod resolved;
 mod table;
+mod watch;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -65,10 +67,16 @@ enum Command {
     /// Say what becomes of a flow, which rule decides, and who opened it.
     #[command(after_help = explain::HELP)]
     Explain(explain::Words),
+    /// Tell what happens, as it happens: addresses and names given, lost, put back, and why not given.
+    ///
+    /// Until it is interrupted, or the daemon stops. An ordinary user is told of his own containers.
+    Watch,
     /// Show what the daemon does and does not do.
     Status,
     /// Show how many more attachments fit, and what ends first.
     Capacity,
+    /// Tell systemd-resolved who answers for the names of containers; v6podd.service does that at each start.
+    Resolved,
     /// Take away all that v6podd has made: ports, routes, the bridge, names, records. Running
     /// containers lose their address. The daemon must be stopped.
     Purge(Options),
@@ -156,6 +164,10 @@ async fn run(cli: &Cli) -> Result<String, Failure> {
             print(&text);
             Err(explain::DISAGREES.into())
         }
+        Command::Watch => {
+            let watched = client.watch(|name, data| watch::tell(name, data, cli.json)).await?;
+            if watched.is_break() { Ok(String::new()) } else { Err(watch::ENDED.into()) }
+        }
         Command::Status => {
             let status: Status = client.get("/api/status").await?;
             cli.render(&status, table::status)
@@ -163,6 +175,10 @@ async fn run(cli: &Cli) -> Result<String, Failure> {
         Command::Capacity => {
             let capacity: Capacity = client.get("/api/capacity").await?;
             cli.render(&capacity, table::capacity)
+        }
+        Command::Resolved => {
+            let status: Status = client.get("/api/status").await?;
+            resolved::tell(&status)
         }
         Command::Purge(options) => {
             let removed = purge::purge(&options.clone().load()?).await?;

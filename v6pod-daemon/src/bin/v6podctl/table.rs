@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use v6pod_proto::{
-    Attachment, Capacity, NameState, NameStatus, Obstacle, Opened, Passed, State, Status, Unopened,
+    Attachment, Capacity, CheckStatus, NameState, NameStatus, Obstacle, Opened, Passed, State,
+    Status, Unopened,
 };
 
 /// Seconds since the epoch.
@@ -41,6 +42,8 @@ pub(crate) fn one(a: &Attachment, now: u64) -> String {
         ["engine's name".to_owned(), a.name.clone().unwrap_or_else(|| "-".to_owned())],
     ];
     rows.extend(a.names.iter().map(|name| ["registered".to_owned(), registered(name)]));
+    rows.extend(a.checks.iter().map(|check| ["check".to_owned(), checked(check)]));
+    rows.extend(a.found.image.iter().map(|image| ["image".to_owned(), image.clone()]));
     let wishes = a.wishes.annotations().into_iter();
     rows.extend(wishes.map(|(name, value)| ["asks for".to_owned(), format!("{name}={value}")]));
     let found = a.found.each().into_iter();
@@ -107,6 +110,10 @@ pub(crate) fn status(s: &Status) -> String {
         ["prefix".to_owned(), format!("{} ({})", s.prefix.prefix, s.prefix.source)],
         ["gateway".to_owned(), format!("{} on {}", s.gateway, s.bridge)],
         [
+            "resolver".to_owned(),
+            s.resolver.as_ref().map_or_else(|| "none".to_owned(), |r| r.address.to_string()),
+        ],
+        [
             "uplink".to_owned(),
             s.uplink.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string),
         ],
@@ -163,6 +170,11 @@ fn registered(name: &NameStatus) -> String {
     };
     let note = name.note.as_deref().map(|note| format!(": {note}")).unwrap_or_default();
     format!("{} ({state}{note})", name.name)
+}
+
+fn checked(check: &CheckStatus) -> String {
+    let note = check.note.as_deref().map(|note| format!(": {note}")).unwrap_or_default();
+    format!("{}{note}", check.check)
 }
 
 const fn state(state: State) -> &'static str {

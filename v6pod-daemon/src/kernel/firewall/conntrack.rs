@@ -14,15 +14,11 @@ use super::message::{self, Message};
 use crate::kernel::error::{Error, gone_is_fine};
 use crate::kernel::netlink::Socket;
 
-/// Has every flow from or to these addresses forgotten.
-pub(super) fn forget(
-    socket: &mut Socket<Message>,
-    addresses: &HashSet<Ipv6Addr>,
-) -> Result<(), Error> {
-    for name in flows(socket, addresses)? {
-        gone_is_fine(socket.ack("forget a flow", &Message::forget_flow(&name), 0))?;
-    }
-    Ok(())
+/// Has flows of these names forgotten.
+pub(super) fn forget(socket: &mut Socket<Message>, names: &[Vec<u8>]) -> Result<(), Error> {
+    names.iter().try_for_each(|name| {
+        gone_is_fine(socket.ack("forget a flow", &Message::forget_flow(name), 0))
+    })
 }
 
 /// The names of the flows from or to these addresses.
@@ -43,9 +39,7 @@ pub(super) fn forget_portless(
     let names = socket.dump("list the flows", &Message::list_flows(), |kind, payload| {
         message::portless_flow(kind, payload, began)
     })?;
-    for name in &names {
-        gone_is_fine(socket.ack("forget a flow", &Message::forget_flow(name), 0))?;
-    }
+    forget(socket, &names)?;
     Ok(names.len())
 }
 

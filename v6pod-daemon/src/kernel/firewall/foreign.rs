@@ -88,15 +88,21 @@ impl RulesSocket {
     fn foreign_chains(&mut self, links: &Links) -> Result<Vec<Table>, Error> {
         let mut tables: HashMap<(u8, String), Table> = HashMap::new();
         let question = Message::new(GET_CHAIN, 0, 0);
-        let chains = self.0.dump("list the chains of others", &question, |kind, payload| {
-            let (family, attributes) = body(kind, payload, NEW_CHAIN)?;
-            let table = text(value(attributes, CHAIN_TABLE)?);
-            if table == &*links.table {
-                return None;
-            }
-            let base = base(attributes);
-            Some((family, table.to_owned(), text(value(attributes, CHAIN_NAME)?).to_owned(), base))
-        })?;
+        let chains =
+            self.socket.dump("list the chains of others", &question, |kind, payload| {
+                let (family, attributes) = body(kind, payload, NEW_CHAIN)?;
+                let table = text(value(attributes, CHAIN_TABLE)?);
+                if table == &*links.table {
+                    return None;
+                }
+                let base = base(attributes);
+                Some((
+                    family,
+                    table.to_owned(),
+                    text(value(attributes, CHAIN_NAME)?).to_owned(),
+                    base,
+                ))
+            })?;
         for (number, name, chain, base) in chains {
             let Some(family) = family(number) else { continue };
             let table = tables.entry((number, name.clone())).or_insert_with(|| Table {
@@ -134,7 +140,7 @@ impl RulesSocket {
         let doing = format!("list the rules of {}", table.name);
         let name = table.name.clone();
         let chains = &mut table.chains;
-        let read = self.0.dump(doing, &question, |kind, payload| {
+        let read = self.socket.dump(doing, &question, |kind, payload| {
             let (family, attributes) = body(kind, payload, NEW_RULE)?;
             if family != number || text(value(attributes, RULE_TABLE)?) != name {
                 return None::<()>;

@@ -16,7 +16,7 @@ impl RulesSocket {
         let question = Message::get_element(Table { family, name: &links.table }, set, &key);
         let doing = format!("look up {} in the set {set} of {}", element.text(), links.table);
         let read = |kind, payload: &[u8]| message::elements(kind, payload);
-        match self.0.get(doing, &question, read) {
+        match self.socket.get(doing, &question, read) {
             Ok(keys) => Ok(keys.is_some_and(|keys| keys.contains(&key))),
             Err(error) if error.is_gone() => Ok(false),
             Err(error) => Err(error),

@@ -21,6 +21,8 @@ mod watch;
 
 use std::collections::{BTreeSet, HashSet};
 use std::net::Ipv6Addr;
+use std::thread;
+use std::time::Duration;
 
 use netlink_packet_core::NLM_F_CREATE;
 use nix::errno::Errno;
@@ -31,6 +33,7 @@ use v6pod_proto::wishes::Protocol;
 use self::message::{Message, Table};
 use super::error::{Cause, Error, gone_is_fine};
 use super::netlink::Socket;
+use super::workers::processor_time;
 use crate::core::hole::{Hole, Holes};
 use crate::core::links::Links;
 use crate::core::ruleset::{
@@ -41,6 +44,11 @@ use crate::core::ruleset::{
 
 pub use conntrack::{Begun, Flow};
 pub use watch::{Losses, News};
+
+/// How often a set is listed that is being hashed anew, and what is waited each time for the thread of
+/// the kernel's that does it.
+const LISTS: usize = 16;
+const HASHING: Duration = Duration::from_millis(1);
 
 /// The families of an instance's tables.
 const FAMILIES: [u8; 3] = [message::ARP, message::BRIDGE, message::INET];
@@ -58,7 +66,11 @@ impl ObservedRules {
 
 /// A socket for the elements of an instance's sets, in the namespace of the thread that opened it.
 #[derive(Debug)]
-pub struct RulesSocket(Socket<Message>);
+pub struct RulesSocket {
+    socket: Socket<Message>,
+    /// What looking for ended ports' flows among everybody's has taken of the thread's time.
+    looked: Duration,
+}
 
 /// One element: the family of its table, its set, and its key, whose fields are each filled up to four
 /// bytes.
@@ -111,7 +123,8 @@ impl ObservedElements {
 impl RulesSocket {
     /// Opens one.
     pub fn open() -> Result<Self, Error> {
-        Socket::open(libc::NETLINK_NETFILTER as isize).map(Self)
+        let socket = Socket::open(libc::NETLINK_NETFILTER as isize)?;
+        Ok(Self { socket, looked: Duration::ZERO })
     }
 
     /// Adds an attachment's elements to all sets, or to none. [`Error::has_no_rules`] if the tables
@@ -185,12 +198,27 @@ impl RulesSocket {
         Ok(there)
     }
 
-    /// The keys of all elements of a set.
+    /// The keys of all elements of a set, sorted.
+    ///
+    /// A hash set that has grown or shrunk is hashed anew behind the transaction's back. Of a list that this
+    /// overtakes the kernel skips as many elements as it has told already, but now in another order:
+    /// some come twice and as many not at all, and nothing marks the answer as interrupted, as that
+    /// is told of transactions alone (`nft_rhash_walk`; seen in 1 of 100 lists of a set just filled,
+    /// Linux 6.18). It never tells fewer than there are, so none is missing unless one came twice.
     fn list(&mut self, links: &Links, family: u8, set: &str) -> Result<Vec<Vec<u8>>, Error> {
         let question = Message::list_elements(Table { family, name: &links.table }, set);
         let doing = format!("list the set {set} of {}", links.table);
         let read = |kind, payload: &[u8]| message::elements(kind, payload);
-        Ok(self.0.dump(doing, &question, read)?.into_iter().flatten().collect())
+        for _ in 0..LISTS {
+            let told = self.socket.dump(doing.clone(), &question, read)?;
+            let mut keys: Vec<_> = told.into_iter().flatten().collect();
+            keys.sort_unstable();
+            if keys.windows(2).all(|two| two.first() != two.last()) {
+                return Ok(keys);
+            }
+            thread::sleep(HASHING);
+        }
+        Err(Error::new(doing, Cause::Unsettled))
     }
 
     /// How many containers were refused a flow in the last second: that they began, and that others began with
@@ -241,7 +269,7 @@ impl RulesSocket {
             let question = Message::list_rules(Table { family, name: &links.table });
             let doing = format!("list the rules of {}", links.table);
             let read = |kind, payload: &[u8]| message::rule(kind, payload, &links.table);
-            match self.0.dump(doing, &question, read) {
+            match self.socket.dump(doing, &question, read) {
                 Ok(numbers) => rules.extend(numbers.into_iter().map(|number| (family, number))),
                 Err(error) if error.is_gone() => {}
                 Err(error) => return Err(error),
@@ -254,13 +282,22 @@ impl RulesSocket {
     /// Has conntrack forget every flow from or to these addresses. Asks the kernel to look at each flow
     /// that it knows, once: milliseconds, and not for a request's path.
     pub fn forget_flows(&mut self, addresses: &HashSet<Ipv6Addr>) -> Result<(), Error> {
-        conntrack::forget(&mut self.0, addresses)
+        let began = processor_time();
+        let names = conntrack::flows(&mut self.socket, addresses);
+        self.looked += processor_time().saturating_sub(began);
+        conntrack::forget(&mut self.socket, &names?)
+    }
+
+    /// How much of the thread's time [`RulesSocket::forget_flows`] has spent on others' flows as well,
+    /// since this was last asked for. Nobody's to pay for: of these there are as many as others care to begin.
+    pub fn take_looked(&mut self) -> Duration {
+        std::mem::take(&mut self.looked)
     }
 
     /// The flows of TCP and UDP that are chosen. Asks for each flow that there is, as
     /// [`RulesSocket::forget_flows`] does.
     pub fn flows(&mut self, chosen: impl FnMut(&Flow) -> bool) -> Result<Vec<Begun>, Error> {
-        conntrack::choose(&mut self.0, chosen)
+        conntrack::choose(&mut self.socket, chosen)
     }
 
     /// Ends these flows: conntrack forgets them, and what their answering side sends on in them does not
@@ -279,18 +316,18 @@ impl RulesSocket {
                 break;
             }
         }
-        flows.iter().try_for_each(|begun| conntrack::forget_one(&mut self.0, begun))
+        flows.iter().try_for_each(|begun| conntrack::forget_one(&mut self.socket, begun))
     }
 
     /// Has conntrack forget all flows that these addresses began and that have no ports, such as echo. Gives
     /// how many there were.
     pub fn forget_portless(&mut self, began: &HashSet<Ipv6Addr>) -> Result<usize, Error> {
-        if began.is_empty() { Ok(0) } else { conntrack::forget_portless(&mut self.0, began) }
+        if began.is_empty() { Ok(0) } else { conntrack::forget_portless(&mut self.socket, began) }
     }
 
     /// Does all of it or nothing.
     fn transaction(&mut self, doing: String, messages: &[(Message, u16)]) -> Result<(), Error> {
-        self.0.transaction(doing, &Message::begin(), messages, &Message::end())
+        self.socket.transaction(doing, &Message::begin(), messages, &Message::end())
     }
 
     /// Deletes all tables.

@@ -1,6 +1,6 @@
 //! Just enough of an HTTP client: one request on one connection, no redirects, no pool.
 //!
-//! An agent is on the loopback, where a connection costs less than the state to keep one. It has no
+//! An agent is on this host, where a connection costs less than the state to keep one. It has no
 //! time-outs of its own: dropping the future ends all of it.
 
 use std::error::Error;
@@ -13,9 +13,8 @@ use hyper::client::conn::http1;
 use hyper::header::{CONNECTION, HOST, HeaderName, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 
-use crate::config::Authority;
+use super::connect::Endpoint;
 use crate::registry::BackendError;
 
 /// The largest answer that is read, in bytes: a list of ten thousand services fits.
@@ -32,7 +31,8 @@ const TOKEN: HeaderName = HeaderName::from_static("x-consul-token");
 /// An agent to be asked.
 #[derive(Debug)]
 pub(super) struct Agent {
-    authority: Box<str>,
+    endpoint: Endpoint,
+    host: Box<str>,
     token_file: Option<PathBuf>,
 }
 
@@ -43,8 +43,8 @@ pub(super) struct Answer {
 }
 
 impl Agent {
-    pub(super) fn new(authority: &Authority, token_file: Option<PathBuf>) -> Self {
-        Self { authority: authority.to_string().into(), token_file }
+    pub(super) fn new(endpoint: Endpoint, token_file: Option<PathBuf>) -> Self {
+        Self { host: endpoint.host().into(), endpoint, token_file }
     }
 
     /// Makes one request. An answer of whatever status is a success here.
@@ -55,7 +55,7 @@ impl Agent {
         body: Vec<u8>,
     ) -> Result<Answer, BackendError> {
         let request = self.request(method, path, body).await?;
-        let stream = TcpStream::connect(&*self.authority).await.map_err(unreachable)?;
+        let stream = self.endpoint.connect().await.map_err(unreachable)?;
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(unreachable)?;
         let exchange = async move {
@@ -79,7 +79,7 @@ impl Agent {
         let mut request = Request::builder()
             .method(method)
             .uri(path)
-            .header(HOST, &*self.authority)
+            .header(HOST, &*self.host)
             .header(CONNECTION, "close");
         if let Some(file) = &self.token_file {
             request = request.header(TOKEN, token(file.clone()).await?);
@@ -142,7 +142,12 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::config::Authority;
     use crate::report::chain;
+
+    fn agent(at: &Authority, token_file: Option<PathBuf>) -> Agent {
+        Agent::new(Endpoint::Tcp(at.clone()), token_file)
+    }
 
     /// Answers one request with these bytes; the request's bytes come back.
     async fn serve(answer: Vec<u8>) -> (Authority, tokio::task::JoinHandle<String>) {
@@ -166,7 +171,7 @@ mod tests {
         writeln!(file, "  s3cret ").unwrap();
         let answer = b"HTTP/1.1 403 Forbidden\r\ncontent-length: 9\r\n\r\nPerm\x1bed \n".to_vec();
         let (endpoint, served) = serve(answer).await;
-        let agent = Agent::new(&endpoint, Some(file.path().to_owned()));
+        let agent = agent(&endpoint, Some(file.path().to_owned()));
         let request = agent.request(Method::GET, "/x", Vec::new()).await.unwrap();
         assert!(!format!("{agent:?} {request:?}").contains("s3cret"));
 
@@ -198,7 +203,7 @@ mod tests {
         let mut answer = b"HTTP/1.1 200 OK\r\n\r\n".to_vec();
         answer.resize(answer.len() + BODY_MAX + 1, b'x');
         let (endpoint, _served) = serve(answer).await;
-        let answer = Agent::new(&endpoint, None).call(Method::GET, "/", Vec::new()).await;
+        let answer = agent(&endpoint, None).call(Method::GET, "/", Vec::new()).await;
         assert!(matches!(answer, Err(BackendError::Garbled(_))));
     }
 
@@ -207,15 +212,15 @@ mod tests {
         let listener = TcpListener::bind("[::1]:0").await.unwrap();
         let endpoint: Authority = listener.local_addr().unwrap().to_string().parse().unwrap();
         drop(listener);
-        let call = Agent::new(&endpoint, None).call(Method::GET, "/", Vec::new()).await;
+        let call = agent(&endpoint, None).call(Method::GET, "/", Vec::new()).await;
         assert!(matches!(call, Err(BackendError::Unreachable(_))));
 
         let (endpoint, _served) = serve(b"220 mail.example ESMTP\r\n".to_vec()).await;
-        let call = Agent::new(&endpoint, None).call(Method::GET, "/", Vec::new()).await;
+        let call = agent(&endpoint, None).call(Method::GET, "/", Vec::new()).await;
         assert!(matches!(call, Err(BackendError::Unreachable(_))));
 
         let (endpoint, _served) = serve(b"HTTP/1.1 500 no\r\n\r\nNo cluster leader".to_vec()).await;
-        let call = Agent::new(&endpoint, None).call(Method::GET, "/", Vec::new()).await.unwrap();
+        let call = agent(&endpoint, None).call(Method::GET, "/", Vec::new()).await.unwrap();
         assert!(matches!(call.success(), Err(BackendError::Busy { status: 500, .. })));
     }
 }

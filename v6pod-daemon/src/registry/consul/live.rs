@@ -7,6 +7,8 @@
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -15,9 +17,11 @@ use tokio::time::{Instant, sleep, timeout};
 use v6pod_proto::NameState;
 
 use super::*;
+use crate::config::{Authority, ConsulUrl};
 use crate::core::Instance;
 use crate::registry::testing::{mark, registration, service};
 use crate::registry::{Embedded, Registrar, Registration, system_jitter};
+use crate::report::chain;
 
 /// Long enough for an agent to start and elect itself on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -26,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const BACK: Duration = Duration::from_secs(20);
 
 /// The programs that these tests need, or a word about what is missing.
-fn consul() -> Option<PathBuf> {
+pub(super) fn consul() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let in_path =
         |name: &str| std::env::split_paths(&path).map(|d| d.join(name)).find(|f| f.is_file());
@@ -46,23 +50,23 @@ fn consul() -> Option<PathBuf> {
 }
 
 /// An agent that can be killed, stopped and started again, always at the same place.
-struct LiveAgent {
+pub(super) struct LiveAgent {
     binary: PathBuf,
     /// http, dns, serf, server.
     ports: [u16; 4],
-    settings: &'static str,
+    pub(super) settings: String,
     child: Option<Child>,
 }
 
 impl LiveAgent {
-    fn new(binary: PathBuf, settings: &'static str) -> Self {
+    pub(super) fn new(binary: PathBuf, settings: &str) -> Self {
         let free = [(); 4].map(|()| TcpListener::bind("[::1]:0").unwrap());
         let ports = free.map(|listener| listener.local_addr().unwrap().port());
-        Self { binary, ports, settings, child: None }
+        Self { binary, ports, settings: settings.to_owned(), child: None }
     }
 
     /// Starts it with an empty memory and waits until it has a leader.
-    async fn start(&mut self) {
+    pub(super) async fn start(&mut self) {
         let [http, dns, serf, server] = self.ports.map(|port| port.to_string());
         // setpriv: the agent goes with the test, also if that is killed.
         let child = Command::new("setpriv")
@@ -71,7 +75,7 @@ impl LiveAgent {
             .args(["agent", "-dev", "-node", "v6r", "-bind", "::1", "-client", "::1"])
             .args(["-http-port", &http, "-dns-port", &dns, "-serf-lan-port", &serf])
             .args(["-server-port", &server, "-serf-wan-port", "-1", "-grpc-port", "-1"])
-            .args(["-hcl", "disable_update_check = true", "-hcl", self.settings])
+            .args(["-hcl", "disable_update_check = true", "-hcl", &self.settings])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -85,19 +89,19 @@ impl LiveAgent {
         .await;
     }
 
-    fn endpoint(&self) -> Authority {
+    pub(super) fn endpoint(&self) -> Authority {
         format!("[::1]:{}", self.ports[0]).parse().unwrap()
     }
 
-    fn http(&self) -> Agent {
-        Agent::new(&self.endpoint(), None)
+    pub(super) fn http(&self) -> Agent {
+        Agent::new(Endpoint::Tcp(self.endpoint()), None)
     }
 
-    fn backend(&self) -> Consul {
-        Consul::new(mark(), &self.endpoint(), None)
+    pub(super) fn backend(&self) -> Consul {
+        Consul::new(mark(), &plain(&self.endpoint(), None))
     }
 
-    fn registrar(&self) -> Registrar {
+    pub(super) fn registrar(&self) -> Registrar {
         Registrar::start(mark(), self.backend(), system_jitter())
     }
 
@@ -106,7 +110,7 @@ impl LiveAgent {
         kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal).unwrap();
     }
 
-    fn kill(&mut self) {
+    pub(super) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().unwrap();
             child.wait().unwrap();
@@ -138,7 +142,7 @@ impl LiveAgent {
     }
 
     /// The ids of all services, whosever they are.
-    async fn ids(&self) -> Vec<String> {
+    pub(super) async fn ids(&self) -> Vec<String> {
         let answer = self.http().call(Method::GET, "/v1/agent/services", Vec::new()).await.unwrap();
         let services: BTreeMap<String, serde_json::Value> =
             serde_json::from_slice(&answer.success().unwrap()).unwrap();
@@ -162,7 +166,13 @@ impl Drop for LiveAgent {
     }
 }
 
-async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+/// An agent without TLS.
+pub(super) fn plain(at: &Authority, token_file: Option<PathBuf>) -> config::Consul {
+    let address = ConsulUrl::Http(at.clone());
+    config::Consul { address, datacenter: None, token_file, ca_file: None, identity: None }
+}
+
+pub(super) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !holds().await {
         assert!(Instant::now() < deadline, "not in {PATIENCE:?}: {what}");
@@ -170,7 +180,7 @@ async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     }
 }
 
-async fn settled(registrar: &Registrar) {
+pub(super) async fn settled(registrar: &Registrar) {
     let waited = timeout(BACK, registrar.settled()).await;
     assert!(waited.is_ok(), "{:?}", registrar.health());
 }
@@ -271,7 +281,7 @@ async fn reconciling_takes_the_stale_and_touches_nothing_foreign() {
     }
     let other = Mark::new("host", "v6b".parse::<Instance>().unwrap());
     let others = Service::new(&other, &registration(1, "web"));
-    Consul::new(other, &agent.endpoint(), None).register(&others).await.unwrap();
+    Consul::new(other, &plain(&agent.endpoint(), None)).register(&others).await.unwrap();
     agent.plant(serde_json::json!({ "ID": "postgres", "Name": "postgres" })).await;
     // Looks like ours by its id alone.
     let like = format!("v6pod-host-v6pod-{:032x}", 77);
@@ -314,10 +324,152 @@ async fn a_token_is_needed_where_consul_wants_one() {
 
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), format!("{TOKEN}\n")).unwrap();
-    let backend = Consul::new(mark(), &agent.endpoint(), Some(file.path().to_owned()));
+    let backend = Consul::new(mark(), &plain(&agent.endpoint(), Some(file.path().to_owned())));
     let with = Registrar::start(mark(), backend, system_jitter());
     with.wish(&registration(2, "db"));
     // The ACLs of a new agent come up behind its leader.
     settled(&with).await;
     assert_eq!(with.state(&registration(2, "db").id), Some(NameState::Registered));
+}
+
+#[tokio::test]
+async fn an_agent_is_reached_by_its_unix_socket() {
+    let Some(consul) = consul() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("http.sock");
+    let settings = format!(r#"addresses {{ http = "::1 unix://{}" }}"#, socket.display());
+    let mut agent = LiveAgent::new(consul, &settings);
+    agent.start().await;
+    let unix =
+        config::Consul { address: ConsulUrl::Unix(socket), ..plain(&agent.endpoint(), None) };
+    let registrar = Registrar::start(mark(), Consul::new(mark(), &unix), system_jitter());
+    registrar.wish(&registration(1, "web"));
+    settled(&registrar).await;
+    agent.finds("web", &[&registration(1, "web")]).await;
+}
+
+/// Counts what is asked of Consul.
+struct Counted(Consul, Arc<[AtomicUsize; 3]>);
+
+impl Backend for Counted {
+    fn kind(&self) -> &'static str {
+        self.0.kind()
+    }
+
+    async fn register(&self, service: &Service) -> Result<(), BackendError> {
+        self.1[0].fetch_add(1, Ordering::Relaxed);
+        self.0.register(service).await
+    }
+
+    async fn deregister(&self, id: &ServiceId) -> Result<(), BackendError> {
+        self.1[1].fetch_add(1, Ordering::Relaxed);
+        self.0.deregister(id).await
+    }
+
+    async fn list(&self) -> Result<Vec<Listed>, BackendError> {
+        self.1[2].fetch_add(1, Ordering::Relaxed);
+        self.0.list().await
+    }
+}
+
+/// `cargo test -p v6pod-daemon --lib cold_start -- --ignored --nocapture` prints what docs/consul.md
+/// has.
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn a_cold_start_with_a_thousand_names_is_counted() {
+    let Some(consul) = consul() else { return };
+    let all: Vec<_> = (0..1000).map(|n| registration(n, &format!("n{n}"))).collect();
+    for round in 0..3 {
+        let mut agent = LiveAgent::new(consul.clone(), "");
+        agent.start().await;
+        let counts = Arc::new([0, 0, 0].map(AtomicUsize::new));
+        let counted = Counted(agent.backend(), Arc::clone(&counts));
+        let told = || counts.each_ref().map(|count| count.load(Ordering::Relaxed));
+        let began = Instant::now();
+        let registrar = Registrar::start(mark(), counted, system_jitter());
+        registrar.reconcile(&all);
+        settled(&registrar).await;
+        let (took, [puts, removals, lists]) = (began.elapsed(), told());
+        eprintln!(
+            "round {round}: {puts} registrations, {removals} removals, {lists} lists in {took:.2?}"
+        );
+        assert_eq!((puts, removals, agent.ids().await.len()), (1000, 0, 1000));
+        let began = Instant::now();
+        let again = Registrar::start(mark(), agent.backend(), system_jitter());
+        again.reconcile(&all);
+        settled(&again).await;
+        eprintln!("round {round}: a restarted daemon knows after {:.2?}", began.elapsed());
+        sleep(Duration::from_secs(30)).await;
+        let [later, _, looked] = told();
+        eprintln!(
+            "round {round}: in half a minute of quiet {} writes, {} lists",
+            later - puts,
+            looked - lists
+        );
+    }
+}
+
+#[cfg(feature = "consul-tls")]
+#[tokio::test]
+async fn an_agent_is_reached_by_tls_if_each_is_who_he_should_be() {
+    let Some(consul) = consul() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let make = |args: &[&str]| {
+        let made = Command::new(&consul).arg("tls").args(args).current_dir(folder.path()).output();
+        assert!(made.unwrap().status.success(), "{args:?}");
+    };
+    make(&["ca", "create"]);
+    make(&["cert", "create", "-server", "-additional-ipaddress", "::1"]);
+    make(&["cert", "create", "-client"]);
+    make(&["ca", "create", "-domain", "other"]);
+    let file = |name: &str| folder.path().join(name);
+    let https = TcpListener::bind("[::1]:0").unwrap().local_addr().unwrap();
+    let settings = format!(
+        r#"ports {{ https = {} }} ca_file = "{}" cert_file = "{}" key_file = "{}"
+           verify_incoming_https = true"#,
+        https.port(),
+        file("consul-agent-ca.pem").display(),
+        file("dc1-server-consul-0.pem").display(),
+        file("dc1-server-consul-0-key.pem").display(),
+    );
+    let mut agent = LiveAgent::new(consul.clone(), &settings);
+    agent.start().await;
+    let right = config::Consul {
+        address: ConsulUrl::Https(https.to_string().parse().unwrap()),
+        datacenter: None,
+        token_file: None,
+        ca_file: Some(file("consul-agent-ca.pem")),
+        identity: Some(config::Identity {
+            cert_file: file("dc1-client-consul-0.pem"),
+            key_file: file("dc1-client-consul-0-key.pem"),
+        }),
+    };
+    let registrar = Registrar::start(mark(), Consul::new(mark(), &right), system_jitter());
+    registrar.wish(&registration(1, "web"));
+    settled(&registrar).await;
+    agent.finds("web", &[&registration(1, "web")]).await;
+
+    let list = async |wrong: config::Consul| {
+        let error = Consul::new(mark(), &wrong).list().await.unwrap_err();
+        assert!(matches!(error, BackendError::Unreachable(_)), "{error:?}");
+        chain(&error)
+    };
+    // Another's certificate, none shown, another host's name.
+    let other = config::Consul { ca_file: Some(file("other-agent-ca.pem")), ..right.clone() };
+    assert!(list(other).await.contains("certificate"));
+    list(config::Consul { identity: None, ..right.clone() }).await;
+    let name = format!("ip6-localhost:{}", https.port()).parse().unwrap();
+    let named = list(config::Consul { address: ConsulUrl::Https(name), ..right.clone() }).await;
+    assert!(named.contains("not valid for name") || named.contains("lookup"), "{named}");
+
+    // A key that is replaced counts, and one that is none is not told.
+    let key = file("dc1-client-consul-0-key.pem");
+    let good = std::fs::read(&key).unwrap();
+    let backend = Consul::new(mark(), &right);
+    assert!(backend.list().await.is_ok());
+    std::fs::write(&key, "s3cret").unwrap();
+    let error = chain(&backend.list().await.unwrap_err());
+    assert!(error.contains("no private key") && !error.contains("s3cret"), "{error}");
+    std::fs::write(&key, good).unwrap();
+    assert!(backend.list().await.is_ok());
 }

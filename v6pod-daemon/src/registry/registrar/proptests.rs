@@ -6,11 +6,13 @@ use proptest::prelude::*;
 use tokio::time::sleep;
 
 use super::*;
+use crate::core::offer::Part;
 use crate::registry::testing::{Fake, Mood, mark, registration};
 
 #[derive(Debug, Clone)]
 enum Move {
-    Wish(u16, &'static str),
+    /// With so many ports that are services of their own.
+    Wish(u16, &'static str, u16),
     Withdraw(u16),
     Mood(Mood),
     Stick(u16),
@@ -35,7 +37,7 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
     ]);
     let wait = prop::sample::select(vec![0, 1, 4, 50, 700, 2_100, 6_000]);
     let step = prop_oneof![
-        6 => (n.clone(), name).prop_map(|(n, name)| Move::Wish(n, name)),
+        6 => (n.clone(), name, 0..3_u16).prop_map(|(n, name, ports)| Move::Wish(n, name, ports)),
         4 => n.clone().prop_map(Move::Withdraw),
         2 => mood.prop_map(Move::Mood),
         1 => n.clone().prop_map(Move::Stick),
@@ -45,6 +47,16 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
         6 => wait.prop_map(Move::Wait),
     ];
     prop::collection::vec(step, 0..60)
+}
+
+/// What an attachment with so many ports of their own is registered as.
+fn parts(n: u16, name: &str, ports: u16) -> Vec<Registration> {
+    let port = |port| Registration {
+        part: Part::Port(port),
+        port: Some(port),
+        ..registration(n, &format!("{name}-{port}"))
+    };
+    std::iter::once(registration(n, name)).chain((1..=ports).map(port)).collect()
 }
 
 async fn play(moves: Vec<Move>) -> Result<(), TestCaseError> {
@@ -58,9 +70,10 @@ async fn play(moves: Vec<Move>) -> Result<(), TestCaseError> {
     let mut living = BTreeMap::new();
     for step in moves {
         match step {
-            Move::Wish(n, name) => {
-                registrar.wish(&registration(n, name));
-                living.insert(n, registration(n, name));
+            Move::Wish(n, name, ports) => {
+                let all = parts(n, name, ports);
+                registrar.wish_all(&all[0].id, &all);
+                living.insert(n, all);
             }
             Move::Withdraw(n) => {
                 registrar.withdraw(&registration(n, "x").id);
@@ -77,13 +90,13 @@ async fn play(moves: Vec<Move>) -> Result<(), TestCaseError> {
                 fake.state().services.insert(left.id.clone(), left);
             }
             Move::Reconcile => {
-                registrar.reconcile(&living.values().cloned().collect::<Vec<_>>());
+                registrar.reconcile(&living.values().flatten().cloned().collect::<Vec<_>>());
             }
             Move::Wait(millis) => sleep(Duration::from_millis(millis)).await,
         }
         prop_assert!(fake.state().most_at_once <= 8);
     }
-    registrar.reconcile(&living.values().cloned().collect::<Vec<_>>());
+    registrar.reconcile(&living.values().flatten().cloned().collect::<Vec<_>>());
     {
         let mut state = fake.state();
         (state.mood, state.exception) = (Mood::Well, None);
@@ -91,7 +104,8 @@ async fn play(moves: Vec<Move>) -> Result<(), TestCaseError> {
     // The longest that anything is put off: what vanishes again and again, five minutes.
     sleep(Duration::from_secs(330)).await;
     prop_assert!(timeout(Duration::from_secs(10), registrar.settled()).await.is_ok());
-    let right: Vec<_> = living.values().map(|r| Service::new(&mark(), r)).collect();
+    let mut right: Vec<_> = living.values().flatten().map(|r| Service::new(&mark(), r)).collect();
+    right.sort_by(|a, b| a.id.cmp(&b.id));
     prop_assert_eq!(fake.services(), right);
     let health = registrar.health();
     prop_assert!(health.healthy && health.pending == 0, "{:?}", health);

@@ -3,6 +3,7 @@
 use tokio::time::sleep;
 
 use super::*;
+use crate::registry::Happened;
 use crate::registry::testing::{Fake, Mood, mark, registration, service};
 
 fn start(fake: &Fake) -> Registrar {
@@ -314,4 +315,25 @@ async fn the_last_one_dropped_ends_the_background_and_leaves_the_names() {
     sleep(secs(60)).await;
     assert_eq!(fake.state().lists, lists);
     assert_eq!(fake.services().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_registered_is_told_once_whatever_else_is_said_of_him_later() {
+    let fake = Fake::new(Mood::Well);
+    let registrar = start(&fake);
+    let mut news = registrar.news().unwrap();
+    let mut web = registration(1, "web");
+    web.image = None;
+    registrar.wish(&web);
+    settled_within(&registrar, secs(5)).await;
+    registrar.wish(&registration(1, "web"));
+    settled_within(&registrar, secs(5)).await;
+    registrar.wish(&registration(1, "www"));
+    settled_within(&registrar, secs(5)).await;
+    let mut told = Vec::new();
+    while let Ok(one) = news.try_recv() {
+        told.push((one.happened, one.service.label.to_string()));
+    }
+    let registered = |name: &str| (Happened::Registered, name.to_owned());
+    assert_eq!(told, [registered("web"), registered("www")]);
 }

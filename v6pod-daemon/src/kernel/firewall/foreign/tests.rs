@@ -19,7 +19,7 @@ fn look() -> Vec<v6pod_proto::Obstacle> {
     let policy = policy(Ingress::Deny);
     let ours = Ours { net: policy.prefix.net(), bridge: policy.links.bridge.to_string() };
     let mut socket = RulesSocket::open().unwrap();
-    obstacles(&socket.foreign(&policy.links, &ours).unwrap(), policy.prefix)
+    obstacles(&socket.foreign(&policy.links, &ours).unwrap(), policy.prefix, None)
 }
 
 fn of(program: &str, chain: &str, commands: usize) -> (String, String, usize) {
