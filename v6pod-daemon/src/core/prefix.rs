@@ -80,14 +80,19 @@ impl Prefix {
 
     /// The `number`th /80 of a shorter prefix.
     pub fn subnet(self, number: u64) -> Result<Self, PrefixError> {
-        let bits = 80u8.saturating_sub(self.0.prefix_len());
-        let last = if bits >= 64 { u64::MAX } else { (1u64 << bits) - 1 };
+        let last = self.last_subnet();
         if number > last {
             return Err(PrefixError::Subnet(number, self, last));
         }
         let network = self.0.network().to_bits() | (u128::from(number) << 48);
         let net = Ipv6Net::new(Ipv6Addr::from_bits(network), 80.max(self.0.prefix_len()));
         Self::new(net.map_err(|_| PrefixError::Syntax(self.to_string()))?)
+    }
+
+    /// The number of its last /80; 0 if it is no shorter itself.
+    pub fn last_subnet(self) -> u64 {
+        let bits = 80u8.saturating_sub(self.0.prefix_len());
+        if bits >= 64 { u64::MAX } else { (1u64 << bits) - 1 }
     }
 
     /// A unique local /80 from 40 random bits (RFC 4193, section 3.2.2; the algorithm there is a
