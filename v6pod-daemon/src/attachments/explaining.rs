@@ -140,7 +140,8 @@ impl Shared {
             Named::Outside => other(End::Outside),
             Named::Reference(reference) => container(find(&ledger, viewer, reference)?),
             Named::Address(address) => {
-                let there = ledger.book.shown().find(|a| a.port.address == *address);
+                let there =
+                    ledger.book.shown().find(|a| a.port.addresses().any(|its| its == *address));
                 match there.filter(|a| viewer.sees(a)) {
                     Some(a) => container(a),
                     // Who sees all sees that nobody has it; others are told of no address of others.

@@ -80,15 +80,22 @@ impl Shared {
         worker: &mut Worker,
         only: Option<&AttachmentId>,
     ) -> Result<(), kernel::Error> {
-        let of = |a: &Attachment| (a.port.address, (a.owner, a.open.clone()));
+        let of = |a: &Attachment| -> Vec<_> {
+            a.port.addresses().map(|address| (address, (a.owner, a.open.clone()))).collect()
+        };
         let judge = {
             let ledger = self.ledger();
             let all = match only {
-                Some(id) => ledger.book.find(id).map(of).into_iter().collect(),
-                None => ledger.book.shown().map(of).collect(),
+                Some(id) => ledger.book.find(id).map(of).into_iter().flatten().collect(),
+                None => ledger.book.shown().flat_map(of).collect(),
             };
             let kin = match self.config.east_west {
-                EastWest::Owner => ledger.book.all().map(|a| (a.port.address, a.owner)).collect(),
+                EastWest::Owner => {
+                    let each = |a: &Attachment| -> Vec<_> {
+                        a.port.addresses().map(|address| (address, a.owner)).collect()
+                    };
+                    ledger.book.all().flat_map(each).collect()
+                }
                 EastWest::Policy | EastWest::Deny => HashMap::new(),
             };
             let gateway = ledger.book.terms().prefix.gateway();

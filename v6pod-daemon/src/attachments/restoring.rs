@@ -292,7 +292,8 @@ async fn restore(shared: &Arc<Shared>) -> Result<(), StartError> {
         let plan = reconcile(recorded, &seen(&observed), |address| prefix.contains(address));
         // In one transaction, so that what goes on is at no moment open or cut off. What does not go
         // on has no elements from here, known to a record or not.
-        let elements: Vec<_> = plan.adopt.iter().map(|(a, _)| Elements::of(&a.port)).collect();
+        let elements: Vec<_> =
+            plan.adopt.iter().flat_map(|(a, _)| Elements::of_all(&a.port)).collect();
         state.rules.load(worker, &elements)?;
         failpoint::reach("restoring:ruled");
         clean(&state, worker, &observed, &plan);

@@ -139,7 +139,7 @@ impl Shared {
             let ledger = self.ledger();
             let of = |only: &dyn Fn(Phase) -> bool| -> Vec<_> {
                 let chosen = ledger.book.all().filter(|a| only(a.phase));
-                chosen.map(|a| Elements::of(&a.port)).collect()
+                chosen.flat_map(|a| Elements::of_all(&a.port)).collect()
             };
             // Those that are being taken away have their elements, or have them no more.
             (of(&whole), of(&|phase| phase.shown().is_some()), of(&|_| true))

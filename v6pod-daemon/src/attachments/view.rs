@@ -174,7 +174,7 @@ pub(super) fn find<'a>(
     // From the most to the least exact meaning; the first that anything answers to counts.
     let meanings: [&dyn Fn(&Attachment) -> bool; 4] = [
         &|a| {
-            Some(a.port.address) == address
+            a.port.addresses().any(|its| Some(its) == address)
                 || a.id.as_str() == reference
                 || a.container.as_str() == reference
         },

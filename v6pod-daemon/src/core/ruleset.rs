@@ -205,11 +205,17 @@ pub struct Elements {
 }
 
 impl Elements {
-    /// Those of the attachment at this port.
+    /// Those of the address that the attachment at this port is known by.
     pub fn of(port: &Port) -> Self {
         let Port { name, mac, address, owner, open, mode, .. } = port;
         let (port, open) = (name.clone(), open.clone());
         Self { port, mode: *mode, mac: *mac, address: *address, owner: *owner, open }
+    }
+
+    /// Those of each of its addresses.
+    pub fn of_all(port: &Port) -> impl Iterator<Item = Self> {
+        let one = Self::of(port);
+        port.addresses().map(move |address| Self { address, ..one.clone() })
     }
 }
 

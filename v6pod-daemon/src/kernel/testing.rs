@@ -222,6 +222,7 @@ pub(crate) fn port(n: u8) -> Port {
         mtu: 1500,
         owner: v6pod_proto::Uid::new(Rootless::UID).unwrap(),
         open: Default::default(),
+        also: Vec::new(),
         alias: format!("v6pod test {n}"),
         mode: Mode::Bridge,
     }
