@@ -184,7 +184,7 @@ impl Shared {
             return Err(Refused::Unclear("`sends_as` is for a container that sends".to_owned()));
         }
         let query = Query { from, sends_as: asked.sends_as, to, kind: asked.flow };
-        let Explained { verdict, chain } = explain(self.rules.policy(), &query);
+        let Explained { verdict, chain } = explain(&self.rules.policy(), &query);
         let last = chain.last().map(|(_, step)| step.clone()).ok_or(Refused::Unknown)?;
         let probes = chain.iter().flat_map(|(_, step)| step.probes.clone()).collect();
         let met = chain.into_iter().map(|(hook, step)| told::Met {

@@ -22,7 +22,7 @@ pub(super) async fn settle(shared: &Arc<Shared>) {
 }
 
 fn settle_now(shared: &Shared, worker: &mut Worker) -> Result<(), kernel::Error> {
-    let (link, prefix) = (shared.host().answers, shared.topology.prefix);
+    let (link, prefix) = (shared.host().answers, shared.topology().prefix);
     // Before the look at the book: whose entry is there was in the book before.
     let seen = proxy::observe(&mut worker.socket, &shared.links, Some(prefix.net()))?;
     let gateway = link.map(|link| (prefix.gateway(), link));

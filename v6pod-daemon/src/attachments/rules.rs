@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::Shared;
+use crate::core::Prefix;
 use crate::core::attachment::Phase;
 use crate::core::ruleset::{Elements, Policy, Ruleset};
 use crate::kernel::firewall::nft::{self, NftError};
@@ -25,7 +26,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// The rules and whose turn it is to change them.
 #[derive(Debug)]
 pub(super) struct Rules {
-    policy: Policy,
+    policy: Mutex<Policy>,
     turn: RwLock<()>,
     /// Held by who changes what is open, from his look at the book until the kernel has it.
     changing: Mutex<()>,
@@ -47,7 +48,7 @@ pub(super) enum RulesError {
 impl Rules {
     pub(super) fn new(policy: Policy) -> Self {
         Self {
-            policy,
+            policy: Mutex::new(policy),
             turn: RwLock::default(),
             changing: Mutex::default(),
             loaded: Mutex::default(),
@@ -66,15 +67,16 @@ impl Rules {
         worker: &mut Worker,
         elements: &[Elements],
     ) -> Result<(), RulesError> {
-        let text = Ruleset::of(&self.policy, elements);
+        let policy = self.policy();
+        let text = Ruleset::of(&policy, elements);
         match nft::load(&text) {
             Err(NftError::Refused(why)) => {
                 tracing::info!("the tables cannot stay, they are made anew: {why}");
-                nft::load(&(Ruleset::afresh(&self.policy.links) + &text))?;
+                nft::load(&(Ruleset::afresh(&policy.links) + &text))?;
             }
             other => other?,
         }
-        *self.loaded() = worker.rules.observe_rules(&self.policy.links)?;
+        *self.loaded() = worker.rules.observe_rules(&policy.links)?;
         Ok(())
     }
 
@@ -86,7 +88,7 @@ impl Rules {
         least: &[Elements],
         most: &[Elements],
     ) -> Result<bool, kernel::Error> {
-        let links = &self.policy.links;
+        let links = &self.policy().links;
         let Some(observed) = worker.rules.observe(links)? else { return Ok(false) };
         Ok(observed.has_all_of(&ObservedElements::expected(least))
             && ObservedElements::expected(most).has_all_of(&observed)
@@ -94,13 +96,20 @@ impl Rules {
     }
 
     /// What the rules follow from.
-    pub(super) const fn policy(&self) -> &Policy {
-        &self.policy
+    pub(super) fn policy(&self) -> Policy {
+        self.policy.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// They follow from these prefixes from the next load on.
+    fn set_prefixes(&self, prefix: Prefix, former: &[Prefix]) {
+        let mut policy = self.policy.lock().unwrap_or_else(PoisonError::into_inner);
+        policy.prefix = prefix;
+        policy.former = former.to_vec();
     }
 
     /// Whether all rules that were loaded are in force, whatever their sets hold.
     pub(super) fn are_in_force(&self, worker: &mut Worker) -> Result<bool, kernel::Error> {
-        Ok(worker.rules.observe_rules(&self.policy.links)?.has_all_of(&self.loaded()))
+        Ok(worker.rules.observe_rules(&self.policy().links)?.has_all_of(&self.loaded()))
     }
 
     fn loaded(&self) -> MutexGuard<'_, ObservedRules> {
@@ -129,6 +138,23 @@ impl Rules {
 }
 
 impl Shared {
+    /// Loads the rules for these prefixes, with the elements of all that are not on their way out.
+    pub(super) fn load_rules_for(
+        &self,
+        worker: &mut Worker,
+        prefix: Prefix,
+        former: &[Prefix],
+    ) -> Result<(), RulesError> {
+        let _alone = self.rules.turn.write().unwrap_or_else(PoisonError::into_inner);
+        self.rules.set_prefixes(prefix, former);
+        let all: Vec<_> = {
+            let ledger = self.ledger();
+            let shown = ledger.book.all().filter(|a| a.phase.shown().is_some());
+            shown.flat_map(|a| Elements::of_all(&a.port)).collect()
+        };
+        self.rules.load(worker, &all)
+    }
+
     /// Puts the tables back if they, rules of theirs, or elements of attachments that serve are gone, or
     /// if there are elements that are nobody's. What began meanwhile and is not let in ends.
     pub(super) fn look_after_rules(&self, worker: &mut Worker) -> Result<(), RulesError> {

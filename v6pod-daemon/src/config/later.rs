@@ -5,11 +5,9 @@ use v6pod_proto::SwitchedOff;
 
 use super::error::{Mistake, line_of};
 use super::file::{File, Key, Nat66};
-use super::values::{PrefixText, Slice};
+use super::values::Slice;
 use super::{Config, Registry};
 use crate::core::ruleset::Ingress;
-
-const LEAVE: &str = "leave the key out";
 
 /// A key that asks for something that is not there.
 struct Later {
@@ -43,22 +41,14 @@ fn later<T>(
     Some(Later { key, at: value.span().start, what, instead })
 }
 
-fn never<T>(_: &T) -> bool {
-    false
-}
-
 #[rustfmt::skip]
-fn addressing(file: &File) -> [Option<Later>; 6] {
-    let File { addresses, renumber, .. } = file;
+fn addressing(file: &File) -> [Option<Later>; 3] {
+    let File { addresses, .. } = file;
     [
-        later("prefix", &file.prefix, |p| p.0 != PrefixText::File, "prefix from a file",
-            "write the prefix itself, or \"auto\""),
         later("nat66", &file.nat66, |n| *n == Nat66::Never, "NAT66", "write \"never\""),
         later("addresses.per_owner", &addresses.per_owner, |s| s.0 == Slice::None,
             "slices of owners", "write \"none\""),
         later("addresses.wished", &addresses.wished, Vec::is_empty, "wishes", "write []"),
-        later("renumber.grace", &renumber.grace, never, "renumbering", LEAVE),
-        later("renumber.settle", &renumber.settle, never, "renumbering", LEAVE),
     ]
 }
 
@@ -72,13 +62,12 @@ fn names(file: &File) -> [Option<Later>; 1] {
 }
 
 /// What is off in every configuration, and what that means.
-const OFF: [(&str, &str); 4] = [
+const OFF: [(&str, &str); 3] = [
     (
         "nat66",
         "A unique local address (RFC 4193) reaches no further than its prefix is routed: nothing \
          translates it.",
     ),
-    ("renumbering", "The prefix is read at the start and stays while the daemon runs."),
     (
         "wishes",
         "Of annotations and labels v6pod.address and v6pod.subnet are read and shown, and not acted upon.",

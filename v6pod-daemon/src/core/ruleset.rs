@@ -23,6 +23,7 @@
 //!
 //! A container is never a rule of its own: it is elements of sets, [`Elements`].
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::Ipv6Addr;
 use std::num::NonZeroU32;
@@ -174,6 +175,8 @@ pub struct Policy {
     pub links: Links,
     /// The range of the containers' addresses; its gateway is asked for by neighbour discovery.
     pub prefix: Prefix,
+    /// Those that it took the place of, whose gateways are asked for by those who have addresses in them.
+    pub former: Vec<Prefix>,
     /// What happens to what nothing lets in.
     pub ingress: Ingress,
     /// What containers may begin with each other.
@@ -185,6 +188,18 @@ pub struct Policy {
     pub flows: Option<NonZeroU32>,
     /// Where containers are answered what they ask for by name; none: nowhere.
     pub resolver: Option<Ipv6Addr>,
+}
+
+impl Policy {
+    /// The prefix, and those before it.
+    pub fn prefixes(&self) -> impl Iterator<Item = Prefix> {
+        [self.prefix].into_iter().chain(self.former.iter().copied())
+    }
+
+    /// Their gateways.
+    pub fn gateways(&self) -> impl Iterator<Item = Ipv6Addr> {
+        self.prefixes().map(Prefix::gateway)
+    }
 }
 
 /// What one attachment has in the sets.
@@ -236,8 +251,8 @@ impl Ruleset {
     /// Elements whose port bears a name that is not
     /// plain are left out: this daemon gives plain ones only.
     pub fn of(policy: &Policy, attachments: &[Elements]) -> String {
-        let Policy { links, prefix, ingress, east_west, host, flows, resolver } = policy;
-        let gateway = prefix.gateway();
+        let Policy { links, ingress, east_west, host, flows, resolver, .. } = policy;
+        let gateways: Vec<_> = policy.gateways().collect();
         let known: Vec<_> = attachments.iter().filter(|e| is_plain(&e.port)).collect();
         let each = |text: fn(&Elements) -> String| elements(known.iter().map(|e| text(e)));
         let only = |mode, text: fn(&Elements) -> String| {
@@ -266,13 +281,13 @@ impl Ruleset {
             ("{OFFERED}", when(*flows, include_str!("ruleset/offered.nft"))),
             ("{TOO_MANY}", when(*flows, include_str!("ruleset/too_many.nft"))),
             ("{FLOWS}", flows.map_or(0, NonZeroU32::get).to_string()),
-            ("{GATEWAY_ADDRESS}", gateway.to_string()),
+            ("{GATEWAY_ADDRESS}", any_of(gateways.iter().map(ToString::to_string))),
             ("{TABLE}", links.table.to_string()),
             ("{PORTS}", links.ports.to_string()),
             ("{BRIDGES}", links.bridges.to_string()),
             ("{BRIDGE_MAC}", links.bridge_mac.to_string()),
-            ("{SOLICITED_MAC}", solicited_mac(gateway)),
-            ("{GATEWAY}", format!("{:#034x}", gateway.to_bits())),
+            ("{SOLICITED_MAC}", any_of(gateways.iter().map(|gateway| solicited_mac(*gateway)))),
+            ("{GATEWAY}", join(gateways.iter().map(|g| format!("{:#034x}", g.to_bits())))),
             (
                 "{PORTS_ELEMENTS}",
                 only(Mode::Bridge, |e| format!("\"{}\" . {} . {}", e.port, e.mac, e.address)),
@@ -390,6 +405,18 @@ impl HostAccess {
 /// The text, if there is what it is about.
 fn when<T>(there: Option<T>, text: &str) -> String {
     there.map_or_else(String::new, |_| text.to_owned())
+}
+
+/// All of them, sorted, each once.
+fn join(texts: impl Iterator<Item = String>) -> String {
+    let all: BTreeSet<_> = texts.collect();
+    all.into_iter().collect::<Vec<_>>().join(", ")
+}
+
+/// What is equal to any of them.
+fn any_of(texts: impl Iterator<Item = String>) -> String {
+    let all = join(texts);
+    if all.contains(", ") { format!("{{ {all} }}") } else { all }
 }
 
 /// The Ethernet address to which an address is solicited (RFC 4291, section 2.7.1; RFC 2464,

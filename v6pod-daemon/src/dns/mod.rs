@@ -32,7 +32,7 @@ use crate::config::Scope;
 use crate::core::Label;
 
 pub use sockets::{PORT, Sockets};
-pub use zone::{NoZone, Zone};
+pub use zone::{NoZone, Ranges, Zone};
 
 use forward::Upstream;
 use server::Server;

@@ -41,7 +41,7 @@ use crate::failpoint;
 
 /// The metric of the default route inside: before netavark's 100. Where a container has a network of
 /// podman's with a way out besides, answers must leave by the address that they were asked at.
-const DEFAULT_ROUTE_METRIC: u32 = 64;
+pub(super) const DEFAULT_ROUTE_METRIC: u32 = 64;
 
 /// All of IPv6's groups (RFC 4291, section 2.7), with a length of 8.
 const MULTICAST: Ipv6Addr = Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0);
@@ -406,7 +406,10 @@ pub fn undo(worker: &mut Worker, host: &Host, port: &Port, step: &Step) -> Resul
 }
 
 /// Does it for each of the port's addresses, whatever fails on the way: the first error.
-fn each(port: &Port, mut undo: impl FnMut(Ipv6Addr) -> Result<(), Error>) -> Result<(), Error> {
+pub(super) fn each(
+    port: &Port,
+    mut undo: impl FnMut(Ipv6Addr) -> Result<(), Error>,
+) -> Result<(), Error> {
     port.addresses().fold(Ok(()), |done, address| done.and(undo(address)))
 }
 
