@@ -330,9 +330,7 @@ impl Shared {
                 "take one that is apart from it, or write it into the configuration and restart";
             return Err(Refused::Wish(format!("{prefix} overlaps {ours}, which is in use: {why}")));
         }
-        let job = move |worker: &mut Worker| {
-            Ok::<_, kernel::Error>(overlaps(&mut worker.socket, &topology, prefix)?)
-        };
+        let job = move |worker: &mut Worker| overlaps(&mut worker.socket, &topology, prefix);
         let overlaps = self.workers.run(job).await?;
         if overlaps.found.is_empty() { Ok(()) } else { Err(Refused::Wish(overlaps.to_string())) }
     }

@@ -254,11 +254,10 @@ fn let_go_now(
         }
     }
     failpoint::reach("renumbering:left");
-    {
-        let _rules = shared.rules.hold();
-        let _alone = shared.rules.change_alone();
-        renumber::unmake(worker, &host, &old, ifindex)?;
-    }
+    // Until the book knows it too: whoever loads the rules meanwhile would load its elements again.
+    let _rules = shared.rules.hold();
+    let _alone = shared.rules.change_alone();
+    renumber::unmake(worker, &host, &old, ifindex)?;
     failpoint::reach("renumbering:unmade");
     let mut ledger = shared.ledger();
     shared.note_rest_of(also.address);

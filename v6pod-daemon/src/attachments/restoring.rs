@@ -134,6 +134,7 @@ pub async fn start(config: Config, closer: Closer) -> Result<Attachments, StartE
         host: config.host,
         flows: config.flows,
         resolver: topology.resolver,
+        nat66: None,
     };
     let paces = Paces::default();
     let workers = Workers::start(WORKERS, paces.clone())?;
@@ -155,6 +156,7 @@ pub async fn start(config: Config, closer: Closer) -> Result<Attachments, StartE
         host = prepare(&workers, &topology).await;
     }
     let host = host?;
+    policy.nat66 = host.uplink.clone().filter(|_| config.nat66);
     let changing = Changing::new(&config, base, &prefixes);
     changing.keep().map_err(in_file(&config.run_dir()))?;
 
@@ -564,6 +566,11 @@ async fn follow_uplink(shared: &Arc<Shared>) {
             }
             shared.ledger().book.set_mtu(host.mtu);
             shared.set_host(host);
+            let state = Arc::clone(shared);
+            let translate = move |worker: &mut Worker| state.translate_towards_uplink(worker);
+            if let Err(error) = shared.workers.run(translate).await {
+                tracing::error!(%error, "cannot translate towards the uplink");
+            }
         }
         Err(error) => tracing::warn!(%error, "cannot follow the uplink"),
     }

@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use v6pod_proto::LinkName;
+
 use super::Shared;
 use crate::core::Prefix;
 use crate::core::attachment::Phase;
@@ -67,6 +69,17 @@ impl Rules {
         worker: &mut Worker,
         elements: &[Elements],
     ) -> Result<(), RulesError> {
+        match self.load_once(worker, elements) {
+            Err(RulesError::Nft(NftError::Refused(why))) if self.policy().nat66.is_some() => {
+                tracing::error!("addresses cannot be translated here (nat66): {why}");
+                self.set_uplink(None);
+                self.load_once(worker, elements)
+            }
+            other => other,
+        }
+    }
+
+    fn load_once(&self, worker: &mut Worker, elements: &[Elements]) -> Result<(), RulesError> {
         let policy = self.policy();
         let text = Ruleset::of(&policy, elements);
         match nft::load(&text) {
@@ -98,6 +111,11 @@ impl Rules {
     /// What the rules follow from.
     pub(super) fn policy(&self) -> Policy {
         self.policy.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What has a unique local address leaves by this interface with the host's own, from the next load on.
+    fn set_uplink(&self, uplink: Option<LinkName>) {
+        self.policy.lock().unwrap_or_else(PoisonError::into_inner).nat66 = uplink;
     }
 
     /// They follow from these prefixes from the next load on.
@@ -138,6 +156,17 @@ impl Rules {
 }
 
 impl Shared {
+    /// Has addresses translated towards the uplink that there is by now, if they are to be translated at all.
+    pub(super) fn translate_towards_uplink(&self, worker: &mut Worker) -> Result<(), RulesError> {
+        let topology = self.topology();
+        let uplink = self.host().uplink.filter(|_| self.config.nat66);
+        let local = topology.prefixes().any(Prefix::is_ula);
+        if !local || self.rules.policy().nat66 == uplink {
+            return Ok(());
+        }
+        self.load_rules_for(worker, topology.prefix, &topology.former)
+    }
+
     /// Loads the rules for these prefixes, with the elements of all that are not on their way out.
     pub(super) fn load_rules_for(
         &self,
@@ -147,6 +176,7 @@ impl Shared {
     ) -> Result<(), RulesError> {
         let _alone = self.rules.turn.write().unwrap_or_else(PoisonError::into_inner);
         self.rules.set_prefixes(prefix, former);
+        self.rules.set_uplink(self.host().uplink.filter(|_| self.config.nat66));
         let all: Vec<_> = {
             let ledger = self.ledger();
             let shown = ledger.book.all().filter(|a| a.phase.shown().is_some());

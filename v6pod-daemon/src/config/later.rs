@@ -4,9 +4,9 @@
 use v6pod_proto::SwitchedOff;
 
 use super::error::{Mistake, line_of};
-use super::file::{File, Key, Nat66};
+use super::file::{File, Key};
 use super::values::Slice;
-use super::{Config, Registry};
+use super::{Config, PrefixSource, Registry};
 use crate::core::ruleset::Ingress;
 
 /// A key that asks for something that is not there.
@@ -42,10 +42,9 @@ fn later<T>(
 }
 
 #[rustfmt::skip]
-fn addressing(file: &File) -> [Option<Later>; 3] {
+fn addressing(file: &File) -> [Option<Later>; 2] {
     let File { addresses, .. } = file;
     [
-        later("nat66", &file.nat66, |n| *n == Nat66::Never, "NAT66", "write \"never\""),
         later("addresses.per_owner", &addresses.per_owner, |s| s.0 == Slice::None,
             "slices of owners", "write \"none\""),
         later("addresses.wished", &addresses.wished, Vec::is_empty, "wishes", "write []"),
@@ -62,12 +61,7 @@ fn names(file: &File) -> [Option<Later>; 1] {
 }
 
 /// What is off in every configuration, and what that means.
-const OFF: [(&str, &str); 3] = [
-    (
-        "nat66",
-        "A unique local address (RFC 4193) reaches no further than its prefix is routed: nothing \
-         translates it.",
-    ),
+const OFF: [(&str, &str); 2] = [
     (
         "wishes",
         "Of annotations and labels v6pod.address and v6pod.subnet are read and shown, and not acted upon.",
@@ -87,6 +81,22 @@ pub(super) fn switched_off(config: &Config) -> Vec<SwitchedOff> {
         "Nobody answers for the containers on the uplink: their prefix has to be routed to this \
          host. Where it is part of the uplink's own subnet instead, write ndp_proxy = true.",
     );
+    let kept = (
+        "nat66",
+        "A unique local address (RFC 4193) reaches no further than its prefix is routed: nothing \
+         translates it.",
+    );
+    let testing = (
+        "own-prefix",
+        "As long as the prefix is one that this host has made up (RFC 4193), containers reach the world by \
+         the host's address (NAT66), and nobody there reaches them: that is for testing. With a prefix that is \
+         routed to this host nothing is translated.",
+    );
+    let local = match config.prefix {
+        PrefixSource::Static(prefix) => prefix.is_ula(),
+        PrefixSource::Auto | PrefixSource::File(_) => true,
+    };
+    let nat66 = local.then_some(if config.nat66 { testing } else { kept });
     let proxy = (!config.ndp_proxy).then_some(routed);
     let unanswered = (
         "dns",
@@ -95,7 +105,7 @@ pub(super) fn switched_off(config: &Config) -> Vec<SwitchedOff> {
     let dns = config.dns.is_none().then_some(unanswered);
     let registry = (config.registry == Registry::None).then_some(nameless);
     let ingress = (config.ingress == Ingress::Allow).then_some(open);
-    let all = OFF.into_iter().chain(proxy).chain(registry).chain(dns).chain(ingress);
+    let all = OFF.into_iter().chain(nat66).chain(proxy).chain(registry).chain(dns).chain(ingress);
     all.map(|(feature, meaning)| SwitchedOff { feature: feature.into(), meaning: meaning.into() })
         .collect()
 }

@@ -46,6 +46,8 @@ pub struct Config {
     pub instance: Instance,
     /// The range that addresses come from.
     pub prefix: PrefixSource,
+    /// Whether what has a unique local address leaves by the uplink with the host's own.
+    pub nat66: bool,
     /// Which /80 of a range that is delegated later is ours; none: the last.
     pub subnet: Option<u64>,
     /// How long an address of the old prefix stays valid when another is in force.
@@ -205,6 +207,10 @@ impl Config {
         let dns = dns(&file);
         Ok(Self {
             prefix: prefix(text, &file)?,
+            nat66: match file.nat66.as_ref().map(Spanned::get_ref) {
+                None | Some(file::Nat66::Auto) => true,
+                Some(file::Nat66::Never) => false,
+            },
             subnet: file.subnet.as_ref().map(|number| *number.get_ref()),
             grace: file.renumber.grace.as_ref().map_or(default.grace, |v| v.get_ref().0.0),
             settle: file.renumber.settle.as_ref().map_or(default.settle, |v| v.get_ref().0.0),
@@ -304,6 +310,7 @@ impl Default for Config {
         Self {
             instance: Instance::default(),
             prefix: PrefixSource::Auto,
+            nat66: true,
             subnet: None,
             grace: Duration::from_secs(600),
             settle: Duration::from_secs(5),

@@ -20,7 +20,17 @@ fn policy(ingress: Ingress) -> Policy {
     let prefix = "2001:db8:1::/80".parse().unwrap();
     let (east_west, host) = (EastWest::Policy, HostAccess::AsOutside);
     let former = Vec::new();
-    Policy { links, prefix, former, ingress, east_west, host, flows: None, resolver: None }
+    Policy {
+        links,
+        prefix,
+        former,
+        ingress,
+        east_west,
+        host,
+        flows: None,
+        resolver: None,
+        nat66: None,
+    }
 }
 
 /// A container of [`OWNER`]'s with these openings.

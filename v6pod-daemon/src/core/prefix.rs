@@ -26,6 +26,9 @@ pub enum PrefixError {
     /// Not a range whose addresses can be routed to a host.
     #[error("{0} is not a range of global or unique local unicast addresses")]
     Kind(Ipv6Net),
+    /// More than a host is ever delegated.
+    #[error("{0} is too much to be delegated to a host: a range has at least 32 bits")]
+    Delegated(Ipv6Net),
     /// A subnet number that does not fit.
     #[error("subnet {0} does not fit: {1} has subnets 0 to {2} of 80 bits")]
     Subnet(u64, Prefix, u64),

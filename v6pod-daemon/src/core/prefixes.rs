@@ -13,6 +13,10 @@ use ipnet::Ipv6Net;
 
 use super::prefix::{Prefix, PrefixError};
 
+/// The shortest range that is believed, in bits: a provider's own whole allocation. Who delegates more is
+/// mistaken, or no provider.
+const SHORTEST: u8 = 32;
+
 /// The rule by which a range that is shorter than ours is cut.
 ///
 /// Without a number it is the last /80 of the range. Routers number the subnets of what they are
@@ -32,6 +36,9 @@ impl Cut {
     /// The range is none that containers can be in, or has no such subnet.
     pub fn of(self, range: Ipv6Net) -> Result<Prefix, PrefixError> {
         let prefix = Prefix::new(range)?;
+        if range.prefix_len() < SHORTEST {
+            return Err(PrefixError::Delegated(range));
+        }
         if prefix.net().prefix_len() >= 80 && self.subnet.is_none() {
             return Ok(prefix);
         }

@@ -43,6 +43,8 @@ fn a_delegated_range_is_cut_the_same_way_each_time() {
 fn a_range_of_the_wrong_length_or_kind_is_none() {
     for wrong in [
         "2000::/3",
+        "2001::/16",
+        "2000:db8::/31",
         "2001:db8::/125",
         "2001:db8::5/128",
         "fe80::/64",

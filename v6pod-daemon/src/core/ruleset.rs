@@ -188,6 +188,9 @@ pub struct Policy {
     pub flows: Option<NonZeroU32>,
     /// Where containers are answered what they ask for by name; none: nowhere.
     pub resolver: Option<Ipv6Addr>,
+    /// The interface by which what has a unique local address leaves with the host's own; none: it keeps its
+    /// address wherever it goes.
+    pub nat66: Option<LinkName>,
 }
 
 impl Policy {
@@ -318,11 +321,21 @@ impl Ruleset {
             ("{REACH64_ELEMENTS}", holes("reach64")),
             ("{REACH128_ELEMENTS}", holes("reach128")),
         ];
+        let local = policy.prefixes().filter(|prefix| prefix.is_ula()).map(|p| p.to_string());
+        let local = any_of(local);
+        let nat66 = policy.nat66.as_ref().filter(|uplink| is_plain(uplink) && !local.is_empty());
+        let nat66 = match nat66 {
+            Some(uplink) => include_str!("ruleset/nat66.nft")
+                .replace("{UPLINK}", uplink.as_str())
+                .replace("{LOCAL}", &local),
+            None => include_str!("ruleset/no_nat66.nft").to_owned(),
+        };
         debug_assert_eq!((links.ports & 1, links.bridges), (0, links.ports | 1));
         let template = [
             include_str!("ruleset/arp.nft"),
             include_str!("ruleset/bridge.nft"),
             include_str!("ruleset/inet.nft"),
+            &nat66,
         ];
         words.iter().fold(template.concat(), |text, (word, value)| text.replace(word, value))
     }
@@ -332,7 +345,7 @@ impl Ruleset {
     /// What to write before the text of [`Ruleset::of`] to have the tables made anew.
     pub fn afresh(links: &Links) -> String {
         let table = &links.table;
-        let all = ["arp", "bridge", "inet"]
+        let all = ["arp", "bridge", "inet", "ip6"]
             .map(|family| format!("add table {family} {table}\ndelete table {family} {table}\n"));
         all.concat()
     }

@@ -205,7 +205,7 @@ pub(crate) fn policy(ingress: Ingress) -> Policy {
     let (east_west, host) = (EastWest::Policy, HostAccess::AsOutside);
     let flows = NonZeroU32::new(100);
     let former = Vec::new();
-    Policy { links, prefix, former, ingress, east_west, host, flows, resolver: None }
+    Policy { links, prefix, former, ingress, east_west, host, flows, resolver: None, nat66: None }
 }
 
 /// Puts them in force in the calling thread's namespace, closed.

@@ -410,13 +410,20 @@ pub(super) fn each(
     port: &Port,
     mut undo: impl FnMut(Ipv6Addr) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    port.addresses().fold(Ok(()), |done, address| done.and(undo(address)))
+    let mut done = Ok(());
+    for address in port.addresses() {
+        done = done.and(undo(address));
+    }
+    done
 }
 
 /// Removes the firewall's elements of all of the port's addresses.
 pub(super) fn remove_elements(worker: &mut Worker, host: &Host, port: &Port) -> Result<(), Error> {
-    Elements::of_all(port)
-        .fold(Ok(()), |done, elements| done.and(worker.rules.remove(&host.links, &elements)))
+    let mut done = Ok(());
+    for elements in Elements::of_all(port) {
+        done = done.and(worker.rules.remove(&host.links, &elements));
+    }
+    done
 }
 
 /// Undoes all steps, in reverse, whatever fails on the way: what failed is the answer.

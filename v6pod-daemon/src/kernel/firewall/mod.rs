@@ -45,7 +45,7 @@ pub use conntrack::{Begun, Flow};
 pub use watch::{Losses, News};
 
 /// The families of an instance's tables.
-const FAMILIES: [u8; 3] = [message::ARP, message::BRIDGE, message::INET];
+const FAMILIES: [u8; 4] = [message::ARP, message::BRIDGE, message::INET, message::IP6];
 
 /// The rules of all of an instance's tables, sorted: family, and the number that the kernel gave.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
