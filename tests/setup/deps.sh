@@ -14,6 +14,8 @@ packages=(
     # The tests' and the demo's own.
     busybox-static curl dnsutils musl-tools iproute2 iputils-ping jq procps python3 tcpdump
     util-linux
+    # The provider of a test, and the host that it delegates a prefix to.
+    isc-dhcp-client isc-dhcp-server
     # Whole hosts, booted, and the package that is installed on them.
     binutils dpkg make mmdebstrap systemd-container
     # To fetch Consul.

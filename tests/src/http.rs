@@ -190,7 +190,7 @@ fn request(method: &str, path: &str, body: Body<'_>) -> Vec<u8> {
         Body::Raw(media_type, bytes) => (media_type, bytes),
     };
     let mut head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n");
-    if matches!(method, "POST" | "PATCH") {
+    if matches!(method, "POST" | "PATCH" | "PUT") {
         head.push_str(&format!("Content-Length: {}\r\n", body.len()));
     }
     if !media_type.is_empty() {

@@ -17,7 +17,7 @@ use serde_json::Value;
 use v6pod_proto::Attachment;
 
 use crate::{
-    Daemon, OwnedNs, PATIENCE, PREFIX, elements_of, open_in_kernel, reach_in_kernel, reach_of, run,
+    Daemon, OwnedNs, PATIENCE, elements_of, open_in_kernel, reach_in_kernel, reach_of, run,
 };
 
 /// `RTPROT` of what the daemon makes, as `ip` prints it.
@@ -182,7 +182,7 @@ impl<'a> Invariants<'a> {
     fn check_proxies(&mut self, records: &[Record]) {
         let status = self.daemon.status();
         let answers = status.off.iter().all(|off| off.feature != "ndp-proxy");
-        let gateway = format!("{}1", PREFIX.trim_end_matches("/80"));
+        let gateway = format!("{}1", status.prefix.prefix.trim_end_matches("/80"));
         let all = records.iter().map(|r| &r.address).chain([&gateway]).filter(|_| answers);
         let uplink = status.uplink.map(|uplink| uplink.to_string()).unwrap_or_default();
         let expected = all.map(|address| format!("{address} {uplink}")).collect();
@@ -196,7 +196,9 @@ impl<'a> Invariants<'a> {
         let routes = self.list("ip", &words);
         let ours = routes.iter().filter(|route| text(route, "protocol") == PROTOCOL);
         let nets: Vec<_> = ours.map(|route| text(route, "dst")).collect();
-        self.must(nets == [PREFIX], || format!("unreachable: {nets:?}"));
+        let status = self.daemon.status();
+        let prefix = status.prefix.prefix;
+        self.must(nets == [prefix.as_str()], || format!("unreachable: {nets:?}"));
         let bridge = self.daemon.bridge();
         let links = self.list("ip", &["-6", "addr", "show", "dev", &bridge]);
         let mut addresses: Vec<_> = links
@@ -205,8 +207,8 @@ impl<'a> Invariants<'a> {
             .flatten()
             .map(|info| format!("{}/{}", text(info, "local"), info["prefixlen"]))
             .collect();
-        let resolver = self.daemon.status().resolver.map(|r| format!("{}/128", r.address));
-        let gateway = format!("{}1/128", PREFIX.trim_end_matches("/80"));
+        let resolver = status.resolver.map(|r| format!("{}/128", r.address));
+        let gateway = format!("{}1/128", prefix.trim_end_matches("/80"));
         let mut own: Vec<_> = [gateway].into_iter().chain(resolver).collect();
         own.sort_unstable();
         addresses.sort_unstable();

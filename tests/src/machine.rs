@@ -37,6 +37,8 @@ pub enum Need {
     Consul,
     /// A compiler of programs that use musl. Implies [`Need::Root`].
     Musl,
+    /// A DHCPv6 server that delegates prefixes, and a client. Implies [`Need::Root`].
+    Dhcp,
     /// Whole hosts to boot. Implies [`Need::Root`].
     WholeHost,
 }
@@ -89,13 +91,14 @@ fn lack(need: Need) -> Option<String> {
         Need::Root | Need::Consul => FOR_NAMESPACES.to_vec(),
         Need::Podman => [FOR_NAMESPACES, FOR_PODMAN].concat(),
         Need::Musl => vec!["musl-gcc"],
+        Need::Dhcp => [FOR_NAMESPACES, &["dhcpd", "dhclient", "dig"]].concat(),
         Need::WholeHost => [FOR_NAMESPACES, FOR_WHOLE_HOSTS].concat(),
     };
     if let Some(missing) = programs.iter().find(|program| on_path(program).is_none()) {
         return Some(format!("needs the program {missing} (make deps)"));
     }
     match need {
-        Need::Root | Need::Musl => None,
+        Need::Root | Need::Musl | Need::Dhcp => None,
         Need::Podman => DEVICES[..1]
             .iter()
             .find(|device| !Path::new(device).exists())

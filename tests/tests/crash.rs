@@ -270,6 +270,36 @@ fn restoring(point: &str, mode: Mode) {
     scene.recovers(vec![], true);
 }
 
+/// The prefix changes, and nobody has an address of the old one any more.
+fn renumbering(point: &str, mode: Mode) {
+    const NEW: &str = "2001:db8:1:2:4::/80";
+
+    let host = HostNs::new();
+    let keys = "ndp_proxy = true\nrenumber.settle = \"0s\"\nrenumber.grace = \"0s\"\n".to_owned();
+    let config = Config { keys, ..Config::default() }.with_mode(mode);
+    let mut daemon = Daemon::configured(&host, &config);
+    let mut subject = Subject::new();
+    subject.ask(&daemon, &Activate { lease: false, ..subject.request() });
+    let before = subject.answered.as_ref().expect("an answer").0;
+    daemon.kill9();
+    assert!(daemon.restart_to_die_at(point), "{}", daemon.log());
+    // It may die before it has answered.
+    let body = Body::Json(r#"{"prefix": "2001:db8:1:2:4::/80"}"#);
+    let _ = daemon.root().try_call("PUT", "/api/prefix", body, None);
+    daemon.has_died();
+    assert!(!subject.namespace.addresses().is_empty(), "{point} took the last address");
+    daemon.restart();
+    let now = eventually(PATIENCE, "it has moved", || {
+        let all = daemon.attachments();
+        all.first().map(|a| a.address).filter(|address| *address != before)
+    });
+    Invariants::hold(&daemon, &[(&subject.namespace, now)]);
+    assert_eq!(daemon.status().prefix.prefix, NEW);
+    drop(subject);
+    eventually(PATIENCE, "its end", || daemon.attachments().is_empty().then_some(()));
+    Invariants::hold(&daemon, &[]);
+}
+
 /// Drives the operation that the point is in.
 fn drive(point: &str, mode: Mode) {
     let (phase, step) = point.split_once(':').unwrap_or_default();
@@ -295,6 +325,7 @@ fn drive(point: &str, mode: Mode) {
         "undo" => ending(point, End::Deactivated, mode),
         "sweep" => ending_together(point, mode),
         "restoring" => restoring(point, mode),
+        "renumbering" => renumbering(point, mode),
         _ => panic!("no test drives {point}"),
     }
 }
@@ -319,6 +350,7 @@ fn every_point_is_in_a_phase_that_is_driven() {
         "undo",
         "sweep",
         "restoring",
+        "renumbering",
     ];
     for name in NAMES {
         assert!(known.contains(&name.split(':').next().unwrap_or_default()), "{name}");
@@ -353,6 +385,12 @@ fn dead_while_it_takes_one_away() {
 fn dead_while_it_takes_many_away() {
     let _machine = require!(Root);
     every(&["sweep"]);
+}
+
+#[test]
+fn dead_while_the_prefix_changes() {
+    let _machine = require!(Root);
+    every(&["renumbering"]);
 }
 
 #[test]

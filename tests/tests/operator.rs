@@ -120,7 +120,7 @@ fn status_says_what_is_off() {
     assert!(!status.prefix.ula && status.prefix.prefix == v6pod_tests::PREFIX, "{status:?}");
     assert_eq!(status.uplink.map(|uplink| uplink.to_string()).as_deref(), Some("up0"));
     // What is not there yet is said where an operator looks, and at every start.
-    assert!(status.off.iter().any(|off| off.feature == "renumbering"), "{:?}", status.off);
+    assert!(status.off.iter().any(|off| off.feature == "ndp-proxy"), "{:?}", status.off);
     assert!(daemon.log().contains("off: renumbering"), "{}", daemon.log());
 }
 

@@ -77,6 +77,16 @@ impl Client {
         self.call(Method::PATCH, resource, body.into()).await
     }
 
+    /// Says what a resource is to be. The answer is what it is.
+    pub async fn put<C: Serialize, T: DeserializeOwned>(
+        &self,
+        resource: &str,
+        said: &C,
+    ) -> Result<T, ClientError> {
+        let body = serde_json::to_vec(said).map_err(|error| self.broken(&error))?;
+        self.call(Method::PUT, resource, body.into()).await
+    }
+
     /// Watches events, each of which is told as its name and its data, until the daemon ends it or `told`
     /// breaks it off.
     pub async fn watch(

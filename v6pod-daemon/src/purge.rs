@@ -114,6 +114,7 @@ pub async fn purge(config: &Config) -> Result<Purged, PurgeError> {
         }
         _ => {}
     }
+    attachments::prefixes::forget(config).map_err(PurgeError::Records)?;
     for folder in ["attachments", "rejected", FOLDER, sockets::FOLDER] {
         let path = config.run_dir().join(folder);
         if ![FOLDER, sockets::FOLDER].contains(&folder) {

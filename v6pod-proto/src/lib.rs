@@ -19,8 +19,8 @@ pub use problem::{Code, Problem};
 pub use wire::{
     Activate, Attachment, AttachmentList, CapLimit, Capacity, Change, CheckStatus, Counts,
     Deactivate, Deactivated, EgressBy, EgressView, Event, Happening, Mode, NameState, NameStatus,
-    Obstacle, Opened, OpenedBy, Passed, PrefixView, RegistryView, Resolver, State, Status,
-    SwitchedOff, Traffic, Unopened,
+    Obstacle, Opened, OpenedBy, Passed, PrefixOffer, PrefixView, RegistryView, Resolver, State,
+    Status, SwitchedOff, Traffic, Unopened,
 };
 pub use wishes::Wishes;
 

@@ -448,6 +448,8 @@ pub enum Happening {
     Attached,
     /// It has it no more.
     Released,
+    /// It has another address, in another prefix; without a container: another prefix is in force.
+    Renumbered,
     /// The registry has a name of it.
     Registered,
     /// It does not get a name as it asked for it.
@@ -464,6 +466,7 @@ impl Happening {
         match self {
             Self::Attached => "attached",
             Self::Released => "released",
+            Self::Renumbered => "renumbered",
             Self::Registered => "registered",
             Self::Conflict => "conflict",
             Self::Lost => "lost",
@@ -525,10 +528,32 @@ pub struct Status {
 pub struct PrefixView {
     /// In CIDR notation.
     pub prefix: String,
-    /// Where it comes from: `static` or `auto`.
+    /// Where it comes from: `static`, `auto`, `file`, or the word of whoever said it with `PUT`.
     pub source: String,
     /// Whether the rest of the world cannot reach it (RFC 4193).
     pub ula: bool,
+    /// Those that it took the place of and in which containers still have addresses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub former: Vec<String>,
+    /// The one that takes its place when it has held for long enough.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settling: Option<String>,
+}
+
+/// `PUT /api/prefix`: what somebody says of a range that is delegated to this host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct PrefixOffer {
+    /// In CIDR notation. One shorter than 80 bits is cut, by the same rule each time.
+    pub prefix: String,
+    /// For how many seconds it is good; left out: until something else is said. Zero takes it back, and
+    /// changes nothing if it is in force: the last good prefix stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub valid: Option<u64>,
+    /// One word for who says so, such as `dhclient`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
 }
 
 /// Counts in [`Status`].

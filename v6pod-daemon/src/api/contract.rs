@@ -19,6 +19,7 @@ use super::routes::OPENAPI;
         handlers::status,
         handlers::capacity,
         handlers::prefix,
+        handlers::put_prefix,
         handlers::events,
         handlers::healthz,
         handlers::metrics,

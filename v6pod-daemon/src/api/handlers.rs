@@ -13,7 +13,7 @@ use serde::Deserialize;
 use v6pod_proto::explain::{Explain, Explanation};
 use v6pod_proto::{
     Activate, Attachment, AttachmentList, Capacity, Change, Code, Deactivate, Deactivated,
-    PrefixView, Status, Uid,
+    PrefixOffer, PrefixView, Status, Uid,
 };
 
 use super::caller::{Caller, Via};
@@ -248,6 +248,22 @@ pub(crate) async fn capacity(
 #[cfg_attr(test, utoipa::path(get, path = "/api/prefix", responses((status = 200, description = "The prefix", body = PrefixView))))]
 pub(crate) async fn prefix(State(attachments): State<Attachments>) -> Json<PrefixView> {
     Json(attachments.status().prefix)
+}
+
+/// `PUT /api/prefix`
+#[cfg_attr(test, utoipa::path(put, path = "/api/prefix", request_body(content((PrefixOffer = "application/json"), (PrefixOffer = "application/x-www-form-urlencoded"))), responses((status = 200, description = "Heard: the prefix that is in force, and the one that is to be", body = PrefixView), (status = 400, description = "Malformed", body = v6pod_proto::Problem, content_type = "application/problem+json"), (status = 403, description = "Not root or an operator, or over TCP", body = v6pod_proto::Problem, content_type = "application/problem+json"), (status = 413, description = "Too large", body = v6pod_proto::Problem, content_type = "application/problem+json"), (status = 415, description = "Neither JSON nor a form", body = v6pod_proto::Problem, content_type = "application/problem+json"), (status = 422, description = "No range that containers could be in, or something of this host's is in its way", body = v6pod_proto::Problem, content_type = "application/problem+json"), (status = 500, description = "The kernel failed", body = v6pod_proto::Problem, content_type = "application/problem+json"))))]
+pub(crate) async fn put_prefix(
+    State(attachments): State<Attachments>,
+    Extension(connection): Extension<Connection>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<PrefixView>, Failure> {
+    if !connection.caller.sees_all() {
+        let who = "the prefix is root's and operators' to change, over the unix socket";
+        return Err(Failure::new(Code::Forbidden, who));
+    }
+    let said: PrefixOffer = read(&headers, body)?;
+    Ok(Json(attachments.hear_prefix(said).await?))
 }
 
 /// `GET /api/events`

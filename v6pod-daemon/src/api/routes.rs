@@ -29,7 +29,7 @@ pub fn router(attachments: Attachments) -> Router {
         .route("/api/explain", get(handlers::explain))
         .route("/api/status", get(handlers::status))
         .route("/api/capacity", get(handlers::capacity))
-        .route("/api/prefix", get(handlers::prefix))
+        .route("/api/prefix", get(handlers::prefix).put(handlers::put_prefix))
         .route("/api/events", get(handlers::events))
         .route("/api/openapi.json", get(handlers::openapi))
         .route("/metrics", get(handlers::metrics))

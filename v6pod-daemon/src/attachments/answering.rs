@@ -57,7 +57,7 @@ impl Attachments {
             config::Registry::Embedded | config::Registry::None => None,
         };
         let scope = dns.scope;
-        let zone = Zone::new(&dns.zone, shared.topology.prefix);
+        let zone = Zone::new(&dns.zone, shared.ranges.clone());
         let resolv_conf = shared.config.resolv_conf();
         let counts = shared.metrics.dns.clone();
         Some(zone.map(|zone| Settings { address, zone, scope, consul, resolv_conf, counts }))

@@ -6,6 +6,7 @@
 //! undone the record says that the attachment has ended, so a daemon that dies in between does not
 //! take up what somebody was told is removed.
 
+use std::net::Ipv6Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -135,15 +136,19 @@ impl Shared {
         self.rested.notify_waiters();
     }
 
-    /// Has the address rest over a restart too.
+    /// Has its addresses rest over a restart too.
     pub(super) fn note_rest(&self, attachment: &Attachment) {
+        attachment.port.addresses().for_each(|address| self.note_rest_of(address));
+    }
+
+    /// The same for one address alone.
+    pub(super) fn note_rest_of(&self, address: Ipv6Addr) {
         if self.config.quarantine.is_zero() {
             return;
         }
-        if let Err(error) = self.resting.note(attachment.port.address) {
+        if let Err(error) = self.resting.note(address) {
             tracing::warn!(
-                address = %attachment.port.address, %error,
-                "cannot note that an address rests; a restart would forget it"
+                %address, %error, "cannot note that an address rests; a restart would forget it"
             );
         }
     }

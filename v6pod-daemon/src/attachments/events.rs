@@ -12,6 +12,7 @@ use tokio::sync::{broadcast, watch};
 use v6pod_proto::{Event, Happening, Uid};
 
 use super::{Attachments, Refused, Shared, Viewer};
+use crate::core::Prefix;
 use crate::core::attachment::Attachment;
 use crate::registry::{Happened, News};
 
@@ -170,6 +171,20 @@ impl Shared {
             name: name.or_else(|| a.name.clone()),
             address: Some(a.port.address),
             note,
+        });
+    }
+
+    /// Tells that another prefix is in force.
+    pub(super) fn tell_prefix(&self, prefix: Prefix) {
+        self.events.tell(Event {
+            event: Happening::Renumbered,
+            at: now(),
+            owner: None,
+            attachment: None,
+            container: None,
+            name: None,
+            address: None,
+            note: Some(format!("the prefix is {prefix} from now on")),
         });
     }
 

@@ -140,7 +140,8 @@ impl Shared {
             Named::Outside => other(End::Outside),
             Named::Reference(reference) => container(find(&ledger, viewer, reference)?),
             Named::Address(address) => {
-                let there = ledger.book.shown().find(|a| a.port.address == *address);
+                let there =
+                    ledger.book.shown().find(|a| a.port.addresses().any(|its| its == *address));
                 match there.filter(|a| viewer.sees(a)) {
                     Some(a) => container(a),
                     // Who sees all sees that nobody has it; others are told of no address of others.
@@ -183,7 +184,7 @@ impl Shared {
             return Err(Refused::Unclear("`sends_as` is for a container that sends".to_owned()));
         }
         let query = Query { from, sends_as: asked.sends_as, to, kind: asked.flow };
-        let Explained { verdict, chain } = explain(self.rules.policy(), &query);
+        let Explained { verdict, chain } = explain(&self.rules.policy(), &query);
         let last = chain.last().map(|(_, step)| step.clone()).ok_or(Refused::Unknown)?;
         let probes = chain.iter().flat_map(|(_, step)| step.probes.clone()).collect();
         let met = chain.into_iter().map(|(hook, step)| told::Met {

@@ -23,7 +23,7 @@ struct Judge {
     all: HashMap<Ipv6Addr, (Uid, OpenPorts)>,
     /// Whose containers reach each other freely, by address: of every one.
     kin: HashMap<Ipv6Addr, Uid>,
-    gateway: Ipv6Addr,
+    gateways: Vec<Ipv6Addr>,
     resolver: Option<Ipv6Addr>,
     ingress: Ingress,
     east_west: EastWest,
@@ -56,7 +56,7 @@ impl Judge {
         let kept_apart = match (from, to) {
             (Some(_), Some(_)) => self.east_west == EastWest::Deny,
             (Some(_), None) if self.host == HostAccess::Deny => {
-                let resolver = (answers, port) == (self.gateway, 53);
+                let resolver = port == 53 && self.gateways.contains(&answers);
                 !resolver && here.as_mut().is_none_or(|here| here.has(answers))
             }
             _ => false,
@@ -80,22 +80,29 @@ impl Shared {
         worker: &mut Worker,
         only: Option<&AttachmentId>,
     ) -> Result<(), kernel::Error> {
-        let of = |a: &Attachment| (a.port.address, (a.owner, a.open.clone()));
+        let of = |a: &Attachment| -> Vec<_> {
+            a.port.addresses().map(|address| (address, (a.owner, a.open.clone()))).collect()
+        };
         let judge = {
             let ledger = self.ledger();
             let all = match only {
-                Some(id) => ledger.book.find(id).map(of).into_iter().collect(),
-                None => ledger.book.shown().map(of).collect(),
+                Some(id) => ledger.book.find(id).map(of).into_iter().flatten().collect(),
+                None => ledger.book.shown().flat_map(of).collect(),
             };
             let kin = match self.config.east_west {
-                EastWest::Owner => ledger.book.all().map(|a| (a.port.address, a.owner)).collect(),
+                EastWest::Owner => {
+                    let each = |a: &Attachment| -> Vec<_> {
+                        a.port.addresses().map(|address| (address, a.owner)).collect()
+                    };
+                    ledger.book.all().flat_map(each).collect()
+                }
                 EastWest::Policy | EastWest::Deny => HashMap::new(),
             };
-            let gateway = ledger.book.terms().prefix.gateway();
+            let gateways = self.rules.policy().gateways().collect();
             let resolver = self.topology.resolver;
             let config = &self.config;
             let (ingress, east_west, host) = (config.ingress, config.east_west, config.host);
-            Judge { all, kin, gateway, resolver, ingress, east_west, host }
+            Judge { all, kin, gateways, resolver, ingress, east_west, host }
         };
         if !judge.is_needed() {
             return Ok(());

@@ -190,6 +190,10 @@ fn finish(
         }
         _ => None,
     };
+    if !ledger.book.terms().prefix.contains(attachment.port.address) {
+        // The prefix has changed since its address was drawn, or it had no process until now.
+        shared.changing.woken.notify_one();
+    }
     drop(ledger);
     failpoint::reach("making:answering");
     if fresh {

@@ -1,10 +1,12 @@
 //! Attachments that serve are whole, or made whole again.
 
+use std::collections::HashSet;
+use std::net::Ipv6Addr;
 use std::sync::Arc;
 
 use super::Shared;
 use crate::core::attachment::{Attachment, Phase};
-use crate::core::step::Step;
+use crate::core::step::{Port, Step};
 use crate::kernel::mend::{is_whole, mend};
 use crate::kernel::{self, Observed, Worker};
 
@@ -56,14 +58,17 @@ fn mend_one(
 ) {
     let (host, port) = (shared.host(), &attachment.port);
     tell(attachment, mend(worker, &host, observed, port, ifindex));
-    // If it ended meanwhile, its undo may have come before this.
-    let ended = match shared.ledger().book.find(&attachment.id) {
-        Some(a) => a.phase == Phase::Releasing,
-        None => true,
+    // If it ended meanwhile, or one of its addresses went, the undo may have come before this.
+    let living: HashSet<Ipv6Addr> = match shared.ledger().book.find(&attachment.id) {
+        Some(a) if a.phase != Phase::Releasing => a.port.addresses().collect(),
+        Some(_) | None => HashSet::new(),
     };
-    for step in [Step::Route, Step::Neighbour].iter().filter(|_| ended) {
-        if let Err(error) = kernel::wire::undo(worker, &host, port, step) {
-            tracing::error!(attachment = %attachment.id, %error, "cannot take it away again");
+    for address in port.addresses().filter(|address| !living.contains(address)) {
+        let gone = Port { address, also: Vec::new(), ..port.clone() };
+        for step in [Step::Route, Step::Neighbour] {
+            if let Err(error) = kernel::wire::undo(worker, &host, &gone, &step) {
+                tracing::error!(attachment = %attachment.id, %error, "cannot take it away again");
+            }
         }
     }
 }

@@ -24,8 +24,10 @@ mod metrics;
 mod naming;
 mod obstacles;
 mod opening;
+pub(crate) mod prefixes;
 mod proxying;
 pub mod records;
+mod renumbering;
 mod resting;
 mod restoring;
 mod rules;
@@ -56,6 +58,7 @@ use crate::core::book::{Book, Released};
 use crate::core::description::Descriptions;
 use crate::core::name::Names;
 use crate::core::open::{NotOpened, OpenPorts, Rights, TooMany};
+use crate::dns::Ranges;
 use crate::kernel::traffic::Counters;
 use crate::kernel::{self, NetNs, Process, Worker, Workers};
 use crate::pace::Paces;
@@ -73,6 +76,7 @@ use events::Events;
 use holding::Holds;
 use naming::{Accounts, Conflicts};
 use obstacles::Obstacles;
+use prefixes::Changing;
 use records::Records;
 use resting::Resting;
 use rules::Rules;
@@ -94,12 +98,15 @@ pub struct Attachments(Arc<Shared>);
 struct Shared {
     config: Config,
     links: Links,
+    /// But for the prefixes, which change: [`Shared::topology`].
     topology: kernel::Topology,
+    changing: Changing,
+    /// The ranges of names by address.
+    ranges: Ranges,
     /// As the kernel last had it: the uplink moves, the bridge may have to be made again.
     host: Mutex<kernel::Host>,
     rules: Rules,
     obstacles: Obstacles,
-    prefix_source: &'static str,
     started: Instant,
     ledger: Mutex<Ledger>,
     /// Woken whenever an attachment has come to rest: made, or gone.

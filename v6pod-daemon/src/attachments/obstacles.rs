@@ -70,7 +70,7 @@ pub(super) async fn watch(shared: Arc<Shared>) {
 }
 
 fn look(shared: &Shared, worker: &mut Worker) -> Result<Vec<Obstacle>, kernel::Error> {
-    let prefix = shared.topology.prefix;
+    let prefix = shared.topology().prefix;
     let ours = Ours { net: prefix.net(), bridge: shared.links.bridge.to_string() };
     let tables = worker.rules.foreign(&shared.links, &ours)?;
     let mut found = foreign::obstacles(&tables, prefix, shared.topology.resolver);

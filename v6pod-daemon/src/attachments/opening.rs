@@ -6,7 +6,6 @@
 //! kernel. Nothing is opened for an attachment that has ended. When a change is answered, every flow
 //! that it forbids has ended, and no other.
 
-use std::net::Ipv6Addr;
 use std::sync::{Arc, RwLockReadGuard};
 
 use v6pod_proto as proto;
@@ -25,7 +24,6 @@ use crate::kernel::Worker;
 #[must_use]
 pub(super) struct Pending {
     id: AttachmentId,
-    address: Ipv6Addr,
     before: Holes,
 }
 
@@ -167,9 +165,8 @@ impl Shared {
         id: &AttachmentId,
         open: OpenPorts,
     ) -> Option<Pending> {
-        let address = ledger.book.find(id)?.port.address;
         let before = ledger.book.open(id, open)?;
-        Some(Pending { id: id.clone(), address, before })
+        Some(Pending { id: id.clone(), before })
     }
 
     /// Brings into force what is open by now of an attachment. Gives the guard up.
@@ -179,13 +176,20 @@ impl Shared {
         rules: RwLockReadGuard<'_, ()>,
         pending: Option<Pending>,
     ) -> Result<(), Refused> {
-        let Some(Pending { id, address, before }) = pending else { return Ok(()) };
+        let Some(Pending { id, before }) = pending else { return Ok(()) };
         let changed = {
             let _alone = self.rules.change_alone();
             // Another's change may have brought this one into force with it.
-            let behind = self.ledger().book.follow(&id);
-            behind
-                .map_or(Ok(()), |(has, now)| worker.rules.change(&self.links, address, &has, &now))
+            let (behind, addresses) = {
+                let mut ledger = self.ledger();
+                let addresses: Vec<_> =
+                    ledger.book.find(&id).into_iter().flat_map(|a| a.port.addresses()).collect();
+                (ledger.book.follow(&id), addresses)
+            };
+            behind.map_or(Ok(()), |(has, now)| {
+                let mut all = addresses.into_iter();
+                all.try_for_each(|address| worker.rules.change(&self.links, address, &has, &now))
+            })
         };
         drop(rules);
         failpoint::reach("opening:enforced");

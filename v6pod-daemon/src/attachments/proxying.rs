@@ -22,13 +22,14 @@ pub(super) async fn settle(shared: &Arc<Shared>) {
 }
 
 fn settle_now(shared: &Shared, worker: &mut Worker) -> Result<(), kernel::Error> {
-    let (link, prefix) = (shared.host().answers, shared.topology.prefix);
+    let (link, prefix) = (shared.host().answers, shared.topology().prefix);
     // Before the look at the book: whose entry is there was in the book before.
     let seen = proxy::observe(&mut worker.socket, &shared.links, Some(prefix.net()))?;
     let gateway = link.map(|link| (prefix.gateway(), link));
     let strays = {
         let ledger = shared.ledger();
-        let kept = ledger.book.shown().filter_map(|a| Some((a.port.address, link?)));
+        let all = ledger.book.shown().flat_map(|a| a.port.addresses());
+        let kept = all.filter_map(|address| Some((address, link?)));
         let kept: HashSet<Entry> = kept.chain(gateway).collect();
         seen.iter().copied().filter(|entry| !kept.contains(entry)).collect::<Vec<_>>()
     };
@@ -58,5 +59,5 @@ fn settle_now(shared: &Shared, worker: &mut Worker) -> Result<(), kernel::Error>
 fn serving(shared: &Shared) -> HashSet<Ipv6Addr> {
     let ledger = shared.ledger();
     let whole = |phase| matches!(phase, Phase::Wired | Phase::Serving | Phase::Ending);
-    ledger.book.shown().filter(|a| whole(a.phase)).map(|a| a.port.address).collect()
+    ledger.book.shown().filter(|a| whole(a.phase)).flat_map(|a| a.port.addresses()).collect()
 }

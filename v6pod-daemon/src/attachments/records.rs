@@ -355,6 +355,7 @@ mod tests {
                 mtu: 1500,
                 owner: Uid::new(1000).unwrap(),
                 open: open.holes(),
+                also: Vec::new(),
                 alias: "x".into(),
                 mode: Mode::Routed,
             },

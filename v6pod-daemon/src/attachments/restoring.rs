@@ -23,13 +23,17 @@ use super::events::{self, Events as Told};
 use super::holding::Holds;
 use super::naming::Conflicts;
 use super::obstacles::{self, Obstacles};
+use super::prefixes::{self, AtStart, Changing};
 use super::records::{Records, Rejected};
 use super::resting::Resting;
 use super::rules::{self, Rules, RulesError};
 use super::spoken::Spoken;
 use super::sweeping::Waiting;
 use super::traffic::Readings;
-use super::{Attachments, Ended, Ledger, Metrics, Shared, ending, lock, making, mending, proxying};
+use super::{
+    Attachments, Ended, Ledger, Metrics, Shared, ending, lock, making, mending, proxying,
+    renumbering,
+};
 use crate::access::Access;
 use crate::closer::Closer;
 use crate::config::{self, Config, PrefixSource};
@@ -107,10 +111,13 @@ impl From<RulesError> for StartError {
 /// Starts: prepares the host, takes up what was left, and begins to listen for ends.
 pub async fn start(config: Config, closer: Closer) -> Result<Attachments, StartError> {
     let lock = prepare_folders(&config)?;
-    let (prefix, prefix_source) = prefix(&config)?;
+    let base = prefix(&config)?;
+    let kept = prefixes::kept(&config);
+    let mut prefixes = AtStart::of(&config, base, kept.as_ref());
     let links = Links::of(&config.instance);
-    let topology = Topology {
-        prefix,
+    let mut topology = Topology {
+        prefix: prefixes.in_force,
+        former: prefixes.former.clone(),
         links: links.clone(),
         mtu: config.mtu,
         uplink: config.uplink.clone(),
@@ -118,14 +125,16 @@ pub async fn start(config: Config, closer: Closer) -> Result<Attachments, StartE
         proxy: config.ndp_proxy,
         resolver: config.dns.as_ref().map(|_| links.resolver),
     };
-    let policy = Policy {
+    let mut policy = Policy {
         links: links.clone(),
-        prefix,
+        prefix: prefixes.in_force,
+        former: prefixes.former.clone(),
         ingress: config.ingress,
         east_west: config.east_west,
         host: config.host,
         flows: config.flows,
         resolver: topology.resolver,
+        nat66: None,
     };
     let paces = Paces::default();
     let workers = Workers::start(WORKERS, paces.clone())?;
@@ -135,11 +144,21 @@ pub async fn start(config: Config, closer: Closer) -> Result<Attachments, StartE
     let (sweeper, askers) = (Workers::start(1, paces.clone())?, Workers::start(1, paces.clone())?);
     // Before the first look, or an end between look and listening would be missed.
     let (events, losses) = (Events::listen(&links)?, Losses::listen(&links)?);
-    let host = workers.run({
-        let topology = topology.clone();
-        move |worker: &mut Worker| kernel::host::prepare(&mut worker.socket, &topology)
-    });
-    let host = host.await?;
+    let mut host = prepare(&workers, &topology).await;
+    // What came later must not keep a daemon from starting that the configuration would let.
+    if let Err(PrepareError::Overlap(overlaps)) = &host
+        && prefixes.in_force != base
+    {
+        tracing::error!("{overlaps}; going back to the configured one");
+        prefixes = prefixes.fall_back(&config, base);
+        (topology.prefix, topology.former) = (prefixes.in_force, prefixes.former.clone());
+        (policy.prefix, policy.former) = (topology.prefix, topology.former.clone());
+        host = prepare(&workers, &topology).await;
+    }
+    let host = host?;
+    policy.nat66 = host.uplink.clone().filter(|_| config.nat66);
+    let changing = Changing::new(&config, base, &prefixes);
+    changing.keep().map_err(in_file(&config.run_dir()))?;
 
     failpoint::reach("restoring:prepared");
     let records = Records::open(&config.run_dir()).map_err(in_file(&config.run_dir()))?;
@@ -152,9 +171,10 @@ pub async fn start(config: Config, closer: Closer) -> Result<Attachments, StartE
         links,
         rules: Rules::new(policy),
         obstacles: Obstacles::default(),
-        prefix_source,
+        changing,
+        ranges: prefixes.all().collect(),
         started: Instant::now(),
-        ledger: Mutex::new(ledger(&config, prefix, host.mtu, &rests, descriptions)),
+        ledger: Mutex::new(ledger(&config, prefixes.in_force, host.mtu, &rests, descriptions)),
         rested: Notify::new(),
         records,
         resting,
@@ -192,7 +212,15 @@ pub async fn start(config: Config, closer: Closer) -> Result<Attachments, StartE
     tokio::spawn(watch(Arc::clone(&shared), events));
     tokio::spawn(rules::watch(Arc::clone(&shared), losses));
     tokio::spawn(obstacles::watch(Arc::clone(&shared)));
+    tokio::spawn(renumbering::follow(Arc::clone(&shared)));
+    tokio::spawn(renumbering::watch_file(Arc::clone(&shared)));
     Ok(Attachments(shared))
+}
+
+async fn prepare(workers: &Workers, topology: &Topology) -> Result<kernel::Host, PrepareError> {
+    let topology = topology.clone();
+    let job = move |worker: &mut Worker| kernel::host::prepare(&mut worker.socket, &topology);
+    workers.run(job).await
 }
 
 /// Makes the daemon's folders and takes the lock by which it is the only one of its instance.
@@ -213,14 +241,14 @@ pub(crate) fn prepare_folders(config: &Config) -> Result<File, StartError> {
 
 /// The configured prefix, or this host's own unique local one, generated once and kept (RFC 4193,
 /// section 3.2: a site keeps its global id).
-fn prefix(config: &Config) -> Result<(Prefix, &'static str), StartError> {
+fn prefix(config: &Config) -> Result<Prefix, StartError> {
     if let PrefixSource::Static(prefix) = config.prefix {
-        return Ok((prefix, "static"));
+        return Ok(prefix);
     }
     let path = config.state_dir().join("prefix");
     match fs::read_to_string(&path) {
         Ok(text) => match text.trim().parse::<Prefix>() {
-            Ok(prefix) if prefix.is_ula() => return Ok((prefix, "auto")),
+            Ok(prefix) if prefix.is_ula() => return Ok(prefix),
             _ => tracing::warn!("the kept prefix is not one; generating another"),
         },
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -232,7 +260,7 @@ fn prefix(config: &Config) -> Result<(Prefix, &'static str), StartError> {
     fs::write(&beside, format!("{prefix}\n"))
         .and_then(|()| fs::rename(&beside, &path))
         .map_err(in_file(&path))?;
-    Ok((prefix, "auto"))
+    Ok(prefix)
 }
 
 fn ledger(
@@ -288,11 +316,13 @@ async fn restore(shared: &Arc<Shared>) -> Result<(), StartError> {
         kernel::sweep::remove_doomed(&mut worker.socket, &state.links)?;
         let observed = kernel::observe::observe(&mut worker.socket, &state.links)?;
         failpoint::reach("restoring:observed");
-        let prefix = state.ledger().book.terms().prefix;
-        let plan = reconcile(recorded, &seen(&observed), |address| prefix.contains(address));
+        let topology = state.topology();
+        let usable = |address| topology.prefixes().any(|prefix| prefix.contains(address));
+        let plan = reconcile(recorded, &seen(&observed), usable);
         // In one transaction, so that what goes on is at no moment open or cut off. What does not go
         // on has no elements from here, known to a record or not.
-        let elements: Vec<_> = plan.adopt.iter().map(|(a, _)| Elements::of(&a.port)).collect();
+        let elements: Vec<_> =
+            plan.adopt.iter().flat_map(|(a, _)| Elements::of_all(&a.port)).collect();
         state.rules.load(worker, &elements)?;
         failpoint::reach("restoring:ruled");
         clean(&state, worker, &observed, &plan);
@@ -382,7 +412,9 @@ fn clean(shared: &Shared, worker: &mut Worker, observed: &Observed, plan: &Plan)
             "taken away: it ended while the daemon was away, or was not whole"
         );
         shared.note_rest(attachment);
-        shared.ledger().book.rest(attachment.port.address, Instant::now());
+        for address in attachment.port.addresses() {
+            shared.ledger().book.rest(address, Instant::now());
+        }
         if let Err(error) = shared.records.remove(&attachment.id) {
             tracing::warn!(attachment = %attachment.id, %error, "cannot remove the record");
         }
@@ -521,7 +553,7 @@ async fn look_again(shared: &Arc<Shared>) {
 }
 
 async fn follow_uplink(shared: &Arc<Shared>) {
-    let (topology, host) = (shared.topology.clone(), shared.host());
+    let (topology, host) = (shared.topology(), shared.host());
     let before = host.uplink.clone();
     let follow = move |worker: &mut Worker| {
         kernel::host::follow_uplink(&mut worker.socket, &topology, &host)
@@ -534,6 +566,11 @@ async fn follow_uplink(shared: &Arc<Shared>) {
             }
             shared.ledger().book.set_mtu(host.mtu);
             shared.set_host(host);
+            let state = Arc::clone(shared);
+            let translate = move |worker: &mut Worker| state.translate_towards_uplink(worker);
+            if let Err(error) = shared.workers.run(translate).await {
+                tracing::error!(%error, "cannot translate towards the uplink");
+            }
         }
         Err(error) => tracing::warn!(%error, "cannot follow the uplink"),
     }
@@ -543,7 +580,7 @@ async fn follow_uplink(shared: &Arc<Shared>) {
 /// Somebody deleted the bridge. Its ports are still there, and on no bridge.
 async fn repair(shared: &Arc<Shared>) {
     tracing::warn!(bridge = %shared.links.bridge, "the bridge was deleted; making it again");
-    let topology = shared.topology.clone();
+    let topology = shared.topology();
     let prepare = move |worker: &mut Worker| kernel::host::prepare(&mut worker.socket, &topology);
     match shared.workers.run(prepare).await {
         Ok(host) => {

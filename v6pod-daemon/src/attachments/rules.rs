@@ -11,7 +11,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use v6pod_proto::LinkName;
+
 use super::Shared;
+use crate::core::Prefix;
 use crate::core::attachment::Phase;
 use crate::core::ruleset::{Elements, Policy, Ruleset};
 use crate::kernel::firewall::nft::{self, NftError};
@@ -25,7 +28,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// The rules and whose turn it is to change them.
 #[derive(Debug)]
 pub(super) struct Rules {
-    policy: Policy,
+    policy: Mutex<Policy>,
     turn: RwLock<()>,
     /// Held by who changes what is open, from his look at the book until the kernel has it.
     changing: Mutex<()>,
@@ -47,7 +50,7 @@ pub(super) enum RulesError {
 impl Rules {
     pub(super) fn new(policy: Policy) -> Self {
         Self {
-            policy,
+            policy: Mutex::new(policy),
             turn: RwLock::default(),
             changing: Mutex::default(),
             loaded: Mutex::default(),
@@ -66,15 +69,27 @@ impl Rules {
         worker: &mut Worker,
         elements: &[Elements],
     ) -> Result<(), RulesError> {
-        let text = Ruleset::of(&self.policy, elements);
+        match self.load_once(worker, elements) {
+            Err(RulesError::Nft(NftError::Refused(why))) if self.policy().nat66.is_some() => {
+                tracing::error!("addresses cannot be translated here (nat66): {why}");
+                self.set_uplink(None);
+                self.load_once(worker, elements)
+            }
+            other => other,
+        }
+    }
+
+    fn load_once(&self, worker: &mut Worker, elements: &[Elements]) -> Result<(), RulesError> {
+        let policy = self.policy();
+        let text = Ruleset::of(&policy, elements);
         match nft::load(&text) {
             Err(NftError::Refused(why)) => {
                 tracing::info!("the tables cannot stay, they are made anew: {why}");
-                nft::load(&(Ruleset::afresh(&self.policy.links) + &text))?;
+                nft::load(&(Ruleset::afresh(&policy.links) + &text))?;
             }
             other => other?,
         }
-        *self.loaded() = worker.rules.observe_rules(&self.policy.links)?;
+        *self.loaded() = worker.rules.observe_rules(&policy.links)?;
         Ok(())
     }
 
@@ -86,7 +101,7 @@ impl Rules {
         least: &[Elements],
         most: &[Elements],
     ) -> Result<bool, kernel::Error> {
-        let links = &self.policy.links;
+        let links = &self.policy().links;
         let Some(observed) = worker.rules.observe(links)? else { return Ok(false) };
         Ok(observed.has_all_of(&ObservedElements::expected(least))
             && ObservedElements::expected(most).has_all_of(&observed)
@@ -94,13 +109,25 @@ impl Rules {
     }
 
     /// What the rules follow from.
-    pub(super) const fn policy(&self) -> &Policy {
-        &self.policy
+    pub(super) fn policy(&self) -> Policy {
+        self.policy.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What has a unique local address leaves by this interface with the host's own, from the next load on.
+    fn set_uplink(&self, uplink: Option<LinkName>) {
+        self.policy.lock().unwrap_or_else(PoisonError::into_inner).nat66 = uplink;
+    }
+
+    /// They follow from these prefixes from the next load on.
+    fn set_prefixes(&self, prefix: Prefix, former: &[Prefix]) {
+        let mut policy = self.policy.lock().unwrap_or_else(PoisonError::into_inner);
+        policy.prefix = prefix;
+        policy.former = former.to_vec();
     }
 
     /// Whether all rules that were loaded are in force, whatever their sets hold.
     pub(super) fn are_in_force(&self, worker: &mut Worker) -> Result<bool, kernel::Error> {
-        Ok(worker.rules.observe_rules(&self.policy.links)?.has_all_of(&self.loaded()))
+        Ok(worker.rules.observe_rules(&self.policy().links)?.has_all_of(&self.loaded()))
     }
 
     fn loaded(&self) -> MutexGuard<'_, ObservedRules> {
@@ -129,6 +156,35 @@ impl Rules {
 }
 
 impl Shared {
+    /// Has addresses translated towards the uplink that there is by now, if they are to be translated at all.
+    pub(super) fn translate_towards_uplink(&self, worker: &mut Worker) -> Result<(), RulesError> {
+        let topology = self.topology();
+        let uplink = self.host().uplink.filter(|_| self.config.nat66);
+        let local = topology.prefixes().any(Prefix::is_ula);
+        if !local || self.rules.policy().nat66 == uplink {
+            return Ok(());
+        }
+        self.load_rules_for(worker, topology.prefix, &topology.former)
+    }
+
+    /// Loads the rules for these prefixes, with the elements of all that are not on their way out.
+    pub(super) fn load_rules_for(
+        &self,
+        worker: &mut Worker,
+        prefix: Prefix,
+        former: &[Prefix],
+    ) -> Result<(), RulesError> {
+        let _alone = self.rules.turn.write().unwrap_or_else(PoisonError::into_inner);
+        self.rules.set_prefixes(prefix, former);
+        self.rules.set_uplink(self.host().uplink.filter(|_| self.config.nat66));
+        let all: Vec<_> = {
+            let ledger = self.ledger();
+            let shown = ledger.book.all().filter(|a| a.phase.shown().is_some());
+            shown.flat_map(|a| Elements::of_all(&a.port)).collect()
+        };
+        self.rules.load(worker, &all)
+    }
+
     /// Puts the tables back if they, rules of theirs, or elements of attachments that serve are gone, or
     /// if there are elements that are nobody's. What began meanwhile and is not let in ends.
     pub(super) fn look_after_rules(&self, worker: &mut Worker) -> Result<(), RulesError> {
@@ -139,7 +195,7 @@ impl Shared {
             let ledger = self.ledger();
             let of = |only: &dyn Fn(Phase) -> bool| -> Vec<_> {
                 let chosen = ledger.book.all().filter(|a| only(a.phase));
-                chosen.map(|a| Elements::of(&a.port)).collect()
+                chosen.flat_map(|a| Elements::of_all(&a.port)).collect()
             };
             // Those that are being taken away have their elements, or have them no more.
             (of(&whole), of(&|phase| phase.shown().is_some()), of(&|_| true))

@@ -3,7 +3,7 @@
 use std::net::Ipv6Addr;
 
 use v6pod_proto as proto;
-use v6pod_proto::{Mode, NameState, NameStatus, PrefixView, RegistryView, Resolver, Uid, Unopened};
+use v6pod_proto::{Mode, NameState, NameStatus, RegistryView, Resolver, Uid, Unopened};
 
 use super::{Attachments, Ledger, Refused, Shared};
 use crate::config;
@@ -68,7 +68,6 @@ impl Attachments {
         let shared = &self.0;
         let host = shared.host();
         let ledger = shared.ledger();
-        let prefix = ledger.book.terms().prefix;
         let (made, released) = ledger.book.turnover();
         let counts = proto::Counts {
             attachments: ledger.book.shown().count() as u64,
@@ -84,11 +83,7 @@ impl Attachments {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             instance: shared.config.instance.to_string(),
             uptime: shared.started.elapsed().as_secs(),
-            prefix: PrefixView {
-                prefix: prefix.to_string(),
-                source: shared.prefix_source.to_owned(),
-                ula: prefix.is_ula(),
-            },
+            prefix: shared.changing.view(),
             mode: shared.config.mode,
             gateway,
             bridge: shared.links.bridge.clone(),
@@ -174,7 +169,7 @@ pub(super) fn find<'a>(
     // From the most to the least exact meaning; the first that anything answers to counts.
     let meanings: [&dyn Fn(&Attachment) -> bool; 4] = [
         &|a| {
-            Some(a.port.address) == address
+            a.port.addresses().any(|its| Some(its) == address)
                 || a.id.as_str() == reference
                 || a.container.as_str() == reference
         },

@@ -4,12 +4,10 @@
 use v6pod_proto::SwitchedOff;
 
 use super::error::{Mistake, line_of};
-use super::file::{File, Key, Nat66};
-use super::values::{PrefixText, Slice};
-use super::{Config, Registry};
+use super::file::{File, Key};
+use super::values::Slice;
+use super::{Config, PrefixSource, Registry};
 use crate::core::ruleset::Ingress;
-
-const LEAVE: &str = "leave the key out";
 
 /// A key that asks for something that is not there.
 struct Later {
@@ -42,33 +40,18 @@ fn later<T>(
     Some(Later { key, at: value.span().start, what, instead })
 }
 
-fn never<T>(_: &T) -> bool {
-    false
-}
-
 #[rustfmt::skip]
-fn addressing(file: &File) -> [Option<Later>; 6] {
-    let File { addresses, renumber, .. } = file;
+fn addressing(file: &File) -> [Option<Later>; 2] {
+    let File { addresses, .. } = file;
     [
-        later("prefix", &file.prefix, |p| p.0 != PrefixText::File, "prefix from a file",
-            "write the prefix itself, or \"auto\""),
-        later("nat66", &file.nat66, |n| *n == Nat66::Never, "NAT66", "write \"never\""),
         later("addresses.per_owner", &addresses.per_owner, |s| s.0 == Slice::None,
             "slices of owners", "write \"none\""),
         later("addresses.wished", &addresses.wished, Vec::is_empty, "wishes", "write []"),
-        later("renumber.grace", &renumber.grace, never, "renumbering", LEAVE),
-        later("renumber.settle", &renumber.settle, never, "renumbering", LEAVE),
     ]
 }
 
 /// What is off in every configuration, and what that means.
-const OFF: [(&str, &str); 4] = [
-    (
-        "nat66",
-        "A unique local address (RFC 4193) reaches no further than its prefix is routed: nothing \
-         translates it.",
-    ),
-    ("renumbering", "The prefix is read at the start and stays while the daemon runs."),
+const OFF: [(&str, &str); 2] = [
     (
         "wishes",
         "Of annotations and labels v6pod.address and v6pod.subnet are read and shown, and not acted upon.",
@@ -88,6 +71,22 @@ pub(super) fn switched_off(config: &Config) -> Vec<SwitchedOff> {
         "Nobody answers for the containers on the uplink: their prefix has to be routed to this \
          host. Where it is part of the uplink's own subnet instead, write ndp_proxy = true.",
     );
+    let kept = (
+        "nat66",
+        "A unique local address (RFC 4193) reaches no further than its prefix is routed: nothing \
+         translates it.",
+    );
+    let testing = (
+        "own-prefix",
+        "As long as the prefix is one that this host has made up (RFC 4193), containers reach the world by \
+         the host's address (NAT66), and nobody there reaches them: that is for testing. With a prefix that is \
+         routed to this host nothing is translated.",
+    );
+    let local = match config.prefix {
+        PrefixSource::Static(prefix) => prefix.is_ula(),
+        PrefixSource::Auto | PrefixSource::File(_) => true,
+    };
+    let nat66 = local.then_some(if config.nat66 { testing } else { kept });
     let proxy = (!config.ndp_proxy).then_some(routed);
     let unanswered = (
         "dns",
@@ -96,7 +95,7 @@ pub(super) fn switched_off(config: &Config) -> Vec<SwitchedOff> {
     let dns = config.dns.is_none().then_some(unanswered);
     let registry = (config.registry == Registry::None).then_some(nameless);
     let ingress = (config.ingress == Ingress::Allow).then_some(open);
-    let all = OFF.into_iter().chain(proxy).chain(registry).chain(dns).chain(ingress);
+    let all = OFF.into_iter().chain(nat66).chain(proxy).chain(registry).chain(dns).chain(ingress);
     all.map(|(feature, meaning)| SwitchedOff { feature: feature.into(), meaning: meaning.into() })
         .collect()
 }

@@ -46,6 +46,14 @@ pub struct Config {
     pub instance: Instance,
     /// The range that addresses come from.
     pub prefix: PrefixSource,
+    /// Whether what has a unique local address leaves by the uplink with the host's own.
+    pub nat66: bool,
+    /// Which /80 of a range that is delegated later is ours; none: the last.
+    pub subnet: Option<u64>,
+    /// How long an address of the old prefix stays valid when another is in force.
+    pub grace: Duration,
+    /// How long another prefix must hold before it is in force.
+    pub settle: Duration,
     /// How packets are to reach containers.
     pub mode: Mode,
     /// The MTU of bridge and containers in bytes, 1280 to 65535; none: that of the uplink.
@@ -106,10 +114,12 @@ pub struct Allow {
 }
 
 /// Where the host's range comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PrefixSource {
-    /// The file.
+    /// The configuration.
     Static(Prefix),
+    /// This file, which something writes; as long as it never said one, as `Auto`.
+    File(PathBuf),
     /// A unique local prefix (RFC 4193), generated once for this host and kept.
     Auto,
 }
@@ -199,6 +209,13 @@ impl Config {
         let dns = dns(&file);
         Ok(Self {
             prefix: prefix(text, &file)?,
+            nat66: match file.nat66.as_ref().map(Spanned::get_ref) {
+                None | Some(file::Nat66::Auto) => true,
+                Some(file::Nat66::Never) => false,
+            },
+            subnet: file.subnet.as_ref().map(|number| *number.get_ref()),
+            grace: file.renumber.grace.as_ref().map_or(default.grace, |v| v.get_ref().0.0),
+            settle: file.renumber.settle.as_ref().map_or(default.settle, |v| v.get_ref().0.0),
             instance: file.instance.map_or(default.instance, |v| v.into_inner().0),
             mode: match file.mode.map(Spanned::into_inner) {
                 None => default.mode,
@@ -295,6 +312,10 @@ impl Default for Config {
         Self {
             instance: Instance::default(),
             prefix: PrefixSource::Auto,
+            nat66: true,
+            subnet: None,
+            grace: Duration::from_secs(600),
+            settle: Duration::from_secs(5),
             mode: Mode::Bridge,
             mtu: None,
             uplink: None,
@@ -364,22 +385,16 @@ fn labels(written: &Spanned<Vec<Text<Label>>>) -> Vec<String> {
 /// `prefix` and `subnet` together.
 fn prefix(text: &str, file: &File) -> Result<PrefixSource, Mistake> {
     let range = match file.prefix.as_ref().map(|prefix| &prefix.get_ref().0) {
-        Some(PrefixText::Range(range)) => Some(*range),
-        _ => None,
+        Some(PrefixText::Range(range)) => *range,
+        // What is delegated later is cut by the number.
+        Some(PrefixText::File(path)) => return Ok(PrefixSource::File(path.clone())),
+        Some(PrefixText::Auto) | None => return Ok(PrefixSource::Auto),
     };
-    match (range, &file.subnet) {
-        (None, None) => Ok(PrefixSource::Auto),
-        (Some(range), None) => Ok(PrefixSource::Static(range)),
-        (Some(range), Some(number)) => range
-            .subnet(*number.get_ref())
-            .map(PrefixSource::Static)
-            .map_err(|error| Mistake::value(text, number.span().start, "subnet", &error)),
-        (None, Some(number)) => {
-            let reason =
-                "there is no prefix to take a subnet of; write prefix, or leave subnet out";
-            Err(Mistake::value(text, number.span().start, "subnet", &reason))
-        }
-    }
+    let Some(number) = &file.subnet else { return Ok(PrefixSource::Static(range)) };
+    range
+        .subnet(*number.get_ref())
+        .map(PrefixSource::Static)
+        .map_err(|error| Mistake::value(text, number.span().start, "subnet", &error))
 }
 
 /// `dns`: where names go nowhere there is none.

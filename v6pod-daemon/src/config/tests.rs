@@ -49,7 +49,7 @@ fn every_line_that_the_sample_comments_out_is_refused_as_not_yet() {
         }
         tried += 1;
     }
-    assert!(tried >= 5, "{tried}");
+    assert!(tried >= 1, "{tried}");
 }
 
 #[test]
@@ -168,8 +168,6 @@ fn wrong_values_are_wrong_before_they_are_too_early() {
         "prefix = \"fe80::/64\"",
         "prefix = \"2001:db8::1/80\"",
         "prefix = \"file:relative\"",
-        "subnet = 1",
-        "prefix = \"auto\"\nsubnet = 1",
         "prefix = \"2001:db8::/64\"\nsubnet = 65536",
         "prefix = \"2001:db8::/64\"\nsubnet = -1",
         "mode = \"router\"",
@@ -279,15 +277,28 @@ fn consul_is_reached_by_tls_or_a_unix_socket() {
 
 #[test]
 fn the_full_design_is_too_early_where_it_is_written() {
-    for text in ["addresses.wished = [\"alice\", \"@staff\"]", "renumber.grace = \"10m\""] {
+    for text in ["addresses.wished = [\"alice\", \"@staff\"]"] {
         not_yet(text);
     }
 }
 
 #[test]
 fn of_several_keys_that_are_too_early_the_first_is_named() {
-    let text = "[renumber]\nsettle = \"5s\"\ngrace = \"10m\"\n";
-    assert!(matches!(mistake(text), Mistake::NotYet { line: 2, key: "renumber.settle", .. }));
+    let text = "[addresses]\nwished = [\"alice\"]\nper_owner = \"/96\"\n";
+    assert!(matches!(mistake(text), Mistake::NotYet { line: 2, key: "addresses.wished", .. }));
+}
+
+#[test]
+fn a_prefix_can_come_later_and_is_cut_by_the_same_number_each_time() {
+    let config = |text: &str| Config::parse(text).unwrap();
+    let usual = config("");
+    assert_eq!((usual.subnet, usual.grace.as_secs(), usual.settle.as_secs()), (None, 600, 5));
+    let file = config("prefix = \"file:/run/prefix\"\nsubnet = 9");
+    assert_eq!(file.prefix, PrefixSource::File("/run/prefix".into()));
+    assert_eq!(file.subnet, Some(9));
+    let auto = config("subnet = 9\n[renumber]\ngrace = \"0s\"\nsettle = \"1m\"");
+    assert_eq!((auto.prefix, auto.subnet), (PrefixSource::Auto, Some(9)));
+    assert_eq!((auto.grace.as_secs(), auto.settle.as_secs()), (0, 60));
 }
 
 #[test]

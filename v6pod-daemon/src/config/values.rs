@@ -66,7 +66,7 @@ impl FromStr for Span {
 pub(super) enum PrefixText {
     Auto,
     Range(Prefix),
-    File,
+    File(PathBuf),
 }
 
 impl FromStr for PrefixText {
@@ -74,7 +74,7 @@ impl FromStr for PrefixText {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text.strip_prefix("file:") {
-            Some(path) => path.parse::<Absolute>().map(|_| Self::File),
+            Some(path) => path.parse().map(|Absolute(path)| Self::File(path)),
             None if text == "auto" => Ok(Self::Auto),
             None => text
                 .parse()

@@ -53,9 +53,9 @@ impl Pool {
         self.resting.len()
     }
 
-    /// How many addresses are taken.
+    /// How many addresses of the prefix are taken.
     pub fn taken(&self) -> usize {
-        self.taken.len()
+        self.taken.iter().filter(|address| self.prefix.contains(**address)).count()
     }
 
     /// Takes a random free address; `None` if every one is taken. `random` gives uniform bits.
@@ -72,7 +72,7 @@ impl Pool {
                 return Ok(Some(candidate));
             }
         }
-        let found = self.next_free(random()?).or_else(|| self.longest_rested());
+        let found = self.next_free(random()?).or_else(|| self.longest_rested_here());
         if let Some(address) = found {
             self.forget_rest(address);
             self.taken.insert(address);
@@ -80,11 +80,34 @@ impl Pool {
         Ok(found)
     }
 
+    /// Addresses are drawn from this prefix from now on. What is taken or rests in another stays so, as it may
+    /// come back.
+    pub fn move_to(&mut self, prefix: Prefix) {
+        self.prefix = prefix;
+    }
+
+    /// Takes this very address, if it is one of the prefix's and free.
+    pub fn take(&mut self, address: Ipv6Addr) -> bool {
+        self.is_free(address) && self.taken.insert(address)
+    }
+
+    /// Takes over an address of another prefix, which was drawn while that one was in force. False if it is
+    /// taken already.
+    pub fn keep(&mut self, address: Ipv6Addr) -> bool {
+        self.forget_rest(address);
+        !self.prefix.contains(address) && self.taken.insert(address)
+    }
+
     /// Takes this very address, which a record says is somebody's. False if it is taken already or
     /// none of the prefix's.
     pub fn adopt(&mut self, address: Ipv6Addr) -> bool {
         self.forget_rest(address);
         self.usable(address) && self.taken.insert(address)
+    }
+
+    /// Undoes [`Pool::take`], [`Pool::adopt`] or [`Pool::keep`]: nobody has had it.
+    pub fn give_back(&mut self, address: Ipv6Addr) {
+        self.taken.remove(&address);
     }
 
     /// Ends an address's use; it rests from now on.
@@ -146,6 +169,11 @@ impl Pool {
 
     fn longest_rested(&self) -> Option<Ipv6Addr> {
         self.by_rest.first().map(|&(_, address)| address)
+    }
+
+    /// The same among those of the prefix.
+    fn longest_rested_here(&self) -> Option<Ipv6Addr> {
+        self.by_rest.iter().map(|&(_, address)| address).find(|address| self.usable(*address))
     }
 
     fn lay_to_rest(&mut self, address: Ipv6Addr, since: Instant) {

@@ -271,6 +271,7 @@ impl Book {
             mtu: self.terms.mtu,
             owner: wanted.owner,
             open: wanted.open.holes(),
+            also: Vec::new(),
             alias: format!("v6pod {} uid {}", id.short(), wanted.owner),
             mode,
         };
@@ -305,7 +306,19 @@ impl Book {
         let known = self.attachments.contains_key(&attachment.id)
             || self.macs.contains_key(&attachment.port.mac)
             || self.by_ifindex.contains_key(&ifindex);
-        if known || !self.pool.adopt(attachment.port.address) {
+        let all: Vec<_> = attachment.port.addresses().collect();
+        if known || all.iter().any(|address| self.by_address.contains_key(address)) {
+            return false;
+        }
+        // Of a prefix that is not in force any more there may be some.
+        let prefix = self.terms.prefix;
+        let mut taken = |address: &Ipv6Addr| match prefix.contains(*address) {
+            true => self.pool.adopt(*address),
+            false => self.pool.keep(*address),
+        };
+        let took: Vec<_> = all.iter().copied().take_while(|address| taken(address)).collect();
+        if took.len() < all.len() {
+            took.into_iter().for_each(|address| self.pool.give_back(address));
             return false;
         }
         attachment.generation = self.next_generation();
@@ -548,9 +561,11 @@ impl Book {
         self.behind.remove(id);
         self.count_holes(a.owner, 0, a.port.open.each().len());
         self.bridged -= usize::from(a.port.mode == Mode::Bridge);
-        self.pool.release(a.port.address, now);
+        for address in a.port.addresses() {
+            self.pool.release(address, now);
+            self.by_address.remove(&address);
+        }
         self.macs.remove(&a.port.mac);
-        self.by_address.remove(&a.port.address);
         if let Some(ifindex) = a.ifindex
             && self.by_ifindex.get(&ifindex) == Some(id)
         {
@@ -592,7 +607,9 @@ impl Book {
         self.count_holes(attachment.owner, attachment.port.open.each().len(), 0);
         self.bridged += usize::from(attachment.port.mode == Mode::Bridge);
         self.macs.insert(attachment.port.mac, id.clone());
-        self.by_address.insert(attachment.port.address, id.clone());
+        for address in attachment.port.addresses() {
+            self.by_address.insert(address, id.clone());
+        }
         self.by_inode.entry(attachment.namespace.inode).or_default().push(id.clone());
         let container = (attachment.owner, attachment.container.clone());
         self.by_container.entry(container).or_default().push(id.clone());
@@ -600,6 +617,9 @@ impl Book {
         self.attachments.entry(id).insert_entry(attachment).into_mut()
     }
 }
+
+#[path = "book_moving.rs"]
+mod moving;
 
 /// What [`Book::begin_release`] found.
 #[derive(Debug, Clone, PartialEq, Eq)]

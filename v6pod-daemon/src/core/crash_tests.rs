@@ -322,6 +322,7 @@ fn attachment(n: u16, mode: Mode) -> Attachment {
             mtu: 1500,
             owner: Uid::ROOT,
             open: Default::default(),
+            also: Vec::new(),
             alias: String::new(),
             mode,
         },

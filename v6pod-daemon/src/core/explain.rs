@@ -299,11 +299,12 @@ fn related(policy: &Policy, query: &Query<'_>) -> Option<Step> {
 /// `firewall.east_west = "deny"`. Of every address of the range, as who asks may not be told which of them
 /// a container has.
 fn apart(policy: &Policy, query: &Query<'_>) -> Option<Step> {
-    let range = policy.prefix;
+    let is_in =
+        |range: super::Prefix, address| range.contains(address) && address != range.gateway();
     let is_within = |end| match end {
         End::Container(_) => true,
         End::Address(address) | End::Vacant(address) => {
-            range.contains(address) && address != range.gateway()
+            policy.prefixes().any(|range| is_in(range, address))
         }
         End::Host { .. } | End::Outside => false,
     };
@@ -484,7 +485,9 @@ fn resolver(policy: &Policy, query: &Query<'_>) -> Option<Step> {
 fn host(policy: &Policy, query: &Query<'_>) -> Option<Step> {
     let End::Host { address, .. } = query.to else { return None };
     let offered = match query.kind {
-        Kind::Port(_, port) => port == 53 && address.is_none_or(|to| to == policy.prefix.gateway()),
+        Kind::Port(_, port) => {
+            port == 53 && address.is_none_or(|to| policy.gateways().any(|gateway| gateway == to))
+        }
         Kind::Echo | Kind::Error(_) | Kind::Reply => true,
     };
     if policy.host == HostAccess::Deny && !offered {

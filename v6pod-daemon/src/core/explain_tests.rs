@@ -19,7 +19,18 @@ fn policy(ingress: Ingress) -> Policy {
     let links = Links::of(&Instance::default());
     let prefix = "2001:db8:1::/80".parse().unwrap();
     let (east_west, host) = (EastWest::Policy, HostAccess::AsOutside);
-    Policy { links, prefix, ingress, east_west, host, flows: None, resolver: None }
+    let former = Vec::new();
+    Policy {
+        links,
+        prefix,
+        former,
+        ingress,
+        east_west,
+        host,
+        flows: None,
+        resolver: None,
+        nat66: None,
+    }
 }
 
 /// A container of [`OWNER`]'s with these openings.

@@ -15,6 +15,7 @@ pub mod name;
 pub mod offer;
 pub mod open;
 pub mod prefix;
+pub mod prefixes;
 pub mod reconcile;
 pub mod ruleset;
 pub mod step;

@@ -26,6 +26,9 @@ pub enum PrefixError {
     /// Not a range whose addresses can be routed to a host.
     #[error("{0} is not a range of global or unique local unicast addresses")]
     Kind(Ipv6Net),
+    /// More than a host is ever delegated.
+    #[error("{0} is too much to be delegated to a host: a range has at least 32 bits")]
+    Delegated(Ipv6Net),
     /// A subnet number that does not fit.
     #[error("subnet {0} does not fit: {1} has subnets 0 to {2} of 80 bits")]
     Subnet(u64, Prefix, u64),
@@ -80,14 +83,19 @@ impl Prefix {
 
     /// The `number`th /80 of a shorter prefix.
     pub fn subnet(self, number: u64) -> Result<Self, PrefixError> {
-        let bits = 80u8.saturating_sub(self.0.prefix_len());
-        let last = if bits >= 64 { u64::MAX } else { (1u64 << bits) - 1 };
+        let last = self.last_subnet();
         if number > last {
             return Err(PrefixError::Subnet(number, self, last));
         }
         let network = self.0.network().to_bits() | (u128::from(number) << 48);
         let net = Ipv6Net::new(Ipv6Addr::from_bits(network), 80.max(self.0.prefix_len()));
         Self::new(net.map_err(|_| PrefixError::Syntax(self.to_string()))?)
+    }
+
+    /// The number of its last /80; 0 if it is no shorter itself.
+    pub fn last_subnet(self) -> u64 {
+        let bits = 80u8.saturating_sub(self.0.prefix_len());
+        if bits >= 64 { u64::MAX } else { (1u64 << bits) - 1 }
     }
 
     /// A unique local /80 from 40 random bits (RFC 4193, section 3.2.2; the algorithm there is a

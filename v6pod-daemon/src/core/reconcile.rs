@@ -78,12 +78,15 @@ pub fn reconcile(recorded: Recorded, seen: &Seen, usable: impl Fn(Ipv6Addr) -> b
         ports.get(&record.port.name).filter(|port| port.up).map(|port| port.ifindex)
     };
     let fits = |record: &Attachment, ifindex: u32| {
-        let (address, mac) = (record.port.address, record.port.mac);
-        let at = record.port.link(seen.bridge, ifindex).map(|link| (address, link));
-        let neighbour = at.and_then(|at| seen.neighbours.get(&at)) == Some(&mac);
+        let mac = record.port.mac;
+        let link = record.port.link(seen.bridge, ifindex);
+        let everywhere = |there: &dyn Fn(&(Ipv6Addr, u32)) -> bool| {
+            link.is_some_and(|link| record.port.addresses().all(|address| there(&(address, link))))
+        };
+        let neighbour = everywhere(&|at| seen.neighbours.get(at) == Some(&mac));
         let forwarding =
             record.port.mode == Mode::Routed || seen.forwarding.contains(&(ifindex, mac));
-        (forwarding, neighbour, at.is_some_and(|at| seen.routes.contains(&at)))
+        (forwarding, neighbour, everywhere(&|at| seen.routes.contains(at)))
     };
     let (mut whole, half): (Vec<_>, Vec<_>) = recorded
         .living
@@ -122,12 +125,14 @@ pub fn reconcile(recorded: Recorded, seen: &Seen, usable: impl Fn(Ipv6Addr) -> b
 
 /// The entries by links that stay which belong to nothing that goes on or is undone.
 fn stray_addresses(plan: &Plan, seen: &Seen) -> Vec<(Ipv6Addr, u32)> {
-    let going_on = |(record, port): &(Attachment, u32)| {
-        Some((record.port.address, record.port.link(seen.bridge, *port)?))
+    let all = |record: &Attachment, link: Option<u32>| -> Vec<_> {
+        record.port.addresses().filter_map(|address| Some((address, link?))).collect()
     };
+    let going_on =
+        |(record, port): &(Attachment, u32)| all(record, record.port.link(seen.bridge, *port));
     let undone = plan.undo.iter().filter(|record| record.port.mode == Mode::Bridge);
-    let undone = undone.filter_map(|record| Some((record.port.address, seen.bridge?)));
-    let spoken_for: HashSet<_> = plan.adopt.iter().filter_map(going_on).chain(undone).collect();
+    let undone = undone.flat_map(|record| all(record, seen.bridge));
+    let spoken_for: HashSet<_> = plan.adopt.iter().flat_map(going_on).chain(undone).collect();
     let staying: HashSet<_> = plan.adopt.iter().map(|(_, port)| *port).chain(seen.bridge).collect();
     let entries: HashSet<_> = seen.routes.iter().chain(seen.neighbours.keys()).copied().collect();
     let is_stray = |at: &(Ipv6Addr, u32)| staying.contains(&at.1) && !spoken_for.contains(at);
@@ -147,7 +152,7 @@ struct Taken {
 impl Taken {
     fn has_any_of(&self, record: &Attachment) -> bool {
         self.ports.contains(&record.port.name)
-            || self.addresses.contains(&record.port.address)
+            || record.port.addresses().any(|address| self.addresses.contains(&address))
             || self.macs.contains(&record.port.mac)
     }
 
@@ -157,7 +162,7 @@ impl Taken {
             return false;
         }
         self.ports.insert(record.port.name.clone());
-        self.addresses.insert(record.port.address);
+        self.addresses.extend(record.port.addresses());
         self.macs.insert(record.port.mac);
         true
     }
@@ -192,6 +197,7 @@ mod tests {
                 mtu: 1500,
                 owner: Uid::ROOT,
                 open: Default::default(),
+                also: Vec::new(),
                 alias: String::new(),
                 mode: Mode::Bridge,
             },

@@ -23,6 +23,7 @@
 //!
 //! A container is never a rule of its own: it is elements of sets, [`Elements`].
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::Ipv6Addr;
 use std::num::NonZeroU32;
@@ -174,6 +175,8 @@ pub struct Policy {
     pub links: Links,
     /// The range of the containers' addresses; its gateway is asked for by neighbour discovery.
     pub prefix: Prefix,
+    /// Those that it took the place of, whose gateways are asked for by those who have addresses in them.
+    pub former: Vec<Prefix>,
     /// What happens to what nothing lets in.
     pub ingress: Ingress,
     /// What containers may begin with each other.
@@ -185,6 +188,21 @@ pub struct Policy {
     pub flows: Option<NonZeroU32>,
     /// Where containers are answered what they ask for by name; none: nowhere.
     pub resolver: Option<Ipv6Addr>,
+    /// The interface by which what has a unique local address leaves with the host's own; none: it keeps its
+    /// address wherever it goes.
+    pub nat66: Option<LinkName>,
+}
+
+impl Policy {
+    /// The prefix, and those before it.
+    pub fn prefixes(&self) -> impl Iterator<Item = Prefix> {
+        [self.prefix].into_iter().chain(self.former.iter().copied())
+    }
+
+    /// Their gateways.
+    pub fn gateways(&self) -> impl Iterator<Item = Ipv6Addr> {
+        self.prefixes().map(Prefix::gateway)
+    }
 }
 
 /// What one attachment has in the sets.
@@ -205,11 +223,17 @@ pub struct Elements {
 }
 
 impl Elements {
-    /// Those of the attachment at this port.
+    /// Those of the address that the attachment at this port is known by.
     pub fn of(port: &Port) -> Self {
         let Port { name, mac, address, owner, open, mode, .. } = port;
         let (port, open) = (name.clone(), open.clone());
         Self { port, mode: *mode, mac: *mac, address: *address, owner: *owner, open }
+    }
+
+    /// Those of each of its addresses.
+    pub fn of_all(port: &Port) -> impl Iterator<Item = Self> {
+        let one = Self::of(port);
+        port.addresses().map(move |address| Self { address, ..one.clone() })
     }
 }
 
@@ -230,8 +254,8 @@ impl Ruleset {
     /// Elements whose port bears a name that is not
     /// plain are left out: this daemon gives plain ones only.
     pub fn of(policy: &Policy, attachments: &[Elements]) -> String {
-        let Policy { links, prefix, ingress, east_west, host, flows, resolver } = policy;
-        let gateway = prefix.gateway();
+        let Policy { links, ingress, east_west, host, flows, resolver, .. } = policy;
+        let gateways: Vec<_> = policy.gateways().collect();
         let known: Vec<_> = attachments.iter().filter(|e| is_plain(&e.port)).collect();
         let each = |text: fn(&Elements) -> String| elements(known.iter().map(|e| text(e)));
         let only = |mode, text: fn(&Elements) -> String| {
@@ -260,13 +284,13 @@ impl Ruleset {
             ("{OFFERED}", when(*flows, include_str!("ruleset/offered.nft"))),
             ("{TOO_MANY}", when(*flows, include_str!("ruleset/too_many.nft"))),
             ("{FLOWS}", flows.map_or(0, NonZeroU32::get).to_string()),
-            ("{GATEWAY_ADDRESS}", gateway.to_string()),
+            ("{GATEWAY_ADDRESS}", any_of(gateways.iter().map(ToString::to_string))),
             ("{TABLE}", links.table.to_string()),
             ("{PORTS}", links.ports.to_string()),
             ("{BRIDGES}", links.bridges.to_string()),
             ("{BRIDGE_MAC}", links.bridge_mac.to_string()),
-            ("{SOLICITED_MAC}", solicited_mac(gateway)),
-            ("{GATEWAY}", format!("{:#034x}", gateway.to_bits())),
+            ("{SOLICITED_MAC}", any_of(gateways.iter().map(|gateway| solicited_mac(*gateway)))),
+            ("{GATEWAY}", join(gateways.iter().map(|g| format!("{:#034x}", g.to_bits())))),
             (
                 "{PORTS_ELEMENTS}",
                 only(Mode::Bridge, |e| format!("\"{}\" . {} . {}", e.port, e.mac, e.address)),
@@ -297,11 +321,21 @@ impl Ruleset {
             ("{REACH64_ELEMENTS}", holes("reach64")),
             ("{REACH128_ELEMENTS}", holes("reach128")),
         ];
+        let local = policy.prefixes().filter(|prefix| prefix.is_ula()).map(|p| p.to_string());
+        let local = any_of(local);
+        let nat66 = policy.nat66.as_ref().filter(|uplink| is_plain(uplink) && !local.is_empty());
+        let nat66 = match nat66 {
+            Some(uplink) => include_str!("ruleset/nat66.nft")
+                .replace("{UPLINK}", uplink.as_str())
+                .replace("{LOCAL}", &local),
+            None => include_str!("ruleset/no_nat66.nft").to_owned(),
+        };
         debug_assert_eq!((links.ports & 1, links.bridges), (0, links.ports | 1));
         let template = [
             include_str!("ruleset/arp.nft"),
             include_str!("ruleset/bridge.nft"),
             include_str!("ruleset/inet.nft"),
+            &nat66,
         ];
         words.iter().fold(template.concat(), |text, (word, value)| text.replace(word, value))
     }
@@ -311,7 +345,7 @@ impl Ruleset {
     /// What to write before the text of [`Ruleset::of`] to have the tables made anew.
     pub fn afresh(links: &Links) -> String {
         let table = &links.table;
-        let all = ["arp", "bridge", "inet"]
+        let all = ["arp", "bridge", "inet", "ip6"]
             .map(|family| format!("add table {family} {table}\ndelete table {family} {table}\n"));
         all.concat()
     }
@@ -384,6 +418,18 @@ impl HostAccess {
 /// The text, if there is what it is about.
 fn when<T>(there: Option<T>, text: &str) -> String {
     there.map_or_else(String::new, |_| text.to_owned())
+}
+
+/// All of them, sorted, each once.
+fn join(texts: impl Iterator<Item = String>) -> String {
+    let all: BTreeSet<_> = texts.collect();
+    all.into_iter().collect::<Vec<_>>().join(", ")
+}
+
+/// What is equal to any of them.
+fn any_of(texts: impl Iterator<Item = String>) -> String {
+    let all = join(texts);
+    if all.contains(", ") { format!("{{ {all} }}") } else { all }
 }
 
 /// The Ethernet address to which an address is solicited (RFC 4291, section 2.7.1; RFC 2464,

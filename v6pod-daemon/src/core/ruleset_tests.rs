@@ -11,7 +11,8 @@ fn policy(instance: &str, prefix: &str, ingress: Ingress) -> Policy {
     let links = Links::of(&instance.parse::<Instance>().unwrap());
     let (east_west, host) = (EastWest::Policy, HostAccess::AsOutside);
     let (prefix, flows) = (prefix.parse().unwrap(), NonZeroU32::new(16_384));
-    Policy { links, prefix, ingress, east_west, host, flows, resolver: None }
+    let former = Vec::new();
+    Policy { links, prefix, former, ingress, east_west, host, flows, resolver: None, nat66: None }
 }
 
 /// The same where containers are answered what they ask for by name.
@@ -69,6 +70,7 @@ fn the_rules_are_the_golden_documents() {
         east_west: EastWest::Deny,
         host: HostAccess::Deny,
         flows: None,
+        nat66: Some("up0".parse().unwrap()),
         ..policy("meta", "fd76:706f:64:a::7af0/124", Ingress::Deny)
     };
     for (name, golden, policy, attachments) in [

@@ -35,6 +35,9 @@ pub struct Port {
     pub address: Ipv6Addr,
     /// What the default route inside points to.
     pub gateway: Ipv6Addr,
+    /// What it has besides while the prefix changes, in no order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub also: Vec<Also>,
     /// In bytes, for both ends.
     pub mtu: u32,
     /// Whose the attachment is: his processes on the host reach it. Not in the record's port, the
@@ -52,7 +55,41 @@ pub struct Port {
     pub mode: Mode,
 }
 
+/// An address that is not, or not any more, the one that an attachment is known by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Also {
+    /// The address.
+    pub address: Ipv6Addr,
+    /// The gateway that goes with it.
+    pub gateway: Ipv6Addr,
+    /// What becomes of it.
+    pub role: Role,
+}
+
+/// What becomes of an address when the prefix changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// The host is ready for it; the container may not have it yet.
+    Coming,
+    /// The container has it, and begins nothing with it any more. It goes at this time, in seconds since
+    /// the epoch.
+    Going(u64),
+}
+
 impl Port {
+    /// All addresses that it has or is about to have, the one that it is known by first.
+    pub fn addresses(&self) -> impl Iterator<Item = Ipv6Addr> {
+        [self.address].into_iter().chain(self.also.iter().map(|also| also.address))
+    }
+
+    /// The same port with one of its other addresses alone.
+    #[must_use]
+    pub fn with(&self, also: &Also) -> Self {
+        let (address, gateway) = (also.address, also.gateway);
+        Self { address, gateway, also: Vec::new(), ..self.clone() }
+    }
+
     /// The link that the address's route and neighbour entry are by, of a host with this bridge, if
     /// the port has this number. None: they are by a bridge that is not there.
     pub fn link(&self, bridge: Option<u32>, port: u32) -> Option<u32> {

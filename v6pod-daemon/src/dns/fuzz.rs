@@ -15,7 +15,9 @@ const NUMBER: u16 = 0x7654;
 /// longer than it may be; and asked on it is the same question.
 pub fn question(bytes: &[u8]) {
     let prefix = "2001:db8:1:2:3::/80".parse().ok();
-    let Some(zone) = prefix.and_then(|prefix| Zone::new("v6pod.internal", prefix).ok()) else {
+    let Some(zone) =
+        prefix.and_then(|prefix| Zone::new("v6pod.internal", [prefix].into_iter().collect()).ok())
+    else {
         unreachable!("a zone and a prefix");
     };
     for (transport, limit) in [(Transport::Udp, 1232), (Transport::Tcp, 65_535)] {

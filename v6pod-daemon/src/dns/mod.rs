@@ -34,7 +34,7 @@ use crate::core::Label;
 
 pub use counts::Counts;
 pub use sockets::{PORT, Sockets};
-pub use zone::{NoZone, Zone};
+pub use zone::{NoZone, Ranges, Zone};
 
 use forward::Upstream;
 use server::Server;

@@ -46,7 +46,9 @@ impl Directory for Two {
 }
 
 fn server(scope: Scope) -> Arc<Server<Two>> {
-    let zone = Zone::new("v6pod.internal", "2001:db8:1:2:3::/80".parse().unwrap()).unwrap();
+    let zone =
+        Zone::new("v6pod.internal", ["2001:db8:1:2:3::/80".parse().unwrap()].into_iter().collect())
+            .unwrap();
     let upstream = Upstream::new(Path::new("/nonexistent"), Ipv6Addr::LOCALHOST, None);
     Server::new(Two, zone, scope, upstream, Counts::default())
 }

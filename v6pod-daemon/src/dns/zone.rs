@@ -3,6 +3,7 @@
 //! Pure: a name in, what it is about out.
 
 use std::net::Ipv6Addr;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use domain::base::name::{Label as Part, Name, ToLabelIter as _, ToName as _};
 
@@ -16,7 +17,33 @@ const NIBBLES: usize = 32;
 #[derive(Debug, Clone)]
 pub struct Zone {
     apex: AnyName,
-    range: Prefix,
+    ranges: Ranges,
+}
+
+/// The ranges that containers' addresses are in, while the prefix changes more than one. All clones are one.
+#[derive(Debug, Clone, Default)]
+pub struct Ranges(Arc<RwLock<Vec<Prefix>>>);
+
+impl Ranges {
+    /// It is these from now on.
+    pub fn set(&self, ranges: impl IntoIterator<Item = Prefix>) {
+        let ranges = ranges.into_iter().collect();
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = ranges;
+    }
+
+    /// The one that this address is in.
+    fn of(&self, address: Ipv6Addr) -> Option<Prefix> {
+        let ranges = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        ranges.iter().copied().find(|range| range.contains(address))
+    }
+}
+
+impl FromIterator<Prefix> for Ranges {
+    fn from_iter<T: IntoIterator<Item = Prefix>>(all: T) -> Self {
+        let ranges = Self::default();
+        ranges.set(all);
+        ranges
+    }
 }
 
 /// What a name is about.
@@ -42,13 +69,13 @@ pub(super) enum Subject {
 pub struct NoZone(String);
 
 impl Zone {
-    /// The zone of this name, for containers in this range.
+    /// The zone of this name, for containers in these ranges.
     ///
     /// # Errors
     /// [`NoZone`]: it is no name.
-    pub fn new(name: &str, range: Prefix) -> Result<Self, NoZone> {
+    pub fn new(name: &str, ranges: Ranges) -> Result<Self, NoZone> {
         let apex = name.parse().map_err(|_| NoZone(name.to_owned()))?;
-        Ok(Self { apex, range })
+        Ok(Self { apex, ranges })
     }
 
     /// What this name is about.
@@ -64,18 +91,19 @@ impl Zone {
 
     /// Whose word on a name counts: that of the zone, or of the range's.
     pub(super) fn authority(&self, name: &AnyName) -> AnyName {
-        match name.ends_with(&self.apex) {
-            true => self.apex.clone(),
-            false => {
-                let net = self.range.net();
-                reverse_name(net.network(), net.prefix_len().div_ceil(4))
-            }
+        if name.ends_with(&self.apex) {
+            return self.apex.clone();
         }
+        let range = nibbles(name).and_then(|nibbles| self.ranges.of(first_of(&nibbles)));
+        range.map_or_else(Name::root, |range| {
+            let net = range.net();
+            reverse_name(net.network(), net.prefix_len().div_ceil(4))
+        })
     }
 
     /// Whether an address of the containers' range is none of this host's own.
     pub(super) fn is_containers(&self, address: Ipv6Addr) -> bool {
-        self.range.contains(address) && address != self.range.gateway()
+        self.ranges.of(address).is_some_and(|range| address != range.gateway())
     }
 
     /// The name of a label in the zone.
@@ -98,16 +126,11 @@ impl Zone {
     }
 
     fn reverse(&self, nibbles: &[u8]) -> Subject {
-        let bits = nibbles.iter().fold(0, |bits, nibble| bits << 4 | u128::from(*nibble));
-        let unsaid = 4 * (NIBBLES - nibbles.len());
-        let first = Ipv6Addr::from_bits(bits.checked_shl(unsaid as u32).unwrap_or(0));
+        let first = first_of(nibbles);
+        let Some(range) = self.ranges.of(first) else { return Subject::Elsewhere };
         match nibbles.len() {
-            NIBBLES if self.range.contains(first) => Subject::Address(first),
-            said if 4 * said >= usize::from(self.range.net().prefix_len())
-                && self.range.contains(first) =>
-            {
-                Subject::Range
-            }
+            NIBBLES => Subject::Address(first),
+            said if 4 * said >= usize::from(range.net().prefix_len()) => Subject::Range,
             _ => Subject::Elsewhere,
         }
     }
@@ -130,6 +153,13 @@ fn nibbles(name: &AnyName) -> Option<Vec<u8>> {
     said.iter().rev().map(digit).collect()
 }
 
+/// The first address that begins with these.
+fn first_of(nibbles: &[u8]) -> Ipv6Addr {
+    let bits = nibbles.iter().fold(0, |bits, nibble| bits << 4 | u128::from(*nibble));
+    let unsaid = 4 * NIBBLES.saturating_sub(nibbles.len());
+    Ipv6Addr::from_bits(bits.checked_shl(unsaid as u32).unwrap_or(0))
+}
+
 /// The name of the first nibbles of an address.
 fn reverse_name(address: Ipv6Addr, nibbles: u8) -> AnyName {
     let bits = address.to_bits();
@@ -143,8 +173,12 @@ fn reverse_name(address: Ipv6Addr, nibbles: u8) -> AnyName {
 mod tests {
     use super::*;
 
+    fn ranges(range: &str) -> Ranges {
+        [range.parse().unwrap()].into_iter().collect()
+    }
+
     fn zone() -> Zone {
-        Zone::new("v6pod.internal", "2001:db8:1:2:3::/80".parse().unwrap()).unwrap()
+        Zone::new("v6pod.internal", ranges("2001:db8:1:2:3::/80")).unwrap()
     }
 
     fn name(text: &str) -> AnyName {
@@ -176,6 +210,20 @@ mod tests {
     }
 
     #[test]
+    fn while_the_prefix_changes_the_addresses_of_both_are_ours_and_then_of_the_new_one_alone() {
+        let zone = zone();
+        let (old, new) =
+            ("3.0.0.0.2.0.0.0.1.0.0.0.8.b.d.0.1.0.0.2", "4.0.0.0.2.0.0.0.1.0.0.0.8.b.d.0.1.0.0.2");
+        let subject = |range: &str| zone.subject(&name(&format!("{range}.ip6.arpa")));
+        assert_eq!((subject(old), subject(new)), (Subject::Range, Subject::Elsewhere));
+        let prefix = |text: &str| text.parse().unwrap();
+        zone.ranges.set([prefix("2001:db8:1:2:4::/80"), prefix("2001:db8:1:2:3::/80")]);
+        assert_eq!((subject(old), subject(new)), (Subject::Range, Subject::Range));
+        zone.ranges.set([prefix("2001:db8:1:2:4::/80")]);
+        assert_eq!((subject(old), subject(new)), (Subject::Elsewhere, Subject::Range));
+    }
+
+    #[test]
     fn an_address_of_the_range_is_ours_however_much_of_it_is_said() {
         let zone = zone();
         let range = "3.0.0.0.2.0.0.0.1.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa";
@@ -196,7 +244,7 @@ mod tests {
             assert_eq!(zone.subject(&name(&other)), Subject::Elsewhere, "{other}");
         }
         // A range that does not end with a digit.
-        let odd = Zone::new("x", "fd00::/122".parse().unwrap()).unwrap();
+        let odd = Zone::new("x", ranges("fd00::/122")).unwrap();
         let text = |last: &str| name(&format!("{last}.{}d.f.ip6.arpa", "0.".repeat(28)));
         assert!(matches!(odd.subject(&text("f.3")), Subject::Address(_)));
         assert_eq!(odd.subject(&text("0.4")), Subject::Elsewhere);

@@ -46,6 +46,8 @@ const DEFAULT_MTU: u32 = 1500;
 pub struct Topology {
     /// The range of the containers' addresses.
     pub prefix: Prefix,
+    /// Those that it took the place of, in which containers may still have addresses.
+    pub former: Vec<Prefix>,
     /// Names and groups of the links.
     pub links: Links,
     /// In bytes; none: that of the uplink.
@@ -126,9 +128,12 @@ pub fn prepare(socket: &mut RouteSocket, topology: &Topology) -> Result<Host, Pr
     // Before anything can be forwarded: what no container has is unreachable. Otherwise it would go
     // back to the upstream, which sends it here again (threat 14), or cost a neighbour entry each.
     let flags = NLM_F_CREATE | NLM_F_EXCL;
-    let route = Message::NewRoute(unreachable(links, topology.prefix.net()));
-    exists_is_fine(socket.ack("make the rest of the prefix unreachable", &route, flags))?;
-    for address in [topology.prefix.gateway()].into_iter().chain(topology.resolver) {
+    for prefix in topology.prefixes() {
+        let route = Message::NewRoute(unreachable(links, prefix.net()));
+        exists_is_fine(socket.ack("make the rest of the prefix unreachable", &route, flags))?;
+    }
+    let gateways = topology.prefixes().map(Prefix::gateway);
+    for address in gateways.chain(topology.resolver) {
         let address = Message::NewAddress(message::address(bridge, address));
         exists_is_fine(socket.ack("give the bridge its address", &address, flags))?;
     }
@@ -208,6 +213,11 @@ pub(super) fn find_bridge(
 }
 
 impl Topology {
+    /// The prefix, and those before it.
+    pub fn prefixes(&self) -> impl Iterator<Item = Prefix> {
+        [self.prefix].into_iter().chain(self.former.iter().copied())
+    }
+
     /// The interface towards the rest of the world, of these links, by these routes.
     pub(super) fn uplink_among(&self, links: &[(u32, String)], routes: &[Route]) -> Option<u32> {
         if let Some(name) = &self.uplink {
@@ -352,9 +362,9 @@ fn forget_old_prefixes(
     containers.retain(|r| r.interface.is_some_and(|i| i == host.bridge || ports.contains(&i)));
     let in_use = |net: Ipv6Net| containers.iter().any(|route| net.contains(&route.destination));
     let mut own: Vec<_> =
-        [topology.prefix.gateway()].into_iter().chain(topology.resolver).collect();
+        topology.prefixes().map(Prefix::gateway).chain(topology.resolver).collect();
     for net in our_unreachables(socket, &host.links)? {
-        if net != topology.prefix.net() && !in_use(net) {
+        if !topology.prefixes().any(|prefix| prefix.net() == net) && !in_use(net) {
             proxy::forget(socket, &[net]).into_iter().try_for_each(Err)?;
             reach_again(socket, &host.links, net)?;
         } else {

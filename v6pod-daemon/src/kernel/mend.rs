@@ -11,6 +11,7 @@ use v6pod_proto::Mode;
 use super::error::Error;
 use super::host::Host;
 use super::message;
+use super::netlink::RouteSocket;
 use super::observe::{Observed, ObservedPort};
 use super::wire::{self, add_forwarding, add_neighbour, add_route};
 use super::workers::Worker;
@@ -23,8 +24,10 @@ pub fn is_whole(observed: &Observed, port: &Port, ifindex: u32) -> bool {
     let forwarding = port.mode == Mode::Routed || observed.forwarding.contains(&(ifindex, mac));
     forwarding
         && observed.ports.iter().any(|seen| seen.ifindex == ifindex && in_place(seen, port, link))
-        && observed.neighbours.contains(&(port.address, link, mac))
-        && observed.routes.contains(&(port.address, link))
+        && port.addresses().all(|address| {
+            observed.neighbours.contains(&(address, link, mac))
+                && observed.routes.contains(&(address, link))
+        })
 }
 
 /// Whether it is where it should be: a port of our bridge, or of none.
@@ -74,8 +77,15 @@ fn mend_routed(worker: &mut Worker, host: &Host, port: &Port, ifindex: u32) -> R
 }
 
 fn mend_entries(worker: &mut Worker, port: &Port, link: u32) -> Result<(), Error> {
-    add_neighbour(&mut worker.socket, link, port)?;
-    match add_route(&mut worker.socket, link, port) {
+    add_entries(&mut worker.socket, link, port)?;
+    let mut also = port.also.iter().map(|also| port.with(also));
+    also.try_for_each(|other| add_entries(&mut worker.socket, link, &other))
+}
+
+/// The neighbour entry and the route of the address that the port is known by, unless they are there.
+pub(super) fn add_entries(socket: &mut RouteSocket, link: u32, port: &Port) -> Result<(), Error> {
+    add_neighbour(socket, link, port)?;
+    match add_route(socket, link, port) {
         Err(error) if error.already_exists() => Ok(()),
         other => other,
     }

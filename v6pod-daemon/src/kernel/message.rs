@@ -3,7 +3,7 @@
 use std::net::Ipv6Addr;
 
 use netlink_packet_route::address::{
-    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage,
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, CacheInfo,
 };
 use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkExtentMask, LinkFlags,
@@ -180,6 +180,27 @@ pub(super) fn address(interface: u32, address: Ipv6Addr) -> AddressMessage {
         AddressAttribute::Address(address.into()),
         AddressAttribute::Flags(AddressFlags::Nodad | AddressFlags::Noprefixroute),
     ];
+    message
+}
+
+/// How long an address is good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lifetime {
+    /// Until it is taken away.
+    Forever,
+    /// Nothing new begins with it (RFC 4862, section 5.5.4), and it is valid for so many seconds at most.
+    Deprecated(u32),
+}
+
+/// [`address`], for so long. Without lifetimes Linux leaves one that is there as it is.
+pub(super) fn lasting_address(interface: u32, of: Ipv6Addr, lifetime: Lifetime) -> AddressMessage {
+    let mut times = CacheInfo::default();
+    (times.ifa_preferred, times.ifa_valid) = match lifetime {
+        Lifetime::Forever => (u32::MAX, u32::MAX),
+        Lifetime::Deprecated(valid) => (0, valid.max(1)),
+    };
+    let mut message = address(interface, of);
+    message.attributes.push(AddressAttribute::CacheInfo(times));
     message
 }
 

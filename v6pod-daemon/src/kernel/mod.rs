@@ -27,6 +27,7 @@ pub mod overlap;
 pub mod privileges;
 pub mod process;
 pub mod proxy;
+pub mod renumber;
 pub mod sock_diag;
 pub mod sweep;
 mod sys;

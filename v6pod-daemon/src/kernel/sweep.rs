@@ -15,10 +15,9 @@ use super::error::{Error, gone_is_fine};
 use super::host::Host;
 use super::message;
 use super::netlink::RouteSocket;
-use super::wire::{find_port, undo};
+use super::wire::{find_port, remove_elements, undo};
 use super::workers::Worker;
 use crate::core::links::Links;
-use crate::core::ruleset::Elements;
 use crate::core::step::{Port, Step, detach};
 use crate::failpoint;
 
@@ -37,7 +36,7 @@ pub fn sweep(worker: &mut Worker, host: &Host, ports: &[&Port]) -> Vec<Vec<Error
         let apart = |step: &&Step| matches!(step, Step::Up | Step::Pair | Step::Rules);
         let others = detach(port.mode).filter(|step| !apart(step));
         errors.extend(others.filter_map(|s| undo(worker, host, port, s).err()));
-        errors.extend(worker.rules.remove(&host.links, &Elements::of(port)).err());
+        errors.extend(remove_elements(worker, host, port).err());
     }
     forget_flows(worker, ports, &mut errors);
     failpoint::reach("sweep:cleared");
@@ -54,11 +53,11 @@ pub fn sweep(worker: &mut Worker, host: &Host, ports: &[&Port]) -> Vec<Vec<Error
 /// The rest of [`Step::Rules`]. To look for the flows of one address takes milliseconds, for those of a
 /// thousand no longer.
 fn forget_flows(worker: &mut Worker, ports: &[&Port], errors: &mut [Vec<Error>]) {
-    let all = ports.iter().map(|port| port.address).collect();
+    let all = ports.iter().flat_map(|port| port.addresses()).collect();
     let Err(error) = worker.rules.forget_flows(&all) else { return };
     tracing::warn!(%error, "cannot forget flows together; trying one by one");
     for (port, errors) in ports.iter().zip(errors) {
-        errors.extend(worker.rules.forget_flows(&[port.address].into()).err());
+        errors.extend(worker.rules.forget_flows(&port.addresses().collect()).err());
     }
 }
 

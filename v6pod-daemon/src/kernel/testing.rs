@@ -189,6 +189,7 @@ pub(crate) fn worker() -> Worker {
 pub(crate) fn topology() -> Topology {
     Topology {
         prefix: "2001:db8:1:2:3::/80".parse().unwrap(),
+        former: Vec::new(),
         links: Links::of(&"v6k".parse().unwrap()),
         mtu: None,
         uplink: None,
@@ -203,7 +204,8 @@ pub(crate) fn policy(ingress: Ingress) -> Policy {
     let Topology { links, prefix, .. } = topology();
     let (east_west, host) = (EastWest::Policy, HostAccess::AsOutside);
     let flows = NonZeroU32::new(100);
-    Policy { links, prefix, ingress, east_west, host, flows, resolver: None }
+    let former = Vec::new();
+    Policy { links, prefix, former, ingress, east_west, host, flows, resolver: None, nat66: None }
 }
 
 /// Puts them in force in the calling thread's namespace, closed.
@@ -222,6 +224,7 @@ pub(crate) fn port(n: u8) -> Port {
         mtu: 1500,
         owner: v6pod_proto::Uid::new(Rootless::UID).unwrap(),
         open: Default::default(),
+        also: Vec::new(),
         alias: format!("v6pod test {n}"),
         mode: Mode::Bridge,
     }

@@ -41,7 +41,7 @@ use crate::failpoint;
 
 /// The metric of the default route inside: before netavark's 100. Where a container has a network of
 /// podman's with a way out besides, answers must leave by the address that they were asked at.
-const DEFAULT_ROUTE_METRIC: u32 = 64;
+pub(super) const DEFAULT_ROUTE_METRIC: u32 = 64;
 
 /// All of IPv6's groups (RFC 4291, section 2.7), with a length of 8.
 const MULTICAST: Ipv6Addr = Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0);
@@ -394,8 +394,8 @@ pub fn undo(worker: &mut Worker, host: &Host, port: &Port, step: &Step) -> Resul
         // Last of all undone: nothing of the port is there any more. What conntrack remembers goes
         // after the elements: a flow that still is one would outlive its permission by days.
         Step::Rules => {
-            let removed = worker.rules.remove(&host.links, &Elements::of(port));
-            let forgotten = worker.rules.forget_flows(&[port.address].into());
+            let removed = remove_elements(worker, host, port);
+            let forgotten = worker.rules.forget_flows(&port.addresses().collect());
             removed.and(forgotten)
         }
         Step::Pair => {
@@ -412,20 +412,43 @@ pub fn undo(worker: &mut Worker, host: &Host, port: &Port, step: &Step) -> Resul
         }
         // On an uplink of before, the next look at all entries removes it.
         Step::Proxy => match host.answers {
-            Some(link) => proxy::remove(socket, (port.address, link)),
+            Some(link) => each(port, |address| proxy::remove(socket, (address, link))),
             None => Ok(()),
         },
         Step::Neighbour if port.mode == Mode::Bridge => {
-            remove_neighbour(socket, host.bridge, port.address)
+            each(port, |address| remove_neighbour(socket, host.bridge, address))
         }
-        Step::Route if port.mode == Mode::Bridge => remove_route(socket, host.bridge, port.address),
+        Step::Route if port.mode == Mode::Bridge => {
+            each(port, |address| remove_route(socket, host.bridge, address))
+        }
         // Where many go together the port is up for a while yet.
         Step::Route => match find_even_doomed(socket, host, port)? {
-            Some(index) => remove_route(socket, index, port.address),
+            Some(index) => each(port, |address| remove_route(socket, index, address)),
             None => Ok(()),
         },
         Step::Neighbour | Step::Guard | Step::Forwarding | Step::Inside => Ok(()),
     }
+}
+
+/// Does it for each of the port's addresses, whatever fails on the way: the first error.
+pub(super) fn each(
+    port: &Port,
+    mut undo: impl FnMut(Ipv6Addr) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let mut done = Ok(());
+    for address in port.addresses() {
+        done = done.and(undo(address));
+    }
+    done
+}
+
+/// Removes the firewall's elements of all of the port's addresses.
+pub(super) fn remove_elements(worker: &mut Worker, host: &Host, port: &Port) -> Result<(), Error> {
+    let mut done = Ok(());
+    for elements in Elements::of_all(port) {
+        done = done.and(worker.rules.remove(&host.links, &elements));
+    }
+    done
 }
 
 /// Undoes all steps, in reverse, whatever fails on the way: what failed is the answer.

@@ -19,7 +19,9 @@ use v6pod_daemon::purge;
 use v6pod_daemon::report::chain;
 use v6pod_proto::explain::Explanation;
 use v6pod_proto::wishes::{NameWish, Opening, OpeningList};
-use v6pod_proto::{Attachment, AttachmentList, Capacity, Change, DEFAULT_SOCKET, Status};
+use v6pod_proto::{
+    Attachment, AttachmentList, Capacity, Change, DEFAULT_SOCKET, PrefixOffer, PrefixView, Status,
+};
 
 /// Shows the containers' addresses and names that v6podd has given, renames them, and opens and closes their ports.
 #[derive(Debug, Parser)]
@@ -75,6 +77,9 @@ enum Command {
     Status,
     /// Show how many more attachments fit, and what ends first.
     Capacity,
+    /// Show the prefix, or say what it is to be.
+    #[command(subcommand)]
+    Prefix(Prefix),
     /// Tell systemd-resolved who answers for the names of containers; v6podd.service does that at each start.
     Resolved,
     /// Take away all that v6podd has made: ports, routes, the bridge, names, records. Running
@@ -92,6 +97,26 @@ Processes of root and of the container's owner on this host reach every port in 
 const CLOSE_HELP: &str = "Examples:
   v6podctl close web tcp/80
   v6podctl close web tcp/1-65535 udp/1-65535    everything";
+
+#[derive(Debug, Subcommand)]
+enum Prefix {
+    /// Show the prefix, where it comes from, and what changes.
+    Show,
+    /// Say what prefix is delegated to this host; running containers follow it.
+    ///
+    /// It counts when it has held for the settling time (renumber.settle). One that is shorter than 80 bits is
+    /// cut by the same rule each time: the configuration's `subnet`, or its last /80.
+    Set {
+        /// Such as 2001:db8:1:2::/64.
+        prefix: String,
+        /// For how many seconds it is good. 0 takes it back; the last good one stays in force.
+        #[arg(long, value_name = "SECONDS")]
+        valid: Option<u64>,
+        /// One word for who says so.
+        #[arg(long, value_name = "WORD", default_value = "operator")]
+        source: String,
+    },
+}
 
 #[derive(Debug, Args)]
 struct Ports {
@@ -175,6 +200,16 @@ async fn run(cli: &Cli) -> Result<String, Failure> {
         Command::Capacity => {
             let capacity: Capacity = client.get("/api/capacity").await?;
             cli.render(&capacity, table::capacity)
+        }
+        Command::Prefix(Prefix::Show) => {
+            let prefix: PrefixView = client.get("/api/prefix").await?;
+            cli.render(&prefix, table::prefix)
+        }
+        Command::Prefix(Prefix::Set { prefix, valid, source }) => {
+            let (prefix, source) = (prefix.clone(), Some(source.clone()));
+            let said = PrefixOffer { prefix, valid: *valid, source };
+            let heard: PrefixView = client.put("/api/prefix", &said).await?;
+            cli.render(&heard, table::prefix)
         }
         Command::Resolved => {
             let status: Status = client.get("/api/status").await?;

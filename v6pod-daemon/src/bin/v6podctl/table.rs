@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use v6pod_proto::{
-    Attachment, Capacity, CheckStatus, NameState, NameStatus, Obstacle, Opened, Passed, State,
-    Status, Unopened,
+    Attachment, Capacity, CheckStatus, NameState, NameStatus, Obstacle, Opened, Passed, PrefixView,
+    State, Status, Unopened,
 };
 
 /// Seconds since the epoch.
@@ -142,6 +142,14 @@ pub(crate) fn status(s: &Status) -> String {
         advice.iter().for_each(|command| text += &format!("    {}\n", printable(command)));
     }
     text
+}
+
+/// `v6podctl prefix show`, and `set`.
+pub(crate) fn prefix(p: &PrefixView) -> String {
+    let mut rows = vec![["prefix".to_owned(), format!("{} ({})", p.prefix, p.source)]];
+    rows.extend(p.settling.iter().map(|to| ["settling".to_owned(), to.clone()]));
+    rows.extend(p.former.iter().map(|former| ["still in use".to_owned(), former.clone()]));
+    columns(&rows)
 }
 
 /// `v6podctl capacity`

@@ -13,6 +13,8 @@ use crate::kernel::view::Attributes;
 
 /// NFPROTO_INET.
 pub(super) const INET: u8 = 1;
+/// NFPROTO_IPV6.
+pub(super) const IP6: u8 = 10;
 /// NFPROTO_ARP.
 pub(super) const ARP: u8 = 3;
 /// NFPROTO_BRIDGE.

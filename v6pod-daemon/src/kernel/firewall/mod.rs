@@ -51,7 +51,7 @@ const LISTS: usize = 16;
 const HASHING: Duration = Duration::from_millis(1);
 
 /// The families of an instance's tables.
-const FAMILIES: [u8; 3] = [message::ARP, message::BRIDGE, message::INET];
+const FAMILIES: [u8; 4] = [message::ARP, message::BRIDGE, message::INET, message::IP6];
 
 /// The rules of all of an instance's tables, sorted: family, and the number that the kernel gave.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

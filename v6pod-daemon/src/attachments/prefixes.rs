@@ -1,0 +1,483 @@
+//! Which prefix is in force, and how another takes its place.
+//!
+//! Guarantees:
+//! - What is in force is on disk before the kernel is touched, and with it the prefixes before it, so a daemon
+//!   that dies in between goes on where it was.
+//! - A prefix that something of this host's overlaps never comes into force. The one before stays.
+//! - The host is ready for a prefix (route, gateway, rules) before an address of it is given, and stays ready
+//!   for the old one as long as anybody has an address of that.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use ipnet::Ipv6Net;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+use v6pod_proto as proto;
+use v6pod_proto::PrefixView;
+
+use super::records::{self, absent_is_fine};
+use super::rules::RulesError;
+use super::{Attachments, Refused, Shared};
+use crate::config::{Config, PrefixSource};
+use crate::core::Prefix;
+use crate::core::prefixes::{Cut, Heard, Offer, Prefixes};
+use crate::failpoint;
+use crate::kernel::host::PrepareError;
+use crate::kernel::overlap::overlaps;
+use crate::kernel::{self, Worker};
+
+/// The file in the run directory.
+pub(crate) const FILE: &str = "prefix.json";
+
+/// How many prefixes containers may have addresses in besides the one in force. While there are more,
+/// another one waits: a grace that was promised is not cut short, and whoever makes the prefix flap makes no
+/// more addresses than this.
+const MOST_FORMER: usize = 3;
+
+/// What the file says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Kept {
+    version: u32,
+    /// The configuration's when that was written: a change of that counts more than what came before it.
+    configured: String,
+    in_force: String,
+    source: String,
+    former: Vec<String>,
+}
+
+const VERSION: u32 = 1;
+
+/// The prefixes at the start of a daemon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct AtStart {
+    pub(super) in_force: Prefix,
+    pub(super) former: Vec<Prefix>,
+    source: String,
+}
+
+/// The prefixes of a daemon that runs.
+#[derive(Debug)]
+pub(super) struct Changing {
+    state: Mutex<State>,
+    /// Woken when there may be something to do.
+    pub(super) woken: Notify,
+    file: PathBuf,
+    cut: Cut,
+}
+
+#[derive(Debug)]
+struct State {
+    prefixes: Prefixes,
+    former: Vec<Prefix>,
+    source: String,
+    /// That of what settles.
+    coming_from: String,
+    /// Said to be one too many.
+    told_full: bool,
+    configured: String,
+}
+
+/// Why another prefix is not in force.
+#[derive(Debug, thiserror::Error)]
+enum NotSwitched {
+    #[error(transparent)]
+    Host(#[from] PrepareError),
+    #[error(transparent)]
+    Kernel(#[from] kernel::Error),
+    #[error(transparent)]
+    Rules(#[from] RulesError),
+    #[error("cannot record it")]
+    Record(#[from] io::Error),
+}
+
+impl AtStart {
+    /// Those of a daemon that is configured like this and would have this prefix, after one that has kept this.
+    pub(super) fn of(config: &Config, base: Prefix, kept: Option<&Kept>) -> Self {
+        let plain = Self { in_force: base, former: Vec::new(), source: source_of(config).into() };
+        let Some(kept) = kept else { return plain };
+        let parse = |text: &String| text.parse::<Prefix>().ok();
+        let former = kept.former.iter().filter_map(parse);
+        match parse(&kept.in_force) {
+            Some(in_force) if kept.configured == configured(config, base) => {
+                let former = former.filter(|former| apart(*former, in_force)).collect();
+                Self { in_force, former, source: kept.source.clone() }
+            }
+            // Somebody has written another one: to that everybody moves.
+            before => {
+                let all = before.into_iter().chain(former);
+                let former = all.filter(|former| apart(*former, base)).collect();
+                Self { former, ..plain }
+            }
+        }
+    }
+
+    /// The same with the configured prefix, because something is in the way of the other one.
+    pub(super) fn fall_back(self, config: &Config, base: Prefix) -> Self {
+        let former = [self.in_force].into_iter().chain(self.former);
+        let former = former.filter(|former| apart(*former, base)).collect();
+        Self { in_force: base, former, source: source_of(config).into() }
+    }
+
+    /// The prefix, and those before it.
+    pub(super) fn all(&self) -> impl Iterator<Item = Prefix> {
+        [self.in_force].into_iter().chain(self.former.iter().copied())
+    }
+}
+
+/// Whether no address is in both.
+fn apart(one: Prefix, other: Prefix) -> bool {
+    !one.net().contains(&other.net()) && !other.net().contains(&one.net())
+}
+
+const fn source_of(config: &Config) -> &'static str {
+    match config.prefix {
+        PrefixSource::Static(_) => "static",
+        PrefixSource::Auto | PrefixSource::File(_) => "auto",
+    }
+}
+
+fn configured(config: &Config, base: Prefix) -> String {
+    match &config.prefix {
+        PrefixSource::Static(_) => base.to_string(),
+        PrefixSource::Auto => "auto".to_owned(),
+        PrefixSource::File(path) => format!("file:{}", path.display()),
+    }
+}
+
+/// What an earlier daemon of this boot kept; nothing if there was none, or if that is none.
+pub(super) fn kept(config: &Config) -> Option<Kept> {
+    let path = config.run_dir().join(FILE);
+    if !path.exists() {
+        return None;
+    }
+    let kept = records::read(&path).and_then(|bytes| {
+        serde_json::from_slice::<Kept>(&bytes).map_err(|error| error.to_string())
+    });
+    match kept {
+        Ok(kept) if kept.version == VERSION => Some(kept),
+        Ok(kept) => {
+            tracing::error!("{} has version {}, not {VERSION}", path.display(), kept.version);
+            None
+        }
+        Err(why) => {
+            tracing::error!("{} does not say what the prefix was: {why}", path.display());
+            None
+        }
+    }
+}
+
+impl Changing {
+    pub(super) fn new(config: &Config, base: Prefix, start: &AtStart) -> Self {
+        let state = State {
+            prefixes: Prefixes::new(start.in_force, config.settle),
+            former: start.former.clone(),
+            source: start.source.clone(),
+            coming_from: String::new(),
+            told_full: false,
+            configured: configured(config, base),
+        };
+        let file = config.run_dir().join(FILE);
+        let cut = Cut { subnet: config.subnet };
+        Self { state: Mutex::new(state), woken: Notify::new(), file, cut }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When something settles.
+    pub(super) fn settles_at(&self) -> Option<Instant> {
+        self.state().prefixes.settles_at()
+    }
+
+    /// Those in which containers may still have addresses, besides the one in force.
+    pub(super) fn former(&self) -> Vec<Prefix> {
+        self.state().former.clone()
+    }
+
+    /// As callers see it.
+    pub(super) fn view(&self) -> PrefixView {
+        let state = self.state();
+        let prefix = state.prefixes.in_force();
+        PrefixView {
+            prefix: prefix.to_string(),
+            source: state.source.clone(),
+            ula: prefix.is_ula(),
+            former: state.former.iter().map(ToString::to_string).collect(),
+            settling: state.prefixes.waiting(Instant::now()).map(|prefix| prefix.to_string()),
+        }
+    }
+
+    /// Keeps what is in force, for the next daemon.
+    pub(super) fn keep(&self) -> io::Result<()> {
+        let kept = {
+            let state = self.state();
+            Kept {
+                version: VERSION,
+                configured: state.configured.clone(),
+                in_force: state.prefixes.in_force().to_string(),
+                source: state.source.clone(),
+                former: state.former.iter().map(ToString::to_string).collect(),
+            }
+        };
+        let beside = self.file.with_extension("new");
+        fs::write(&beside, serde_json::to_vec(&kept)?)?;
+        fs::rename(&beside, &self.file)
+    }
+
+    /// The one that is to be in force now.
+    fn due(&self) -> Option<Prefix> {
+        let mut state = self.state();
+        let settled = state.prefixes.settled(Instant::now())?;
+        let room = state.former.len() < MOST_FORMER || state.former.contains(&settled);
+        if !room && !std::mem::replace(&mut state.told_full, true) {
+            tracing::warn!(
+                prefix = %settled,
+                "the prefix has changed too often: the next one waits until an old one is out of use"
+            );
+        }
+        room.then_some(settled)
+    }
+
+    /// Has it in force in memory. Gives what was.
+    fn switch(&self, to: Prefix) -> (Prefix, Vec<Prefix>, String) {
+        let mut state = self.state();
+        let before = (state.prefixes.in_force(), state.former.clone(), state.source.clone());
+        state.former.retain(|former| *former != to);
+        state.former.push(before.0);
+        state.source = state.coming_from.clone();
+        state.prefixes.put_in_force(to);
+        state.told_full = false;
+        before
+    }
+
+    /// Undoes [`Changing::switch`]. The other one is heard of no more until it is said again.
+    fn switch_back(&self, (in_force, former, source): (Prefix, Vec<Prefix>, String)) {
+        let mut state = self.state();
+        state.prefixes.put_in_force(in_force);
+        (state.former, state.source) = (former, source);
+    }
+
+    /// These are out of use.
+    fn retire(&self, gone: &[Prefix]) {
+        let mut state = self.state();
+        state.former.retain(|former| !gone.contains(former));
+        state.told_full = false;
+    }
+}
+
+impl Attachments {
+    /// Hears what an operator, or a program of his, says of a prefix.
+    ///
+    /// # Errors
+    /// [`Refused::Wish`]: it is none that containers could be in, or something of this host's is in its way.
+    pub async fn hear_prefix(&self, said: proto::PrefixOffer) -> Result<PrefixView, Refused> {
+        let range: Ipv6Net = said
+            .prefix
+            .parse()
+            .map_err(|_| Refused::Unclear(format!("{:?} is not an IPv6 prefix", said.prefix)))?;
+        let valid = said.valid.map(Duration::from_secs);
+        let source = said.source.as_deref().filter(|source| is_word(source)).unwrap_or("put");
+        self.0.hear(range, valid, source).await?;
+        Ok(self.0.changing.view())
+    }
+}
+
+/// Whether it can stand in a log and a table as it is.
+fn is_word(text: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
+    !text.is_empty() && text.len() <= 32 && text.bytes().all(plain)
+}
+
+impl Shared {
+    /// Hears of a range from this source.
+    pub(super) async fn hear(
+        self: &Arc<Self>,
+        range: Ipv6Net,
+        valid: Option<Duration>,
+        source: &str,
+    ) -> Result<Heard, Refused> {
+        let wrong = |error: crate::core::prefix::PrefixError| Refused::Wish(error.to_string());
+        let prefix = self.changing.cut.of(range).map_err(wrong)?;
+        let taken_back = valid.is_some_and(|valid| valid.is_zero());
+        if !taken_back {
+            self.refuse_overlap(prefix).await?;
+        }
+        let heard = {
+            let mut state = self.changing.state();
+            let heard = state.prefixes.hear(Offer { prefix, valid }, Instant::now());
+            match heard {
+                Heard::Settles(_) => state.coming_from = source.to_owned(),
+                Heard::InForce => state.source = source.to_owned(),
+                Heard::TakenBack | Heard::Nothing | Heard::Kept => {}
+            }
+            heard
+        };
+        tracing::info!(%range, %prefix, source, ?valid, ?heard, "heard of a prefix");
+        self.changing.woken.notify_one();
+        Ok(heard)
+    }
+
+    async fn refuse_overlap(self: &Arc<Self>, prefix: Prefix) -> Result<(), Refused> {
+        let topology = self.topology();
+        if let Some(ours) = topology.prefixes().find(|p| *p != prefix && !apart(*p, prefix)) {
+            let why =
+                "take one that is apart from it, or write it into the configuration and restart";
+            return Err(Refused::Wish(format!("{prefix} overlaps {ours}, which is in use: {why}")));
+        }
+        let job = move |worker: &mut Worker| overlaps(&mut worker.socket, &topology, prefix);
+        let overlaps = self.workers.run(job).await?;
+        if overlaps.found.is_empty() { Ok(()) } else { Err(Refused::Wish(overlaps.to_string())) }
+    }
+
+    /// Has another prefix in force if one is due. True if so.
+    pub(super) async fn switch_prefix(self: &Arc<Self>) -> bool {
+        let Some(to) = self.changing.due() else { return false };
+        let before = self.changing.switch(to);
+        let shared = Arc::clone(self);
+        let job = move |worker: &mut Worker| -> Result<(), NotSwitched> {
+            shared.changing.keep()?;
+            failpoint::reach("renumbering:recorded");
+            shared.bring_in(worker)?;
+            shared.ledger().book.move_to(to);
+            Ok(())
+        };
+        match self.workers.run(job).await {
+            Ok(()) => {
+                tracing::info!(from = %before.0, %to, "the prefix has changed");
+                self.tell_prefix(to);
+                super::proxying::settle(self).await;
+                true
+            }
+            Err(error) => {
+                tracing::error!(prefix = %to, %error, "cannot change the prefix; the old one stays");
+                self.changing.switch_back(before);
+                self.bring_in_soon().await;
+                false
+            }
+        }
+    }
+
+    /// Forgets the prefixes that nobody has an address in any more.
+    pub(super) async fn retire_prefixes(self: &Arc<Self>) {
+        let gone: Vec<_> = {
+            let ledger = self.ledger();
+            let former = self.changing.former();
+            former.into_iter().filter(|former| !ledger.book.is_in_use(*former)).collect()
+        };
+        if gone.is_empty() {
+            return;
+        }
+        self.changing.retire(&gone);
+        self.bring_in_soon().await;
+        for prefix in gone {
+            tracing::info!(%prefix, "the old prefix is out of use");
+        }
+    }
+
+    async fn bring_in_soon(self: &Arc<Self>) {
+        let shared = Arc::clone(self);
+        let job = move |worker: &mut Worker| -> Result<(), NotSwitched> {
+            shared.changing.keep()?;
+            shared.bring_in(worker)
+        };
+        if let Err(error) = self.workers.run(job).await {
+            tracing::error!(%error, "cannot bring the host to its prefixes; it is tried at the next change");
+        }
+    }
+
+    /// Brings the host's side and the rules to the prefixes that are in force and that were.
+    fn bring_in(self: &Arc<Self>, worker: &mut Worker) -> Result<(), NotSwitched> {
+        let topology = self.topology();
+        let host = kernel::host::prepare(&mut worker.socket, &topology)?;
+        self.ledger().book.set_mtu(host.mtu);
+        self.set_host(host);
+        failpoint::reach("renumbering:prepared");
+        self.load_rules_for(worker, topology.prefix, &topology.former)?;
+        failpoint::reach("renumbering:ruled");
+        self.ranges.set(topology.prefixes());
+        Ok(())
+    }
+
+    /// What the host's side should be, now.
+    pub(super) fn topology(&self) -> kernel::Topology {
+        let state = self.changing.state();
+        let (prefix, former) = (state.prefixes.in_force(), state.former.clone());
+        kernel::Topology { prefix, former, ..self.topology.clone() }
+    }
+}
+
+/// Removes what is kept of prefixes.
+pub(crate) fn forget(config: &Config) -> io::Result<()> {
+    absent_is_fine(fs::remove_file(config.run_dir().join(FILE)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prefix(text: &str) -> Prefix {
+        text.parse().unwrap()
+    }
+
+    fn config(text: &str) -> Config {
+        Config::parse(text).unwrap()
+    }
+
+    fn kept(config: &Config, base: Prefix, in_force: &str) -> Kept {
+        Kept {
+            version: VERSION,
+            configured: configured(config, base),
+            in_force: in_force.to_owned(),
+            source: "dhclient".to_owned(),
+            former: vec!["2001:db8:9::/80".to_owned()],
+        }
+    }
+
+    #[test]
+    fn what_was_put_survives_a_restart_and_a_change_of_the_configuration_counts_more() {
+        let base = prefix("2001:db8:1::/80");
+        let same = config("prefix = \"2001:db8:1::/80\"");
+        let kept = kept(&same, base, "2001:db8:2::/80");
+        let start = AtStart::of(&same, base, Some(&kept));
+        assert_eq!(start.in_force, prefix("2001:db8:2::/80"));
+        assert_eq!((start.former, &*start.source), (vec![prefix("2001:db8:9::/80")], "dhclient"));
+        let (other, base) = (config("prefix = \"2001:db8:3::/80\""), prefix("2001:db8:3::/80"));
+        let start = AtStart::of(&other, base, Some(&kept));
+        assert_eq!((start.in_force, &*start.source), (base, "static"));
+        assert_eq!(start.former, [prefix("2001:db8:2::/80"), prefix("2001:db8:9::/80")]);
+        assert_eq!(AtStart::of(&other, base, None).former, []);
+        // One that lies in the other has no place beside it.
+        let (around, base) = (config("prefix = \"2001:db8:2::/64\""), prefix("2001:db8:2::/64"));
+        assert_eq!(AtStart::of(&around, base, Some(&kept)).former, [prefix("2001:db8:9::/80")]);
+    }
+
+    #[test]
+    fn a_prefix_waits_while_too_many_are_in_use_and_one_that_comes_back_does_not() {
+        let config = config("prefix = \"2001:db8:1::/80\"\nrenumber.settle = \"0s\"");
+        let start = AtStart::of(&config, prefix("2001:db8:1::/80"), None);
+        let changing = Changing::new(&config, prefix("2001:db8:1::/80"), &start);
+        let hear = |text: &str| {
+            let offer = Offer { prefix: prefix(text), valid: None };
+            changing.state().prefixes.hear(offer, Instant::now());
+            changing.due()
+        };
+        for text in ["2001:db8:2::/80", "2001:db8:3::/80", "2001:db8:4::/80"] {
+            let to = hear(text).unwrap();
+            changing.switch(to);
+        }
+        assert_eq!(hear("2001:db8:5::/80"), None);
+        let back = hear("2001:db8:1::/80").unwrap();
+        let before = changing.switch(back);
+        assert_eq!(changing.former().len(), 3);
+        changing.switch_back(before);
+        assert_eq!(changing.state().prefixes.in_force(), prefix("2001:db8:4::/80"));
+        changing.retire(&[prefix("2001:db8:1::/80")]);
+        assert!(hear("2001:db8:5::/80").is_some());
+    }
+}

@@ -1,0 +1,150 @@
+//! How attachments get addresses of another prefix.
+//!
+//! Guarantees: an attachment is known by an address that its container has, at every moment; the one that it
+//! was known by before stays its own until it is let go of; nobody else is given any of them meanwhile. An
+//! address keeps its host part where that is free in the new prefix, so that a prefix that comes back brings
+//! the same addresses with it.
+
+use std::net::Ipv6Addr;
+use std::time::Instant;
+
+use v6pod_proto::AttachmentId;
+
+use super::Book;
+use crate::core::Prefix;
+use crate::core::attachment::{Attachment, Phase};
+use crate::core::step::{Also, Role};
+
+impl Book {
+    /// Addresses are drawn from this prefix from now on. Those who have others are [`Book::outside`].
+    pub fn move_to(&mut self, prefix: Prefix) {
+        self.terms.prefix = prefix;
+        self.pool.move_to(prefix);
+    }
+
+    /// Those that are known by an address of another prefix and are not on their way out, in no order.
+    pub fn outside(&self) -> impl Iterator<Item = &Attachment> {
+        let prefix = self.terms.prefix;
+        let outside = move |a: &&Attachment| !prefix.contains(a.port.address);
+        self.attachments.values().filter(outside).filter(|a| a.phase.shown().is_some())
+    }
+
+    /// Whether anybody, on his way out or not, has an address in this prefix.
+    pub fn is_in_use(&self, prefix: Prefix) -> bool {
+        self.by_address.keys().any(|address| prefix.contains(*address))
+    }
+
+    /// Has the attachment have an address in the prefix that is in force, besides the one that it is known
+    /// by. `None` if it needs none, is still being made or on its way out, or if there is none left.
+    ///
+    /// # Errors
+    /// The random bits cannot be had.
+    pub fn bring<E>(
+        &mut self,
+        id: &AttachmentId,
+        now: Instant,
+        random: impl FnMut() -> Result<u128, E>,
+    ) -> Result<Option<(&Attachment, Also)>, E> {
+        let prefix = self.terms.prefix;
+        let Some(a) = self.attachments.get(id) else { return Ok(None) };
+        let moves = matches!(a.phase, Phase::Wired | Phase::Serving | Phase::Ending);
+        if !moves || prefix.contains(a.port.address) {
+            return Ok(None);
+        }
+        let (address, gateway) = (a.port.address, self.terms.gateway(a.port.mode));
+        let there = a.port.also.iter().find(|also| prefix.contains(also.address));
+        let also = match there {
+            // The prefix has come back, or this was begun before.
+            Some(also) => Also { role: Role::Coming, ..*also },
+            None => match self.take_like(address, now, random)? {
+                Some(address) => Also { address, gateway, role: Role::Coming },
+                None => return Ok(None),
+            },
+        };
+        self.by_address.insert(also.address, id.clone());
+        let Some(a) = self.attachments.get_mut(id) else { return Ok(None) };
+        a.port.also.retain(|other| other.address != also.address);
+        a.port.also.push(also);
+        Ok(Some((a, also)))
+    }
+
+    /// The container has the address that was coming: the attachment is known by it from now on. The one before
+    /// goes at that time, in seconds since the epoch.
+    pub fn arrive(
+        &mut self,
+        id: &AttachmentId,
+        address: Ipv6Addr,
+        until: u64,
+    ) -> Option<&Attachment> {
+        let port = &mut self.attachments.get_mut(id)?.port;
+        let coming = port.also.iter().position(|also| also.address == address)?;
+        let Also { address, gateway, .. } = port.also.remove(coming);
+        let before =
+            Also { address: port.address, gateway: port.gateway, role: Role::Going(until) };
+        port.also.push(before);
+        (port.address, port.gateway) = (address, gateway);
+        self.attachments.get(id)
+    }
+
+    /// What is to be let go of by now: what has been going for long enough, and what was coming in a prefix
+    /// that is in force no more. Not from those that are on their way out, whose end takes all away.
+    pub fn leaving(&self, now: u64) -> Vec<(AttachmentId, Also)> {
+        let prefix = self.terms.prefix;
+        let leaves = |a: &Attachment, also: &Also| match also.role {
+            // Unless it is to be taken up again.
+            Role::Going(until) => {
+                let wanted = prefix.contains(also.address) && !prefix.contains(a.port.address);
+                until <= now && !wanted
+            }
+            Role::Coming => !prefix.contains(also.address),
+        };
+        let staying = self.attachments.values().filter(|a| a.phase.shown().is_some());
+        let each = staying.flat_map(|a| {
+            let those = a.port.also.iter().filter(move |also| leaves(a, also));
+            those.map(|also| (a.id.clone(), *also))
+        });
+        each.collect()
+    }
+
+    /// When the next address goes, in seconds since the epoch.
+    pub fn next_leaves(&self) -> Option<u64> {
+        let all = self.attachments.values().flat_map(|a| &a.port.also);
+        let times = all.filter_map(|also| match also.role {
+            Role::Going(until) => Some(until),
+            Role::Coming => None,
+        });
+        times.min()
+    }
+
+    /// The attachment has this address no more, which rests from now on.
+    pub fn let_go(
+        &mut self,
+        id: &AttachmentId,
+        address: Ipv6Addr,
+        now: Instant,
+    ) -> Option<&Attachment> {
+        let port = &mut self.attachments.get_mut(id)?.port;
+        let at = port.also.iter().position(|also| also.address == address)?;
+        port.also.remove(at);
+        self.by_address.remove(&address);
+        self.pool.release(address, now);
+        self.attachments.get(id)
+    }
+
+    /// Takes an address in the prefix with the same host part, or if that cannot be had any.
+    fn take_like<E>(
+        &mut self,
+        address: Ipv6Addr,
+        now: Instant,
+        random: impl FnMut() -> Result<u128, E>,
+    ) -> Result<Option<Ipv6Addr>, E> {
+        let prefix = self.terms.prefix;
+        let host = address.to_bits() & prefix.host_mask();
+        let same = Ipv6Addr::from_bits(prefix.net().network().to_bits() | host);
+        if self.pool.take(same) { Ok(Some(same)) } else { self.pool.draw(now, random) }
+    }
+}
+
+#[cfg(test)]
+#[path = "book_moving_tests.rs"]
+mod tests;
