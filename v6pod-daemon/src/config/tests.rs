@@ -277,9 +277,7 @@ fn consul_is_reached_by_tls_or_a_unix_socket() {
 
 #[test]
 fn the_full_design_is_too_early_where_it_is_written() {
-    for text in ["addresses.wished = [\"alice\", \"@staff\"]"] {
-        not_yet(text);
-    }
+    not_yet("addresses.wished = [\"alice\", \"@staff\"]");
 }
 
 #[test]
