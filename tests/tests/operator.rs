@@ -121,7 +121,7 @@ fn status_says_what_is_off() {
     assert_eq!(status.uplink.map(|uplink| uplink.to_string()).as_deref(), Some("up0"));
     // What is not there yet is said where an operator looks, and at every start.
     assert!(status.off.iter().any(|off| off.feature == "ndp-proxy"), "{:?}", status.off);
-    assert!(daemon.log().contains("off: renumbering"), "{}", daemon.log());
+    assert!(daemon.log().contains("off: ndp-proxy"), "{}", daemon.log());
 }
 
 #[test]
