@@ -49,12 +49,13 @@ use user::User;
 type Failure = Box<dyn std::error::Error>;
 type Result<T> = std::result::Result<T, Failure>;
 
-const USAGE: &str = "usage: v6pod-bench [--rounds N] [--traffic N] [--write FILE]";
+const USAGE: &str =
+    "usage: v6pod-bench [--rounds N] [--traffic N] [--only costs|traffic|thousands] [--write FILE]";
 
 /// Enough for a median that is steady to a few per cent, and done in about a minute.
 const ROUNDS: usize = 25;
 
-/// The same of traffic; each takes some fifteen seconds.
+/// The same of traffic; each takes some thirty seconds.
 const TRAFFIC: usize = 10;
 
 /// One way to attach a network namespace.
@@ -77,7 +78,42 @@ struct Round {
 struct Options {
     rounds: usize,
     traffic: usize,
+    only: Option<Part>,
     write: Option<PathBuf>,
+}
+
+/// A section of the report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// What an attachment costs.
+    Costs,
+    /// What passes through it.
+    Traffic,
+    /// What thousands cost.
+    Thousands,
+}
+
+impl Part {
+    const ALL: [Self; 3] = [Self::Costs, Self::Traffic, Self::Thousands];
+
+    fn named(word: &str) -> Option<Self> {
+        match word {
+            "costs" => Some(Self::Costs),
+            "traffic" => Some(Self::Traffic),
+            "thousands" => Some(Self::Thousands),
+            _ => None,
+        }
+    }
+
+    fn measure(self, options: &Options) -> Result<String> {
+        match self {
+            Self::Costs => Ok(report::markdown(&measure(&Scene::set()?, options.rounds)?)),
+            Self::Traffic => {
+                Ok(traffic::markdown(&traffic::measure(&Scene::set()?, options.traffic)?))
+            }
+            Self::Thousands => Ok(crowd::measure().markdown()),
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -106,11 +142,12 @@ fn end(result: Result<()>) -> ExitCode {
 
 impl Options {
     fn parse(mut words: impl Iterator<Item = String>) -> Option<Self> {
-        let mut options = Self { rounds: ROUNDS, traffic: TRAFFIC, write: None };
+        let mut options = Self { rounds: ROUNDS, traffic: TRAFFIC, only: None, write: None };
         while let Some(word) = words.next() {
             match word.as_str() {
                 "--rounds" => options.rounds = words.next()?.parse().ok().filter(|n| *n > 0)?,
                 "--traffic" => options.traffic = words.next()?.parse().ok().filter(|n| *n > 0)?,
+                "--only" => options.only = Some(Part::named(&words.next()?)?),
                 "--write" => options.write = Some(words.next()?.into()),
                 _ => return None,
             }
@@ -121,13 +158,8 @@ impl Options {
 
 fn run(options: &Options) -> Result<()> {
     let mut text = String::new();
-    let parts: [&dyn Fn() -> Result<String>; 3] = [
-        &|| Ok(report::markdown(&measure(&Scene::set()?, options.rounds)?)),
-        &|| Ok(traffic::markdown(&traffic::measure(&Scene::set()?, options.traffic)?)),
-        &|| Ok(crowd::measure().markdown()),
-    ];
-    for part in parts {
-        let part = part()?;
+    for part in Part::ALL.into_iter().filter(|part| options.only.is_none_or(|only| only == *part)) {
+        let part = part.measure(options)?;
         io::stdout().write_all(part.as_bytes())?;
         text.push_str(&part);
     }

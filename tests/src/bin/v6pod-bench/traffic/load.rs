@@ -16,8 +16,11 @@ use super::Load;
 use crate::Result;
 use crate::scene::NetNs;
 
-/// How long each is measured.
+/// How long each is measured, but for streams.
 const PERIOD: Duration = Duration::from_millis(300);
+
+/// How long a stream is, of which there are more.
+const STREAM: Duration = Duration::from_millis(100);
 
 /// Past this, nobody is there.
 const LIMIT: Duration = Duration::from_secs(LIMIT_S as u64);
@@ -81,7 +84,7 @@ impl Course<'_> {
             let sent = scope.spawn(move || {
                 stay_on(Processor::First)?;
                 let chunk = vec![0x56; CHUNK];
-                while began.elapsed() < PERIOD {
+                while began.elapsed() < STREAM {
                     source.write_all(&chunk)?;
                 }
                 Ok::<_, std::io::Error>(())

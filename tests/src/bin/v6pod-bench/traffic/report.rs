@@ -19,8 +19,8 @@ const BESIDE_SLIRP4NETNS: f64 = 5.0;
 /// The section as Markdown.
 pub(crate) fn markdown(traffic: &Traffic) -> String {
     let mut text = format!(
-        "\n# What passes through it\n\nOne run of {} rounds, all ways by turns, 0.3 s each, on the \
-         same machine. Medians:\n\n",
+        "\n# What passes through it\n\nOne run of {} rounds, all ways by turns, on the same machine: \
+         of streams ten turns of 0.1 s\na round, of all else one of 0.3 s. Medians:\n\n",
         traffic.rounds()
     );
     head(&mut text, "", Way::ALL, "");
@@ -29,7 +29,7 @@ pub(crate) fn markdown(traffic: &Traffic) -> String {
         row(&mut text, title(load), &Way::ALL.map(|way| figure(way).unwrap_or_default()), "");
     }
     text.push_str(
-        "\nThe same beside the bare bridge: median (p10–p90) of the rounds' quotients:\n\n",
+        "\nThe same beside the bare bridge: median (p10–p90) of the turns' quotients:\n\n",
     );
     let others = [Way::Bridge, Way::Routed, Way::Netavark, Way::Pasta, Way::Slirp4netns];
     head(&mut text, "", others, " budget |");
