@@ -215,6 +215,12 @@ impl Changing {
 
     /// Keeps what is in force, for the next daemon.
     pub(super) fn keep(&self) -> io::Result<()> {
+        self.keep_after(None)
+    }
+
+    /// The same if the file says this. Where that is what it should say nothing is written: a daemon has to be
+    /// able to take up its containers on a full disk.
+    pub(super) fn keep_after(&self, before: Option<&Kept>) -> io::Result<()> {
         let kept = {
             let state = self.state();
             Kept {
@@ -225,6 +231,9 @@ impl Changing {
                 former: state.former.iter().map(ToString::to_string).collect(),
             }
         };
+        if before == Some(&kept) {
+            return Ok(());
+        }
         let beside = self.file.with_extension("new");
         fs::write(&beside, serde_json::to_vec(&kept)?)?;
         fs::rename(&beside, &self.file)

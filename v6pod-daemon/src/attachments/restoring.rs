@@ -158,7 +158,7 @@ pub async fn start(config: Config, closer: Closer) -> Result<Attachments, StartE
     let host = host?;
     policy.nat66 = host.uplink.clone().filter(|_| config.nat66);
     let changing = Changing::new(&config, base, &prefixes);
-    changing.keep().map_err(in_file(&config.run_dir()))?;
+    changing.keep_after(kept.as_ref()).map_err(in_file(&config.run_dir()))?;
 
     failpoint::reach("restoring:prepared");
     let records = Records::open(&config.run_dir()).map_err(in_file(&config.run_dir()))?;
