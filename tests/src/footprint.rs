@@ -5,6 +5,7 @@ use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use v6pod_proto::Attachment;
@@ -92,8 +93,14 @@ impl Footprint {
     /// Waits until the daemon's footprint is this one, or panics with the difference.
     #[track_caller]
     pub fn comes_back(&self, daemon: &impl Place) {
+        self.comes_back_within(PATIENCE, daemon);
+    }
+
+    /// The same where there is so much to take away that it may take this long.
+    #[track_caller]
+    pub fn comes_back_within(&self, patience: Duration, daemon: &impl Place) {
         let mut now = self.clone();
-        let back = eventually_or_none(|| {
+        let back = eventually_or_none(patience, || {
             now = Self::of(daemon);
             (now == *self).then_some(())
         });
@@ -118,11 +125,11 @@ impl fmt::Display for Footprint {
     }
 }
 
-fn eventually_or_none(mut ask: impl FnMut() -> Option<()>) -> Option<()> {
-    let deadline = std::time::Instant::now() + PATIENCE;
-    eventually(PATIENCE * 2, "unreachable: the closure gives up before", || match ask() {
+fn eventually_or_none(patience: Duration, mut ask: impl FnMut() -> Option<()>) -> Option<()> {
+    let deadline = Instant::now() + patience;
+    eventually(patience * 2, "unreachable: the closure gives up before", || match ask() {
         Some(()) => Some(Some(())),
-        None if std::time::Instant::now() >= deadline => Some(None),
+        None if Instant::now() >= deadline => Some(None),
         None => None,
     })
 }

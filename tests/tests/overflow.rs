@@ -283,7 +283,7 @@ fn thousands(mode: Mode) {
     assert_eq!(crowd.modes(), (bridged, MANY - bridged));
     crowd.all_are_reached();
     crowd.living.clear();
-    before.comes_back(&crowd.daemon);
+    before.comes_back_within(6 * PATIENCE, &crowd.daemon);
 }
 
 #[test]
