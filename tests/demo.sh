@@ -190,7 +190,7 @@ EOF
     die "v6podd did not answer within 10 seconds"
 }
 
-attachments() { ctl --json ls | jq '[.. | objects | select(has("address"))] | length'; }
+attachments() { ctl --json ls | jq '.attachments | length'; }
 
 # Waits until there are this many attachments.
 await_attachments() {
