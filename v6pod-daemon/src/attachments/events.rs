@@ -176,29 +176,25 @@ impl Shared {
 
     /// Tells that another prefix is in force.
     pub(super) fn tell_prefix(&self, prefix: Prefix) {
-        self.events.tell(Event {
-            event: Happening::Renumbered,
-            at: now(),
-            owner: None,
-            attachment: None,
-            container: None,
-            name: None,
-            address: None,
-            note: Some(format!("the prefix is {prefix} from now on")),
-        });
+        let note = format!("the prefix is {prefix} from now on");
+        self.tell_of_host(Happening::Renumbered, note);
     }
 
     /// Tells that something of the host's own was put back.
     pub(super) fn tell_repair(&self, note: &str) {
+        self.tell_of_host(Happening::Repaired, note.to_owned());
+    }
+
+    fn tell_of_host(&self, event: Happening, note: String) {
         self.events.tell(Event {
-            event: Happening::Repaired,
+            event,
             at: now(),
             owner: None,
             attachment: None,
             container: None,
             name: None,
             address: None,
-            note: Some(note.to_owned()),
+            note: Some(note),
         });
     }
 }

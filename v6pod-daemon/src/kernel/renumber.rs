@@ -22,7 +22,7 @@ use super::message::{self, Lifetime, find_by_index, find_ours};
 use super::namespace::NetNs;
 use super::netlink::RouteSocket;
 use super::proxy;
-use super::wire::{DEFAULT_ROUTE_METRIC, each, remove_elements, remove_neighbour, remove_route};
+use super::wire::{add_way_out, each, remove_elements, remove_neighbour, remove_route};
 use super::workers::Worker;
 use crate::core::ruleset::Elements;
 use crate::core::step::Port;
@@ -115,19 +115,7 @@ pub fn arrive(
         let flags = NLM_F_CREATE | NLM_F_REPLACE;
         let address = message::lasting_address(peer, port.address, Lifetime::Forever);
         socket.ack("give the new address", &Message::NewAddress(address), flags)?;
-        let entry = message::neighbour(peer, port.gateway, Some(router));
-        socket.ack("add the gateway's neighbour entry", &Message::NewNeighbour(entry), flags)?;
-        let by_link = [RouteAttribute::Oif(peer)];
-        let gateway = message::route(RouteType::Unicast, Some((port.gateway, 128)), by_link);
-        socket.ack("add the route to the gateway", &Message::NewRoute(gateway), flags)?;
-        let by_gateway = [
-            RouteAttribute::Gateway(port.gateway.into()),
-            RouteAttribute::Oif(peer),
-            RouteAttribute::Priority(DEFAULT_ROUTE_METRIC),
-        ];
-        // In the place of the one before: there is no moment without.
-        let default = message::route(RouteType::Unicast, None, by_gateway);
-        socket.ack("replace the default route", &Message::NewRoute(default), flags)?;
+        add_way_out(socket, port, peer, router)?;
         for other in others {
             let old = message::lasting_address(peer, *other, Lifetime::Deprecated(valid));
             socket.ack("deprecate the old address", &Message::NewAddress(old), NLM_F_REPLACE)?;

@@ -41,7 +41,7 @@ use crate::failpoint;
 
 /// The metric of the default route inside: before netavark's 100. Where a container has a network of
 /// podman's with a way out besides, answers must leave by the address that they were asked at.
-pub(super) const DEFAULT_ROUTE_METRIC: u32 = 64;
+const DEFAULT_ROUTE_METRIC: u32 = 64;
 
 /// All of IPv6's groups (RFC 4291, section 2.7), with a length of 8.
 const MULTICAST: Ipv6Addr = Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0);
@@ -548,10 +548,29 @@ fn configure(inside: &mut Inside<'_>, port: &Port, peer: u32, router: Mac) -> Re
         if off { Error::new(doing, Cause::NoIpv6) } else { error }
     })?;
 
-    let entry = message::neighbour(peer, port.gateway, Some(router));
-    socket.ack("add the gateway's neighbour entry", &Message::NewNeighbour(entry), flags)?;
     let lo = message::set_up(message::link(LOOPBACK), true);
     socket.ack("switch the loopback on", &Message::SetLink(lo), 0)?;
+    add_way_out(socket, port, peer, router)?;
+    let conf = inside.sysctls()?.open(Conf::Link(name))?;
+    // Set inside as well as filtered outside (CVE-2020-10749 and its kin, threat 6). The owner can change
+    // them, and then has himself to thank. Solicitations: nobody answers them.
+    for key in ["accept_ra", "autoconf", "accept_redirects", "router_solicitations"] {
+        conf.write(key, 0)?;
+    }
+    Ok(())
+}
+
+/// The container's gateway and its default route by this interface of its own. A default route that is there is
+/// replaced: there is no moment without.
+pub(super) fn add_way_out(
+    socket: &mut RouteSocket,
+    port: &Port,
+    peer: u32,
+    router: Mac,
+) -> Result<(), Error> {
+    let flags = NLM_F_CREATE | NLM_F_REPLACE;
+    let entry = message::neighbour(peer, port.gateway, Some(router));
+    socket.ack("add the gateway's neighbour entry", &Message::NewNeighbour(entry), flags)?;
     let by_link = [RouteAttribute::Oif(peer)];
     let gateway = message::route(RouteType::Unicast, Some((port.gateway, 128)), by_link);
     socket.ack("add the route to the gateway", &Message::NewRoute(gateway), flags)?;
@@ -561,14 +580,7 @@ fn configure(inside: &mut Inside<'_>, port: &Port, peer: u32, router: Mac) -> Re
         RouteAttribute::Priority(DEFAULT_ROUTE_METRIC),
     ];
     let default = message::route(RouteType::Unicast, None, by_gateway);
-    socket.ack("add the default route", &Message::NewRoute(default), flags)?;
-    let conf = inside.sysctls()?.open(Conf::Link(name))?;
-    // Set inside as well as filtered outside (CVE-2020-10749 and its kin, threat 6). The owner can change
-    // them, and then has himself to thank. Solicitations: nobody answers them.
-    for key in ["accept_ra", "autoconf", "accept_redirects", "router_solicitations"] {
-        conf.write(key, 0)?;
-    }
-    Ok(())
+    socket.ack("add the default route", &Message::NewRoute(default), flags)
 }
 
 #[cfg(test)]
