@@ -16,6 +16,7 @@ mod tls;
 
 use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
+use std::sync::Arc;
 
 use hyper::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
@@ -75,7 +76,7 @@ impl Backend for Consul {
         "consul"
     }
 
-    async fn register(&self, service: &Service) -> Result<(), BackendError> {
+    async fn register(&self, service: &Arc<Service>) -> Result<(), BackendError> {
         let answer = self.put(&Definition::of(service)).await?;
         let safer = Definition::without_redirects(service).filter(|_| knows_no_redirects(&answer));
         match safer {
@@ -115,7 +116,7 @@ fn parse(body: &[u8], mark: &Mark) -> Result<Vec<Listed>, BackendError> {
     Ok(ours
         .map(|(id, service)| {
             let id = ServiceId::new(id);
-            Listed { service: service.read(id.clone()), id }
+            Listed { service: service.read(id.clone()).map(Arc::new), id }
         })
         .collect())
 }
@@ -240,7 +241,7 @@ mod tests {
         there["Service"] = sent["Name"].clone();
         let list = serde_json::json!({ service.id.as_str(): there });
         let listed = parse(list.to_string().as_bytes(), &mark()).unwrap();
-        assert_eq!(listed, [Listed { id: service.id.clone(), service: Some(service) }]);
+        assert_eq!(listed, [Listed { id: service.id.clone(), service: Some(Arc::new(service)) }]);
     }
 
     #[test]

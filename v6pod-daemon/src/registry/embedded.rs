@@ -15,11 +15,12 @@ use crate::core::Label;
 #[derive(Debug, Clone, Default)]
 pub struct Embedded(Arc<Mutex<Table>>);
 
+/// The services are those of the wishes, not copies of them.
 #[derive(Debug, Default)]
 struct Table {
-    services: BTreeMap<ServiceId, Service>,
-    by_label: BTreeMap<Label, BTreeSet<ServiceId>>,
-    by_address: BTreeMap<Ipv6Addr, BTreeSet<ServiceId>>,
+    services: BTreeMap<ServiceId, Arc<Service>>,
+    by_label: BTreeSet<(Label, ServiceId)>,
+    by_address: BTreeSet<(Ipv6Addr, ServiceId)>,
 }
 
 impl Embedded {
@@ -27,17 +28,15 @@ impl Embedded {
     pub fn lookup(&self, label: &str) -> Vec<(AttachmentId, Ipv6Addr)> {
         let Ok(label) = label.to_ascii_lowercase().parse::<Label>() else { return Vec::new() };
         let table = self.table();
-        let ids = table.by_label.get(&label).into_iter().flatten();
-        ids.filter_map(|id| table.services.get(id))
-            .filter_map(|service| Some((service.attachment()?, service.address)))
-            .collect()
+        let services = table.services_in(&table.by_label, label);
+        services.filter_map(|service| Some((service.attachment()?, service.address))).collect()
     }
 
     /// The labels that are borne at the address, in order of id.
     pub fn borne(&self, address: Ipv6Addr) -> Vec<(AttachmentId, Label)> {
         let table = self.table();
-        let ids = table.by_address.get(&address).into_iter().flatten();
-        ids.filter_map(|id| table.services.get(id))
+        let services = table.services_in(&table.by_address, address);
+        services
             .filter_map(|service| Some((service.attachment()?, service.label.clone())))
             .collect()
     }
@@ -49,19 +48,21 @@ impl Embedded {
 }
 
 impl Table {
+    /// The services that an index has under this key, in order of id.
+    fn services_in<'a, K: Ord + Clone + 'a>(
+        &'a self,
+        index: &'a BTreeSet<(K, ServiceId)>,
+        key: K,
+    ) -> impl Iterator<Item = &'a Service> {
+        let from = index.range((key.clone(), ServiceId::new(""))..);
+        let under = from.take_while(move |(other, _)| *other == key);
+        under.filter_map(|(_, id)| self.services.get(id).map(AsRef::as_ref))
+    }
+
     fn remove(&mut self, id: &ServiceId) {
         let Some(service) = self.services.remove(id) else { return };
-        remove_from(&mut self.by_label, &service.label, id);
-        remove_from(&mut self.by_address, &service.address, id);
-    }
-}
-
-fn remove_from<K: Ord>(map: &mut BTreeMap<K, BTreeSet<ServiceId>>, key: &K, id: &ServiceId) {
-    if let Some(ids) = map.get_mut(key) {
-        ids.remove(id);
-        if ids.is_empty() {
-            map.remove(key);
-        }
+        self.by_label.remove(&(service.label.clone(), id.clone()));
+        self.by_address.remove(&(service.address, id.clone()));
     }
 }
 
@@ -70,12 +71,12 @@ impl Backend for Embedded {
         "embedded"
     }
 
-    async fn register(&self, service: &Service) -> Result<(), BackendError> {
+    async fn register(&self, service: &Arc<Service>) -> Result<(), BackendError> {
         let mut table = self.table();
         table.remove(&service.id);
-        table.by_label.entry(service.label.clone()).or_default().insert(service.id.clone());
-        table.by_address.entry(service.address).or_default().insert(service.id.clone());
-        table.services.insert(service.id.clone(), service.clone());
+        table.by_label.insert((service.label.clone(), service.id.clone()));
+        table.by_address.insert((service.address, service.id.clone()));
+        table.services.insert(service.id.clone(), Arc::clone(service));
         Ok(())
     }
 
@@ -87,7 +88,7 @@ impl Backend for Embedded {
     async fn list(&self) -> Result<Vec<Listed>, BackendError> {
         let table = self.table();
         let services = table.services.values();
-        Ok(services.map(|s| Listed { id: s.id.clone(), service: Some(s.clone()) }).collect())
+        Ok(services.map(|s| Listed { id: s.id.clone(), service: Some(Arc::clone(s)) }).collect())
     }
 }
 
@@ -102,7 +103,7 @@ mod tests {
     async fn a_label_finds_all_who_bear_it() {
         let mark = Mark::new("h", Instance::default());
         let table = Embedded::default();
-        let [one, two] = [1, 2].map(|n| Service::new(&mark, &registration(n, "web")));
+        let [one, two] = [1, 2].map(|n| Arc::new(Service::new(&mark, &registration(n, "web"))));
         table.register(&one).await.unwrap();
         table.register(&two).await.unwrap();
         table.register(&two).await.unwrap();
@@ -110,7 +111,7 @@ mod tests {
         assert_eq!(found.iter().map(|(_, a)| *a).collect::<Vec<_>>(), [one.address, two.address]);
 
         // Under another name, the old one is gone.
-        table.register(&Service::new(&mark, &registration(1, "db"))).await.unwrap();
+        table.register(&Arc::new(Service::new(&mark, &registration(1, "db")))).await.unwrap();
         assert_eq!(table.lookup("web").len(), 1);
         assert_eq!(table.borne(one.address), [(AttachmentId::from_bits(1), "db".parse().unwrap())]);
         table.deregister(&two.id).await.unwrap();

@@ -443,7 +443,7 @@ impl Ledger {
         &mut self,
         now: Instant,
         begun: u64,
-        listed: &BTreeMap<ServiceId, Option<Service>>,
+        listed: &BTreeMap<ServiceId, Option<Arc<Service>>>,
         jitter: f64,
     ) {
         let mut gone = Vec::new();
@@ -461,7 +461,7 @@ impl Ledger {
                 }
                 (Wish::Absent, Some(_)) => false,
                 (Wish::Present(wish), listed) => {
-                    listed.and_then(Option::as_ref).is_some_and(|there| there == wish.as_ref())
+                    listed.and_then(Option::as_ref).is_some_and(|there| there == wish)
                 }
             };
             if right {
@@ -495,7 +495,7 @@ impl Ledger {
     }
 
     /// What bears our mark and was wished for by nobody is to go.
-    fn find_stale(&mut self, now: Instant, listed: &BTreeMap<ServiceId, Option<Service>>) {
+    fn find_stale(&mut self, now: Instant, listed: &BTreeMap<ServiceId, Option<Arc<Service>>>) {
         let stale: Vec<_> =
             listed.keys().filter(|id| !self.entries.contains_key(id)).cloned().collect();
         for id in stale {

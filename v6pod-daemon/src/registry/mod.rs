@@ -22,6 +22,7 @@ pub mod registrar;
 mod service;
 
 use std::net::Ipv6Addr;
+use std::sync::Arc;
 
 use v6pod_proto::wishes::Check;
 use v6pod_proto::{AttachmentId, ContainerId, Uid};
@@ -71,7 +72,10 @@ pub trait Backend: Send + Sync + 'static {
     fn kind(&self) -> &'static str;
 
     /// Puts the service in, in place of whatever has the same id.
-    fn register(&self, service: &Service) -> impl Future<Output = Result<(), BackendError>> + Send;
+    fn register(
+        &self,
+        service: &Arc<Service>,
+    ) -> impl Future<Output = Result<(), BackendError>> + Send;
 
     /// Takes the service out. To take out what is not there is a success.
     fn deregister(&self, id: &ServiceId) -> impl Future<Output = Result<(), BackendError>> + Send;
@@ -86,7 +90,7 @@ pub struct Listed {
     /// What to call it when it is to go.
     pub id: ServiceId,
     /// What it says; `None` if this daemon would never have written it so.
-    pub service: Option<Service>,
+    pub service: Option<Arc<Service>>,
 }
 
 /// Why a request to a registry failed, by what can be done about it.

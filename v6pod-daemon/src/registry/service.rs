@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::Ipv6Addr;
+use std::sync::Arc;
 
 use v6pod_proto::wishes::Check;
 use v6pod_proto::{AttachmentId, Uid};
@@ -73,13 +74,13 @@ impl Mark {
     }
 }
 
-/// What a registry calls one service of ours.
+/// What a registry calls one service of ours. Clones share the text: it stands in each table of services.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ServiceId(Box<str>);
+pub struct ServiceId(Arc<str>);
 
 impl ServiceId {
     /// An id as a registry tells it.
-    pub fn new(id: impl Into<Box<str>>) -> Self {
+    pub fn new(id: impl Into<Arc<str>>) -> Self {
         Self(id.into())
     }
 

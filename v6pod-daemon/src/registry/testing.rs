@@ -29,8 +29,8 @@ pub(super) fn mark() -> Mark {
     Mark::new("host", Instance::default())
 }
 
-pub(super) fn service(n: u16, name: &str) -> Service {
-    Service::new(&mark(), &registration(n, name))
+pub(super) fn service(n: u16, name: &str) -> Arc<Service> {
+    Arc::new(Service::new(&mark(), &registration(n, name)))
 }
 
 /// What a [`Fake`] does with a request.
@@ -59,7 +59,7 @@ pub(super) struct Fake(Arc<Mutex<State>>);
 
 #[derive(Debug)]
 pub(super) struct State {
-    pub(super) services: BTreeMap<ServiceId, Service>,
+    pub(super) services: BTreeMap<ServiceId, Arc<Service>>,
     pub(super) mood: Mood,
     /// Another mood for the writes of this service.
     pub(super) exception: Option<(ServiceId, Mood)>,
@@ -90,7 +90,7 @@ impl Fake {
     }
 
     /// The services that are there.
-    pub(super) fn services(&self) -> Vec<Service> {
+    pub(super) fn services(&self) -> Vec<Arc<Service>> {
         self.state().services.values().cloned().collect()
     }
 
@@ -156,8 +156,8 @@ impl Backend for Fake {
         "fake"
     }
 
-    async fn register(&self, service: &Service) -> Result<(), BackendError> {
-        let service = service.clone();
+    async fn register(&self, service: &Arc<Service>) -> Result<(), BackendError> {
+        let service = Arc::clone(service);
         self.write(&service.id.clone(), |state| {
             state.services.insert(service.id.clone(), service);
         })

@@ -7,7 +7,6 @@
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -280,7 +279,7 @@ async fn reconciling_takes_the_stale_and_touches_nothing_foreign() {
         agent.backend().register(&service(n, "web")).await.unwrap();
     }
     let other = Mark::new("host", "v6b".parse::<Instance>().unwrap());
-    let others = Service::new(&other, &registration(1, "web"));
+    let others = Arc::new(Service::new(&other, &registration(1, "web")));
     Consul::new(other, &plain(&agent.endpoint(), None)).register(&others).await.unwrap();
     agent.plant(serde_json::json!({ "ID": "postgres", "Name": "postgres" })).await;
     // Looks like ours by its id alone.
@@ -302,7 +301,7 @@ async fn reconciling_takes_the_stale_and_touches_nothing_foreign() {
     assert_eq!(agent.ids().await, left);
     let listed = agent.backend().list().await.unwrap();
     assert_eq!(listed.len(), 3, "the agent filters");
-    let wanted = Service::new(&mark(), &moved);
+    let wanted = Arc::new(Service::new(&mark(), &moved));
     assert!(listed.iter().any(|l| l.service.as_ref() == Some(&wanted)));
 }
 
@@ -356,7 +355,7 @@ impl Backend for Counted {
         self.0.kind()
     }
 
-    async fn register(&self, service: &Service) -> Result<(), BackendError> {
+    async fn register(&self, service: &Arc<Service>) -> Result<(), BackendError> {
         self.1[0].fetch_add(1, Ordering::Relaxed);
         self.0.register(service).await
     }

@@ -7,7 +7,7 @@ use tokio::time::sleep;
 
 use super::*;
 use crate::core::offer::Part;
-use crate::registry::testing::{Fake, Mood, mark, registration};
+use crate::registry::testing::{Fake, Mood, mark, registration, service};
 
 #[derive(Debug, Clone)]
 enum Move {
@@ -86,7 +86,7 @@ async fn play(moves: Vec<Move>) -> Result<(), TestCaseError> {
             }
             Move::Forget => fake.state().services.clear(),
             Move::Leftover(n) => {
-                let left = Service::new(&mark(), &registration(n, "leftover"));
+                let left = service(n, "leftover");
                 fake.state().services.insert(left.id.clone(), left);
             }
             Move::Reconcile => {
@@ -104,7 +104,8 @@ async fn play(moves: Vec<Move>) -> Result<(), TestCaseError> {
     // The longest that anything is put off: what vanishes again and again, five minutes.
     sleep(Duration::from_secs(330)).await;
     prop_assert!(timeout(Duration::from_secs(10), registrar.settled()).await.is_ok());
-    let mut right: Vec<_> = living.values().flatten().map(|r| Service::new(&mark(), r)).collect();
+    let mut right: Vec<_> =
+        living.values().flatten().map(|r| Arc::new(Service::new(&mark(), r))).collect();
     right.sort_by(|a, b| a.id.cmp(&b.id));
     prop_assert_eq!(fake.services(), right);
     let health = registrar.health();

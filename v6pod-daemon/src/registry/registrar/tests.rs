@@ -131,7 +131,7 @@ async fn what_somebody_changes_is_put_right() {
     registrar.wish(&registration(1, "web"));
     settled_within(&registrar, secs(1)).await;
     let mut changed = service(1, "web");
-    changed.address = "2001:db8::bad".parse().unwrap();
+    Arc::make_mut(&mut changed).address = "2001:db8::bad".parse().unwrap();
     fake.state().services.insert(changed.id.clone(), changed);
     sleep(secs(10)).await;
     assert_eq!(fake.services(), [service(1, "web")]);
@@ -252,7 +252,7 @@ async fn a_registry_that_shows_nothing_is_not_flooded() {
 async fn nothing_is_taken_away_before_it_is_said_who_lives() {
     let fake = Fake::new(Mood::Well);
     for n in 0..4 {
-        fake.state().services.insert(service(n, "web").id, service(n, "web"));
+        fake.state().services.insert(service(n, "web").id.clone(), service(n, "web"));
     }
     let registrar = start(&fake);
     registrar.wish(&registration(9, "new"));
