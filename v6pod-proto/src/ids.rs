@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -90,7 +91,8 @@ macro_rules! serde_as_text {
     };
 }
 
-/// Implements `FromStr` and the rest for a text of a fixed number of lower-case hex digits.
+/// Implements `FromStr` and the rest for a text of a fixed number of lower-case hex digits. Clones share
+/// it: many tables have the same ids.
 macro_rules! hex_id {
     ($type:ident, $digits:literal, $wrong:literal) => {
         impl $type {
@@ -132,14 +134,14 @@ macro_rules! hex_id {
 /// worth something only among that caller's own containers.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(value_type = String, pattern = "^[0-9a-f]{64}$"))]
-pub struct ContainerId(Box<str>);
+pub struct ContainerId(Arc<str>);
 
 hex_id!(ContainerId, 64, "a container id is 64 lower-case hex digits");
 
 /// The daemon's own id of an attachment: 32 lower-case hex digits, drawn at random.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(value_type = String, pattern = "^[0-9a-f]{32}$"))]
-pub struct AttachmentId(Box<str>);
+pub struct AttachmentId(Arc<str>);
 
 hex_id!(AttachmentId, 32, "an attachment's id is 32 lower-case hex digits");
 

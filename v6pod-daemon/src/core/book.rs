@@ -118,7 +118,8 @@ pub enum Found {
 pub struct Book {
     terms: Terms,
     pool: Pool,
-    attachments: HashMap<AttachmentId, Attachment>,
+    /// Boxed: a table keeps room for up to twice as many as there are.
+    attachments: HashMap<AttachmentId, Box<Attachment>>,
     by_ifindex: HashMap<u32, AttachmentId>,
     by_inode: HashMap<u64, Vec<AttachmentId>>,
     by_container: HashMap<(Uid, ContainerId), Vec<AttachmentId>>,
@@ -175,12 +176,12 @@ impl Book {
 
     /// All that a caller may be shown, in no order.
     pub fn shown(&self) -> impl Iterator<Item = &Attachment> {
-        self.attachments.values().filter(|a| a.phase.shown().is_some())
+        self.all().filter(|a| a.phase.shown().is_some())
     }
 
     /// All that there are, with those that are on their way out, in no order.
     pub fn all(&self) -> impl Iterator<Item = &Attachment> {
-        self.attachments.values()
+        self.attachments.values().map(Box::as_ref)
     }
 
     /// How many attachments there are, with those that are on their way out.
@@ -200,17 +201,17 @@ impl Book {
 
     /// The attachment with this id, on its way out or not.
     pub fn find(&self, id: &AttachmentId) -> Option<&Attachment> {
-        self.attachments.get(id)
+        self.attachments.get(id).map(Box::as_ref)
     }
 
     /// The attachment whose port has this index.
     pub fn by_ifindex(&self, ifindex: u32) -> Option<&Attachment> {
-        self.attachments.get(self.by_ifindex.get(&ifindex)?)
+        self.find(self.by_ifindex.get(&ifindex)?)
     }
 
     /// The attachment that has this address, on its way out or not.
     pub fn by_address(&self, address: Ipv6Addr) -> Option<&Attachment> {
-        self.attachments.get(self.by_address.get(&address)?)
+        self.find(self.by_address.get(&address)?)
     }
 
     /// This owner's attachment of this container, the latest if a restart left two.
@@ -229,7 +230,7 @@ impl Book {
         let Some(ids) = self.by_inode.get(&namespace.inode) else { return Found::Nothing };
         let here = ids
             .iter()
-            .filter_map(|id| self.attachments.get(id))
+            .filter_map(|id| self.find(id))
             .find(|a| a.owner == owner && a.namespace.is(namespace));
         match here {
             None => Found::Nothing,
@@ -452,14 +453,13 @@ impl Book {
     /// if it ends. Afterwards the kernel is taken to have it.
     pub fn follow(&mut self, id: &AttachmentId) -> Option<(Holes, Holes)> {
         let before = self.behind.remove(id)?;
-        Some((before, self.attachments.get(id)?.port.open.clone()))
+        Some((before, self.find(id)?.port.open.clone()))
     }
 
     /// How many elements of openings this owner may have beyond those of his other attachments than this
     /// one.
     pub fn room(&self, owner: Uid, but: Option<&AttachmentId>) -> usize {
-        let its =
-            but.and_then(|id| self.attachments.get(id)).map_or(0, |a| a.port.open.each().len());
+        let its = but.and_then(|id| self.find(id)).map_or(0, |a| a.port.open.each().len());
         let all = self.holes.get(&owner).copied().unwrap_or(0);
         (Holes::MOST_OF_OWNER + its).saturating_sub(all)
     }
@@ -539,7 +539,7 @@ impl Book {
         match std::mem::replace(&mut a.phase, Phase::Releasing) {
             Phase::Releasing => Released::Already,
             Phase::Reserved => Released::ByItsMaker,
-            Phase::Wired | Phase::Serving | Phase::Ending => Released::Yours(Box::new(a.clone())),
+            Phase::Wired | Phase::Serving | Phase::Ending => Released::Yours(a.clone()),
         }
     }
 
@@ -583,7 +583,7 @@ impl Book {
 
     fn starts(&self, owner: Uid, container: &ContainerId) -> impl Iterator<Item = &Attachment> {
         let ids = self.by_container.get(&(owner, container.clone()));
-        let all = ids.into_iter().flatten().filter_map(|id| self.attachments.get(id));
+        let all = ids.into_iter().flatten().filter_map(|id| self.find(id));
         all.filter(|a| a.phase.shown().is_some())
     }
 
@@ -614,7 +614,7 @@ impl Book {
         let container = (attachment.owner, attachment.container.clone());
         self.by_container.entry(container).or_default().push(id.clone());
         *self.per_owner.entry(attachment.owner).or_default() += 1;
-        self.attachments.entry(id).insert_entry(attachment).into_mut()
+        self.attachments.entry(id).insert_entry(Box::new(attachment)).into_mut()
     }
 }
 

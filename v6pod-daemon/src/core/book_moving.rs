@@ -26,7 +26,7 @@ impl Book {
     pub fn outside(&self) -> impl Iterator<Item = &Attachment> {
         let prefix = self.terms.prefix;
         let outside = move |a: &&Attachment| !prefix.contains(a.port.address);
-        self.attachments.values().filter(outside).filter(|a| a.phase.shown().is_some())
+        self.all().filter(outside).filter(|a| a.phase.shown().is_some())
     }
 
     /// Whether anybody, on his way out or not, has an address in this prefix.
@@ -46,7 +46,7 @@ impl Book {
         random: impl FnMut() -> Result<u128, E>,
     ) -> Result<Option<(&Attachment, Also)>, E> {
         let prefix = self.terms.prefix;
-        let Some(a) = self.attachments.get(id) else { return Ok(None) };
+        let Some(a) = self.find(id) else { return Ok(None) };
         let moves = matches!(a.phase, Phase::Wired | Phase::Serving | Phase::Ending);
         if !moves || prefix.contains(a.port.address) {
             return Ok(None);
@@ -83,7 +83,7 @@ impl Book {
             Also { address: port.address, gateway: port.gateway, role: Role::Going(until) };
         port.also.push(before);
         (port.address, port.gateway) = (address, gateway);
-        self.attachments.get(id)
+        self.find(id)
     }
 
     /// What is to be let go of by now: what has been going for long enough, and what was coming in a prefix
@@ -98,7 +98,7 @@ impl Book {
             }
             Role::Coming => !prefix.contains(also.address),
         };
-        let staying = self.attachments.values().filter(|a| a.phase.shown().is_some());
+        let staying = self.all().filter(|a| a.phase.shown().is_some());
         let each = staying.flat_map(|a| {
             let those = a.port.also.iter().filter(move |also| leaves(a, also));
             those.map(|also| (a.id.clone(), *also))
@@ -108,7 +108,7 @@ impl Book {
 
     /// When the next address goes, in seconds since the epoch.
     pub fn next_leaves(&self) -> Option<u64> {
-        let all = self.attachments.values().flat_map(|a| &a.port.also);
+        let all = self.all().flat_map(|a| &a.port.also);
         let times = all.filter_map(|also| match also.role {
             Role::Going(until) => Some(until),
             Role::Coming => None,
@@ -128,7 +128,7 @@ impl Book {
         port.also.remove(at);
         self.by_address.remove(&address);
         self.pool.release(address, now);
-        self.attachments.get(id)
+        self.find(id)
     }
 
     /// Takes an address in the prefix with the same host part, or if that cannot be had any.

@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use v6pod_proto::{AttachmentId, Uid};
@@ -17,7 +18,7 @@ use v6pod_proto::{AttachmentId, Uid};
 /// One label of a DNS name: 1 to 63 lower-case letters, digits and `-`, the latter neither first
 /// nor last (RFC 1035, section 2.3.4 for the length; RFC 1123, section 2.1 for a first digit).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Label(Box<str>);
+pub struct Label(Arc<str>);
 
 /// Why a text is not a label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
