@@ -49,11 +49,10 @@ fn assert_current(file: &Path, how: &str) {
     }
 }
 
-/// The daemon with failpoints: `cargo build --profile failpoints --features failpoints`, which
-/// tests/run.sh does.
+/// The daemon with the feature `failpoints`, which tests/run.sh builds and puts into a folder of its own.
 #[track_caller]
 fn built_with_failpoints() -> PathBuf {
-    let how = "cargo build --profile failpoints -p v6pod-daemon --bin v6podd --features failpoints";
+    let how = "tests/run.sh";
     built_otherwise("V6POD_FAILPOINTS_DIR", "failpoints", how)
 }
 
