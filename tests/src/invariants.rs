@@ -5,7 +5,7 @@
 //! on none), one neighbour, one route, one answer on the uplink where it is to give any, one element of each of
 //! the firewall's sets for its kind, and on the bridge one forwarding entry; what is open in the kernel is what
 //! the API says; and there is nothing else. The bridge has the gateway's address, the resolver's and no other, what no
-//! container has is unreachable, and no name is borne twice.
+//! container has is unreachable, and no name is borne twice. Each file of a pod's member is one member of the API.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -83,6 +83,7 @@ impl<'a> Invariants<'a> {
         self.check_host();
         self.check_firewall(&records);
         self.check_openings(&attachments);
+        self.check_members(&attachments);
         self.check_names(&attachments);
         for (namespace, address) in living {
             self.must(attachments.iter().any(|a| a.address == *address), || {
@@ -259,6 +260,20 @@ impl<'a> Invariants<'a> {
         self.same("what is open", &expected, &open_in_kernel(self.daemon));
         let reach = attachments.iter().flat_map(|a| reach_of(a.address, &a.egress.rule)).collect();
         self.same("what is in reach", &reach, &reach_in_kernel(self.daemon));
+    }
+
+    /// Each file of a pod's member is one member of the API.
+    fn check_members(&mut self, attachments: &[Attachment]) {
+        let all = attachments.iter().flat_map(|a| a.members.iter().map(move |m| (a, m)));
+        let all = all.map(|(a, member)| format!("{} {}", a.id, member.container)).collect();
+        let files = fs::read_dir(self.daemon.run_dir().join("members")).into_iter().flatten();
+        let values = files
+            .flatten()
+            .filter_map(|file| serde_json::from_slice::<Value>(&fs::read(file.path()).ok()?).ok());
+        let values = values.map(|value| {
+            format!("{} {}", text(&value, "attachment"), text(&value["member"], "container"))
+        });
+        self.same("members", &values.collect(), &all);
     }
 
     fn check_names(&mut self, attachments: &[Attachment]) {

@@ -13,9 +13,9 @@ use std::thread;
 use std::time::Duration;
 
 use v6pod_proto::wishes::{Findings, Source};
-use v6pod_proto::{Activate, Attachment, Mode};
+use v6pod_proto::{Activate, Attachment, Deactivated, Member, Mode, NameState};
 use v6pod_tests::{
-    Attached, Config, Consul, Daemon, HostNs, OwnedNs, PATIENCE, User, eventually,
+    Attached, Body, Caller, Config, Consul, Daemon, HostNs, OwnedNs, PATIENCE, User, eventually,
     random_container_id, require, run, within,
 };
 
@@ -189,14 +189,83 @@ fn attack_21_a_name_is_its_first_owners_and_nobody_passes_for_another() {
     // Her end is his chance.
     daemon.as_user(alice.uid()).post(
         "/api/deactivate",
-        v6pod_tests::Body::Form(&format!(
-            "user={}&id={}",
-            alice.uid(),
-            postgres.attachment.container
-        )),
+        Body::Form(&format!("user={}&id={}", alice.uid(), postgres.attachment.container)),
     );
     is("postgres", &[&squatter]);
     is(&format!("{v6t1}.postgres"), &[]);
+}
+
+/// Says of a container that it is in this namespace, by this process.
+fn joins(by: &Caller, namespace: &OwnedNs, name: &str, process: u32) -> (Member, bool) {
+    let (name, container) = (Some(name.to_owned()), random_container_id());
+    let word = Activate { plug: false, pid: Some(process), name, ..Activate::new(container) };
+    let (answer, _) = by.activate(&word, namespace.network().as_fd());
+    let member = Member { container: word.id.expect("an id"), name: word.name };
+    let joined = answer.is_ok_and(|a| a.members.contains(&member));
+    (member, joined)
+}
+
+#[test]
+fn attack_21_a_pods_member_gets_no_more_by_its_name_than_the_pod_would() {
+    let _machine = require!(Root);
+    let host = HostNs::new();
+    let mut daemon = Daemon::configured(&host, &Config::default());
+    let [alice, bob] = [1, 2].map(|number| User::account(number, &host));
+    let named = |user, name| Attached::asking(&daemon, user, &[("v6pod.name", name)]);
+    let postgres = named(&alice, "postgres");
+    let bears = |daemon: &Daemon, pod: &Attached, wanted: &[&str]| {
+        eventually(PATIENCE, &format!("it bears {wanted:?}"), || {
+            let all = daemon.attachments().into_iter().find(|a| a.address == pod.address())?.names;
+            let borne = all.iter().filter(|name| name.state == NameState::Registered);
+            let borne: Vec<_> = borne.map(|name| name.name.as_str()).collect();
+            (borne == wanted).then_some(all)
+        })
+    };
+    bears(&daemon, &postgres, &["postgres"]);
+    let bobs = named(&bob, "bobs");
+    let (his, its) = (daemon.as_user(bob.uid()), bobs.namespace.pid());
+
+    // Second, and by a reserved name.
+    let suffixed = format!("postgres-u{}", bob.uid());
+    let (squatter, joined) = joins(&his, &bobs.namespace, "postgres", its);
+    assert!(joined && joins(&his, &bobs.namespace, "consul", its).1);
+    bears(&daemon, &bobs, &["bobs", &suffixed]);
+    // In another's namespace; by another's process; by root, who can do all, but not be a member of his.
+    assert!(!joins(&his, &postgres.namespace, "x", postgres.namespace.pid()).1);
+    assert!(!joins(&his, &bobs.namespace, "x", postgres.namespace.pid()).1);
+    assert!(!joins(&his, &bobs.namespace, "x", 1).1);
+    assert!(!joins(&daemon.root(), &bobs.namespace, "x", its).1);
+    let told = bears(&daemon, &bobs, &["bobs", &suffixed]);
+    let reserved =
+        told.iter().find(|name| name.name == "consul").and_then(|name| name.note.as_deref());
+    assert!(reserved.is_some_and(|note| note.contains("reserved")), "{told:?}");
+    bears(&daemon, &postgres, &["postgres"]);
+
+    // One too many; and each of them under the same name, which it is borne by once.
+    let joined = (0..40).filter(|_| joins(&his, &bobs.namespace, "crowd", its).1).count();
+    assert_eq!(joined, 30);
+    bears(&daemon, &bobs, &["bobs", "crowd", &suffixed]);
+    let metrics = String::from_utf8(daemon.root().get("/metrics").body).expect("text");
+    for (reason, count) in [("held", 1), ("reserved", 1), ("members", 10)] {
+        let line = format!("v6pod_name_conflicts_total{{reason=\"{reason}\"}} {count}");
+        assert!(metrics.lines().any(|l| l == line), "no {line}");
+    }
+    // What somebody else says of it ends nobody.
+    let over = |by: &Caller| {
+        let form = format!("user={}&id={}", bob.uid(), squatter.container);
+        by.post("/api/deactivate", Body::Form(&form)).ok::<Deactivated>().removed
+    };
+    assert!(!over(&daemon.as_user(alice.uid())));
+    // Nor does a restart change whose a name is; her end does.
+    daemon.kill9();
+    daemon.restart();
+    bears(&daemon, &postgres, &["postgres"]);
+    bears(&daemon, &bobs, &["bobs", "crowd", &suffixed]);
+    drop(postgres);
+    bears(&daemon, &bobs, &["bobs", "crowd", "postgres"]);
+    let his = daemon.as_user(bob.uid());
+    assert!(over(&his) && !over(&his));
+    bears(&daemon, &bobs, &["bobs", "crowd"]);
 }
 
 #[test]

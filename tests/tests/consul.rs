@@ -10,6 +10,7 @@
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
+use serde_json::json;
 use v6pod_proto::NameState;
 use v6pod_tests::{Attached, Config, Consul, Daemon, HostNs, Stage, User, eventually, require};
 
@@ -150,6 +151,50 @@ fn a_service_says_what_image_it_is_of() {
         shown.lines().any(|line| line.starts_with("image ") && line.ends_with(image)),
         "{shown}"
     );
+}
+
+#[test]
+fn a_pods_members_are_services_of_their_own_as_long_as_they_run() {
+    let _machine = require!(Podman, Consul);
+    let host = HostNs::new();
+    let consul = Consul::start(&host);
+    let mut stage = stage(host);
+    stage.users[0].use_hook(&stage.daemon.socket());
+    let user = &stage.users[0];
+    user.podman(&["pod", "create", "--name", "p"]).ok();
+    let one = user.start("one", &["--pod", "p", "--label", "v6pod.tags=v1"], &["sleep", "1000"]);
+    let two = user.start("two", &["--pod", "p"], &["sleep", "1000"]);
+    let pod = stage.daemon.the_attachment();
+    for name in ["p", "one", "v1.one", "two"] {
+        answers(&consul, name, &[pod.address], RIGHT_AGAIN);
+    }
+    let services = consul.services();
+    let service = |name: &str| services.iter().find(|(_, service)| service["Service"] == name);
+    let (of_pod, _) = service("p").unwrap_or_else(|| panic!("{services:?}"));
+    for (number, member) in [&one, &two].into_iter().enumerate() {
+        let name = member.inspect("{{.Name}}");
+        let (id, service) = service(&name).unwrap_or_else(|| panic!("{services:?}"));
+        assert_eq!(*id, format!("{of_pod}-m{number}"));
+        let meta = &service["Meta"];
+        assert_eq!(
+            (&meta["v6pod-container"], &meta["v6pod-name"]),
+            (&json!(member.id), &json!(name))
+        );
+        assert_eq!(meta["v6pod-attachment"], json!(pod.id));
+    }
+    one.init().kill();
+    answers(&consul, "one", &[], GONE);
+    // Nothing is lost with the daemon, and what has ended meanwhile goes.
+    stage.daemon.kill9();
+    stage.daemon.restart();
+    for name in ["p", "two"] {
+        answers(&consul, name, &[pod.address], RIGHT_AGAIN);
+    }
+    stage.daemon.kill9();
+    two.remove();
+    stage.daemon.restart();
+    answers(&consul, "two", &[], RIGHT_AGAIN);
+    answers(&consul, "p", &[pod.address], GONE);
 }
 
 #[test]

@@ -172,6 +172,42 @@ fn naming(point: &str, mode: Mode) {
     scene.recovers(vec![subject], false);
 }
 
+/// A member of a pod comes, or goes by its owner's word.
+fn membership(point: &str, mode: Mode) {
+    let mut scene = Scene::new(mode);
+    let mut subject = Subject::new();
+    assert!(scene.dies_at(point));
+    subject.ask(&scene.daemon, &Activate { name: Some("pod".into()), ..subject.request() });
+    assert!(subject.answered.is_some(), "{}", scene.daemon.log());
+    let container = random_container_id();
+    let (name, pid) = (Some("member".to_owned()), Some(subject.namespace.pid()));
+    let word = Activate { name, pid, plug: false, ..Activate::new(container.clone()) };
+    let comes = point.starts_with("joining:");
+    let body = serde_json::to_string(&word).expect("a request is JSON");
+    let network = subject.namespace.network();
+    let caller = scene.daemon.as_user(UID);
+    let told = caller.try_call("POST", "/api/activate", Body::Json(&body), Some(network.as_fd()));
+    // Kept, it would keep the namespace.
+    drop(network);
+    if !comes {
+        assert_eq!(told.expect("an answer").0.status, 200);
+        let form = format!("user={UID}&id={container}");
+        let _ = caller.try_call("POST", "/api/deactivate", Body::Form(&form), None);
+    }
+    scene.daemon.has_died();
+    // On disk first: who is there is a member once more, and whoever was told to be gone is not.
+    scene.daemon.restart();
+    let wanted: &[&str] = if comes { &["pod", "member"] } else { &["pod"] };
+    eventually(PATIENCE, &format!("it bears {wanted:?}"), || {
+        let all = scene.daemon.attachments();
+        let it = all.iter().find(|a| a.name.as_deref() == Some("pod"))?;
+        let names: Vec<_> = it.names.iter().map(|name| name.name.as_str()).collect();
+        (names == wanted && it.members.len() == usize::from(comes)).then_some(())
+    });
+    scene.daemon.kill9();
+    scene.recovers(vec![subject], false);
+}
+
 /// What is open changes: by the hook's word, or by the owner's.
 fn opening(point: &str, mode: Mode) {
     let mut scene = Scene::new(mode);
@@ -316,6 +352,7 @@ fn drive(point: &str, mode: Mode) {
         "making" | "record" => making(point, mode),
         "takeover" => taking_over(point, mode),
         "naming" => naming(point, mode),
+        "joining" | "leaving" => membership(point, mode),
         "opening" => opening(point, mode),
         "ending" => {
             for end in [End::Deactivated, End::LeaseOver, End::NamespaceGone] {
@@ -345,6 +382,8 @@ fn every_point_is_in_a_phase_that_is_driven() {
         "record",
         "takeover",
         "naming",
+        "joining",
+        "leaving",
         "opening",
         "ending",
         "undo",
@@ -367,6 +406,12 @@ fn dead_while_it_makes_one() {
 fn dead_while_another_start_takes_over_or_a_name_is_claimed() {
     let _machine = require!(Root);
     every(&["takeover", "naming"]);
+}
+
+#[test]
+fn dead_while_a_member_of_a_pod_comes_or_goes() {
+    let _machine = require!(Root);
+    every(&["joining", "leaving"]);
 }
 
 #[test]

@@ -189,6 +189,70 @@ fn dig_musl_and_glibc_find_ours_and_public_names() {
 }
 
 #[test]
+fn a_pods_members_are_found_by_their_names_as_long_as_they_run() {
+    let _machine = require!(Podman);
+    let mut names = Names::new("", 1);
+    let user = &names.stage.users[0];
+    user.podman(&["pod", "create", "--name", "p"]).ok();
+    let start = |name: &str, options: &[&str]| {
+        user.start(name, &[&["--pod", "p"], options].concat(), &["sleep", "1000"])
+    };
+    let [one, two] = ["one", "two"].map(|name| start(name, &[]));
+    let three = start("three", &["--label", "v6pod.name=third"]);
+    let four = start("four", &["--env", "SERVICE_NAME=fourth"]);
+    let address = names.stage.daemon.the_attachment().address.to_string();
+    let resolver = format!("@{}", names.resolver());
+    let dig = {
+        let netns = File::open(names.stage.host.path()).unwrap();
+        move |words: &[&str]| {
+            let mut dig = Command::new("dig");
+            dig.arg(&resolver).args(["+short", "+tries=1", "+time=5"]).args(words);
+            within(&netns, || run(&mut dig)).ok().to_owned()
+        }
+    };
+    let is_found = |name: &str, found: bool| {
+        let wanted = if found { address.clone() } else { String::new() };
+        eventually(PATIENCE, &format!("{name} is {wanted:?}"), || {
+            (dig(&[&format!("{name}.v6pod.internal"), "AAAA"]) == wanted).then_some(())
+        });
+    };
+    let all_are_found = |those: &[&str]| {
+        for name in ["p", "one", "two", "third", "fourth"] {
+            is_found(name, those.contains(&name));
+        }
+        // The address is the pod's, whatever else is found there.
+        assert_eq!(dig(&["-x", &address]), "p.v6pod.internal.");
+    };
+    all_are_found(&["p", "one", "two", "third", "fourth"]);
+    one.exec(&["nslookup", "third.v6pod.internal"]).ok();
+
+    // One ends as it is told to, one by kill -9, one while the daemon is away, each with a restart between.
+    user.podman(&["stop", "--time", "0", "one"]).ok();
+    all_are_found(&["p", "two", "third", "fourth"]);
+    names.stage.daemon.kill9();
+    names.stage.daemon.restart();
+    all_are_found(&["p", "two", "third", "fourth"]);
+    two.init().kill();
+    all_are_found(&["p", "third", "fourth"]);
+    names.stage.daemon.kill9();
+    three.init().kill();
+    names.stage.daemon.restart();
+    all_are_found(&["p", "fourth"]);
+    user.podman(&["start", "one"]).ok();
+    all_are_found(&["p", "one", "fourth"]);
+    assert!(four.init().is_alive());
+    user.podman(&["pod", "rm", "--force", "--time", "0", "p"]).ok();
+    for name in ["p", "one", "fourth"] {
+        is_found(name, false);
+    }
+    let folder = names.stage.daemon.run_dir().join("members");
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+    names.stage.daemon.stop();
+    names.stage.daemon.purge().ok();
+    assert!(!folder.exists());
+}
+
+#[test]
 fn a_container_keeps_the_resolver_that_somebody_has_chosen_for_it() {
     let _machine = require!(Podman);
     let names = Names::new("", 1);

@@ -11,6 +11,7 @@
 
 use std::fs;
 
+use v6pod_proto::{Attachment, NameState};
 use v6pod_tests::{Footprint, HostNs, PATIENCE, Runtime, Stage, User, eventually, require};
 
 const RUNTIMES: [Runtime; 2] = [Runtime::Runc, Runtime::Crun];
@@ -239,25 +240,57 @@ fn a_poststop_that_comes_twice_or_too_early_ends_nothing_that_lives() {
     }
 }
 
+/// What of an attachment is not about names.
+fn but_names(attachment: Attachment) -> Attachment {
+    Attachment { names: Vec::new(), members: Vec::new(), ..attachment }
+}
+
 #[test]
-fn a_pods_members_change_nothing_of_its_attachment() {
+fn a_pods_members_change_nothing_of_its_attachment_but_names() {
     let _machine = require!(Podman);
     for runtime in RUNTIMES {
         let scene = Scene::new(runtime);
-        let user = scene.user();
+        let (user, daemon) = (scene.user(), &scene.stage.daemon);
         user.podman(&["pod", "create", "--name", "p"]).ok();
         let one = user.start("one", &["--pod", "p"], &["sleep", "1000"]);
-        let attachment = scene.stage.daemon.the_attachment();
-        for wish in ["v6pod=false", "v6pod=true", "v6pod.name=member"] {
+        let bears = |wanted: &[&str]| {
+            eventually(PATIENCE, &format!("it bears {wanted:?}"), || {
+                let names = daemon.the_attachment().names;
+                let registered = names.iter().all(|name| name.state == NameState::Registered);
+                let names: Vec<_> = names.iter().map(|name| name.name.as_str()).collect();
+                (registered && names == wanted).then_some(())
+            });
+        };
+        bears(&["p", "one"]);
+        let attachment = but_names(daemon.the_attachment());
+        for (wish, name) in [
+            ("v6pod=true", Some("two")),
+            ("v6pod.name=member", Some("member")),
+            ("v6pod.ingress=tcp/80", Some("two")),
+            ("v6pod=false", None),
+        ] {
             let options = with(&["--pod", "p"], &[wish]);
             let two = user.start("two", &options, &["sleep", "1000"]);
             assert_eq!(two.exec(&["sh", "-c", MINE]).ok(), format!("{}/128", attachment.address));
-            assert_eq!(scene.stage.daemon.the_attachment(), attachment, "{wish}");
+            // Who wants no network wants no name in it, and that is known once it runs.
+            let members = daemon.the_attachment().members;
+            let its = members.iter().any(|member| member.container.as_str() == two.id);
+            assert_eq!(its, name.is_some(), "{wish}: {members:?}");
+            let mut all: Vec<_> = ["one"].into_iter().chain(name).collect();
+            all.sort_unstable();
+            bears(&[&["p"], &all[..]].concat());
+            assert_eq!(but_names(daemon.the_attachment()), attachment, "{wish}");
+            let shown = daemon.ctl(&["show", "p"]).ok().to_owned();
+            let line = format!("two ({})", &two.id[..12]);
+            let told = shown.lines().any(|l| l.starts_with("member ") && l.ends_with(&line));
+            assert_eq!(told, name.is_some(), "{wish}: {shown}");
             two.remove();
+            bears(&["p", "one"]);
             scene.poststop(&two.id);
-            assert_eq!(scene.stage.daemon.the_attachment(), attachment, "{wish}");
+            assert_eq!(but_names(daemon.the_attachment()), attachment, "{wish}");
         }
         one.remove();
+        bears(&["p"]);
         user.podman(&["pod", "rm", "-f", "-t", "0", "p"]).ok();
         scene.is_clean();
     }

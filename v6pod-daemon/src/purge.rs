@@ -13,8 +13,8 @@ use tokio::time::timeout;
 use v6pod_proto::sockets;
 
 use crate::attachments::records::Records;
-use crate::attachments::spoken::FOLDER;
 use crate::attachments::{self, StartError};
+use crate::attachments::{memberships, spoken};
 use crate::config::Config;
 use crate::core::Links;
 use crate::core::reconcile::Recorded;
@@ -115,9 +115,10 @@ pub async fn purge(config: &Config) -> Result<Purged, PurgeError> {
         _ => {}
     }
     attachments::prefixes::forget(config).map_err(PurgeError::Records)?;
-    for folder in ["attachments", "rejected", FOLDER, sockets::FOLDER] {
+    for folder in ["attachments", "rejected", spoken::FOLDER, memberships::FOLDER, sockets::FOLDER]
+    {
         let path = config.run_dir().join(folder);
-        if ![FOLDER, sockets::FOLDER].contains(&folder) {
+        if ["attachments", "rejected"].contains(&folder) {
             records += fs::read_dir(&path).map_or(0, Iterator::count);
         }
         match fs::remove_dir_all(&path) {

@@ -18,9 +18,9 @@ pub use ids::{AttachmentId, ContainerId, LinkName, Mac, NetworkName, ParseIdErro
 pub use problem::{Code, Problem};
 pub use wire::{
     Activate, Attachment, AttachmentList, CapLimit, Capacity, Change, CheckStatus, Counts,
-    Deactivate, Deactivated, EgressBy, EgressView, Event, Happening, Mode, NameState, NameStatus,
-    Obstacle, Opened, OpenedBy, Passed, PrefixOffer, PrefixView, RegistryView, Resolver, State,
-    Status, SwitchedOff, Traffic, Unopened,
+    Deactivate, Deactivated, EgressBy, EgressView, Event, Happening, Member, Mode, NameState,
+    NameStatus, Obstacle, Opened, OpenedBy, Passed, PrefixOffer, PrefixView, RegistryView,
+    Resolver, State, Status, SwitchedOff, Traffic, Unopened,
 };
 pub use wishes::Wishes;
 

@@ -47,7 +47,8 @@ pub struct Activate {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<LinkName>,
     /// The container's first process, in the daemon's process namespace, if it is known. Where no
-    /// connection holds the attachment, its end is the attachment's.
+    /// connection holds the attachment, its end is the attachment's. In the namespace of another container's
+    /// attachment it makes the container a member of that one's pod, and its end takes the name away again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid: Option<u32>,
     /// The container's annotations; a form cannot say them. Those called `v6pod` or `v6pod.…` mean
@@ -303,6 +304,9 @@ pub struct Attachment {
     pub state: State,
     /// The names it bears and what became of them.
     pub names: Vec<NameStatus>,
+    /// The members of the pod whose attachment it is, whose names are further names of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub members: Vec<Member>,
     /// How Consul sees whether it is well. Empty with another registry.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub checks: Vec<CheckStatus>,
@@ -359,6 +363,16 @@ pub struct Passed {
     /// Packets that were lost between container and host: a queue was full, or the end that was to take
     /// them is down. What the firewall drops is not counted here.
     pub dropped: u64,
+}
+
+/// A further container in an attachment's network namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Member {
+    /// Which.
+    pub container: ContainerId,
+    /// Its name as its engine knows it, once known.
+    pub name: Option<String>,
 }
 
 /// What became of a name.

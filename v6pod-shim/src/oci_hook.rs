@@ -201,8 +201,9 @@ impl Asked {
     ) -> Result<Option<Resolver>, Failure> {
         let mut request = Activate::new(id);
         request.plug = self.wants_attachment();
+        // A member of a pod has its name as long as this runs.
+        request.pid = self.pid;
         if request.plug {
-            request.pid = self.pid;
             request.interface = pasta::INTERFACE.parse().ok();
         }
         // A request that is too long fails the start; what is only found must not.

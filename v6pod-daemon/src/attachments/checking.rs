@@ -12,8 +12,8 @@ use crate::core::attachment::Attachment;
 use crate::core::ruleset::Ingress;
 
 impl Shared {
-    /// The checks that Consul makes of this container, and what keeps an agent from making them. Without
-    /// Consul there are none.
+    /// The checks that Consul makes of this container and of the members of its pod, and what keeps an agent from
+    /// making them. Without Consul there are none.
     pub(super) fn checks_of(&self, ledger: &Ledger, a: &Attachment) -> Vec<CheckStatus> {
         if !matches!(self.config.registry, config::Registry::Consul(_)) {
             return Vec::new();
@@ -24,7 +24,9 @@ impl Shared {
             self.config.ingress == Ingress::Deny && !a.open.let_in(host, Protocol::Tcp, *port)
         };
         let mut all: Vec<CheckStatus> = Vec::new();
-        for check in self.offers(a).offers.into_iter().filter_map(|offer| offer.check) {
+        let members = self.member_offers(ledger, a).into_iter().map(|(_, offers)| offers);
+        let offers = std::iter::once(self.offers(a)).chain(members).flat_map(|all| all.offers);
+        for check in offers.filter_map(|offer| offer.check) {
             let note = check.port().filter(closed).map(|port| {
                 format!(
                     "this port is closed to an agent that is neither root nor the owner; \

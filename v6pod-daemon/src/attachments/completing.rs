@@ -3,7 +3,8 @@
 //! The network program says that a container wants a network, and holds the lease; the OCI hook says
 //! which container it is, and what it asks for. They come in either order. Guarantees: together they
 //! are one attachment, with the hook's words and the program's lease; a word is never lost to the
-//! order; and what is another container's (a pod's members share a namespace) is left as it is.
+//! order; and what is another container's (a pod's members share a namespace) is left as it is, but for the
+//! name that a member adds.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,7 +13,7 @@ use v6pod_proto::AttachmentId;
 
 use super::holding::{Hold, Unheard, holder};
 use super::opening::{self, Pending};
-use super::{Ask, Ledger, Refused, Shared};
+use super::{Ask, Ledger, Refused, Shared, joining};
 use crate::core::attachment::Phase;
 use crate::core::description::{Description, Place};
 use crate::core::open::OpenPorts;
@@ -91,6 +92,7 @@ pub(super) fn existing(
         None => true,
     };
     if !own {
+        joining::join(shared, ledger, ask, id, process);
         return Ok(UNCHANGED);
     }
     if ask.declines() {

@@ -74,6 +74,7 @@ impl Shared {
             );
             self.tell(Happening::Released, attachment, None, Some(why.to_owned()));
             self.holds.end(id);
+            self.dismiss(ledger, id);
             self.unname(ledger, id);
             failpoint::reach("ending:withdrawn");
             self.sweep_soon((**attachment).clone());

@@ -17,8 +17,10 @@ mod events;
 mod explaining;
 mod flows;
 mod holding;
+mod joining;
 mod lock;
 mod making;
+pub(crate) mod memberships;
 mod mending;
 mod metrics;
 mod naming;
@@ -56,6 +58,7 @@ use crate::core::Links;
 use crate::core::attachment::Generation;
 use crate::core::book::{Book, Released};
 use crate::core::description::Descriptions;
+use crate::core::member::Members;
 use crate::core::name::Names;
 use crate::core::open::{NotOpened, OpenPorts, Rights, TooMany};
 use crate::dns::Ranges;
@@ -74,6 +77,8 @@ pub use view::Viewer;
 
 use events::Events;
 use holding::Holds;
+use joining::Watches;
+use memberships::Memberships;
 use naming::{Accounts, Conflicts};
 use obstacles::Obstacles;
 use prefixes::Changing;
@@ -114,6 +119,7 @@ struct Shared {
     records: Records,
     resting: Resting,
     spoken: Spoken,
+    memberships: Memberships,
     /// Where requests are worked on.
     workers: Workers,
     /// Where it is asked whose a TCP connection is.
@@ -129,6 +135,7 @@ struct Shared {
     names: Embedded,
     ended: mpsc::UnboundedSender<Ended>,
     holds: Holds,
+    watches: Watches,
     closer: Closer,
     /// For work that a worker's thread leaves to the runtime.
     runtime: Handle,
@@ -146,6 +153,7 @@ struct Shared {
 struct Ledger {
     book: Book,
     names: Names,
+    members: Members,
     conflicts: Conflicts,
     descriptions: Descriptions,
 }
@@ -235,7 +243,7 @@ impl Ask {
     pub fn by_descriptor(request: Activate, asker: Uid, pid: u32) -> Result<Self, Refused> {
         let holder = match request.lease {
             true => Some(Holding::Peer(pid)),
-            false => request.pid.filter(|_| request.plug).map(Holding::Claimed),
+            false => request.pid.map(Holding::Claimed),
         };
         Ok(Self { any_owner: asker.is_root(), holder, ..Self::of(request, asker)? })
     }
@@ -425,11 +433,14 @@ impl Attachments {
         to_its_end(async move { making::activate_by_id(&shared, ask).await }).await
     }
 
-    /// Takes this owner's attachment of this container away, by the record alone. False if there is
-    /// none.
+    /// Takes this owner's attachment of this container away, by the record alone; of one that is a member of a
+    /// pod, the name. False if there is nothing of it.
     pub fn deactivate(&self, owner: Uid, container: &ContainerId) -> bool {
         let found = self.0.ledger().book.of_container(owner, container).map(|a| a.id.clone());
-        found.is_some_and(|id| !matches!(self.0.release(&id, "deactivated"), Released::Nothing))
+        match found {
+            Some(id) => !matches!(self.0.release(&id, "deactivated"), Released::Nothing),
+            None => self.0.member_is_over(owner, container),
+        }
     }
 
     /// Heeds the rumour that this owner's container has ended: the attachment ends, after the usual grace,

@@ -3,7 +3,7 @@
 //! Guarantees: no request waits for a name. An attachment that is on its way out claims none, and
 //! one that went while its name was looked up is not registered. Nobody passes for another user by a tag.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use v6pod_proto::wishes::NameWish;
@@ -11,8 +11,9 @@ use v6pod_proto::{AttachmentId, Happening, Uid};
 
 use super::{Ledger, Shared};
 use crate::core::attachment::{Attachment, Phase};
-use crate::core::name::{Claim, Label, Loss, Named, Refusal};
-use crate::core::offer::{Offer, Offers};
+use crate::core::member::Member;
+use crate::core::name::{Claim, Label, Loss, Named, Promotion, Refusal};
+use crate::core::offer::{Offer, Offers, Part};
 use crate::failpoint;
 use crate::registry::Registration;
 
@@ -57,14 +58,16 @@ impl Shared {
     /// Sees to the attachment's name in the background: looks it up if its start did not bring it,
     /// claims it, hands it to the registry.
     pub(super) fn name_in_background(self: &Arc<Self>, attachment: &Attachment) {
-        let (shared, a) = (Arc::clone(self), attachment.clone());
+        let (shared, mut a) = (Arc::clone(self), attachment.clone());
         tokio::spawn(async move {
             let name = match &a.name {
                 Some(name) => Some(name.clone()),
                 None => shared.containers.name(a.owner, &a.container).await.map(|n| n.name),
             };
+            // Without a name it offers nothing, and no tags.
+            a.name.clone_from(&name);
             shared.learn_owner(a.owner).await;
-            shared.learn_tags(&a).await;
+            shared.learn_tags_of_all(&a).await;
             // Claimed and wished for under one lock: a release comes before both or after both.
             let mut ledger = shared.ledger();
             let all = shared.claim(&mut ledger, &a.id, name.as_deref());
@@ -84,20 +87,23 @@ impl Shared {
             self.learn_owner(owner).await;
         }
         for a in &attachments {
-            self.learn_tags(a).await;
+            self.learn_tags_of_all(a).await;
         }
         let mut ledger = self.ledger();
         // Who bore what he asked for claims that first, then all claim what they ask for; the older ones
         // first. So everyone gets what he had.
         for a in &attachments {
-            for offer in self.offers(a).offers {
-                if a.bears(&offer.label) {
-                    ledger.names.claim_label(&a.id, a.owner, &offer.label);
+            let (own, members) = (self.offers(a), self.member_offers(&ledger, a));
+            let members = members.iter().flat_map(|(_, offers)| offers.labels());
+            for label in own.labels().chain(members) {
+                if a.bears(label) {
+                    ledger.names.claim_label(&a.id, a.owner, label);
                 }
             }
         }
         let mut living = Vec::new();
         for a in attachments {
+            self.name_nameless_members(&ledger, &a);
             match &a.name {
                 Some(name) => {
                     let all = self.claim(&mut ledger, &a.id, Some(name));
@@ -109,8 +115,9 @@ impl Shared {
         self.registrar.reconcile(&living);
     }
 
-    /// Claims all names that the container is to be found by, for an attachment; gives what the registry is
-    /// to be told. `None` if the attachment is on its way out.
+    /// Claims all names that the container and its pod's members are to be found by, for an attachment, and gives
+    /// back those that it bore and that nobody asks for any more; gives what the registry is to be told. `None`
+    /// if the attachment is on its way out.
     fn claim(
         &self,
         ledger: &mut Ledger,
@@ -120,26 +127,54 @@ impl Shared {
         let living = ledger.book.find(id).filter(|a| a.phase != Phase::Releasing)?;
         let mut a = living.clone();
         a.name = name.map(str::to_owned).or(a.name);
-        let Offers { offers, refused } = self.offers(&a);
-        let mut conflicts = BTreeMap::new();
-        for (asked, why) in refused {
-            conflicts.insert(asked, Claim::Refused(why));
-        }
-        let mut granted = Vec::new();
-        for offer in offers {
-            let claim = ledger.names.claim_label(id, a.owner, &offer.label);
-            granted.extend(claim.label().cloned().map(|label| (offer.clone(), label)));
-            if !matches!(claim, Claim::Granted(_)) {
-                conflicts.insert(offer.label.to_string(), claim);
+        let (own, members) = (self.offers(&a), self.member_offers(ledger, &a));
+        let speakers = || std::iter::once((&a, &own)).chain(members.iter().map(|(a, o)| (a, o)));
+        let (mut conflicts, mut granted) = (BTreeMap::new(), Vec::new());
+        for (speaker, Offers { offers, refused }) in speakers() {
+            for (asked, why) in refused {
+                conflicts.insert(asked.clone(), Claim::Refused(*why));
+            }
+            for offer in offers {
+                let claim = ledger.names.claim_label(id, a.owner, &offer.label);
+                granted.extend(claim.label().map(|label| (speaker, offer, label.clone())));
+                if !matches!(claim, Claim::Granted(_)) {
+                    conflicts.insert(offer.label.to_string(), claim);
+                }
             }
         }
         failpoint::reach("naming:claimed");
-        self.remember(ledger, id, name, &granted);
+        let labels = granted.iter().map(|(_, offer, label)| (offer.part, label));
+        self.remember(ledger, id, name, labels);
         failpoint::reach("naming:recorded");
         self.tell_conflicts(ledger, &a, conflicts);
-        Some(
-            granted.into_iter().map(|(offer, label)| self.registration(&a, offer, label)).collect(),
-        )
+        let asked: BTreeSet<_> =
+            speakers().flat_map(|(_, offers)| offers.labels()).cloned().collect();
+        let promotions = ledger.names.keep(id, &asked);
+        self.promote(ledger, &promotions);
+        let registrations = granted.into_iter();
+        Some(registrations.map(|(a, offer, label)| self.registration(a, offer, label)).collect())
+    }
+
+    /// The same, and has the registry told: something has become known, or is not so any more.
+    pub(super) fn claim_and_wish(&self, ledger: &mut Ledger, id: &AttachmentId) {
+        if let Some(all) = self.claim(ledger, id, None) {
+            self.registrar.wish_all(id, &all);
+        }
+    }
+
+    /// What the members of its pod offer, each by the attachment as if that were its own.
+    pub(super) fn member_offers(
+        &self,
+        ledger: &Ledger,
+        a: &Attachment,
+    ) -> Vec<(Attachment, Offers)> {
+        let accounts = self.accounts();
+        let named = Named { user: accounts.login(a.owner), owner: a.owner, host: &self.host_name };
+        let offers = |member: &Member| {
+            let offers = Offers::of_member(member, a, &self.config.name, named);
+            (member.speaking_for(a), offers)
+        };
+        ledger.members.of(&a.id).iter().map(offers).collect()
     }
 
     /// What its container offers to the registry.
@@ -172,17 +207,14 @@ impl Shared {
     }
 
     /// Keeps the name and what the attachment bears, in memory and on disk.
-    fn remember(
+    fn remember<'a>(
         &self,
         ledger: &mut Ledger,
         id: &AttachmentId,
         name: Option<&str>,
-        granted: &[(Offer, Label)],
+        granted: impl Iterator<Item = (Part, &'a Label)> + Clone,
     ) {
-        use crate::core::offer::Part;
-
-        let main =
-            granted.iter().find(|(offer, _)| offer.part == Part::Whole).map(|(_, label)| label);
+        let main = granted.clone().find(|(part, _)| *part == Part::Whole).map(|(_, label)| label);
         let mut further: Vec<Label> = Vec::new();
         for (_, label) in granted {
             if Some(label) != main && !further.contains(label) {
@@ -197,7 +229,7 @@ impl Shared {
     }
 
     /// Asks for the owner's name, which the registry gets as a tag.
-    async fn learn_owner(&self, owner: Uid) {
+    pub(super) async fn learn_owner(&self, owner: Uid) {
         let user = self.containers.user_name(owner).await;
         let mut accounts = self.accounts();
         match user {
@@ -209,14 +241,20 @@ impl Shared {
     /// Has the attachment ask for this name from now on. Its record says so already.
     pub(super) fn rename(&self, ledger: &mut Ledger, id: &AttachmentId, name: NameWish) {
         ledger.book.rename(id, name);
-        self.unname(ledger, id);
-        if let Some(all) = self.claim(ledger, id, None) {
-            self.registrar.wish_all(id, &all);
+        self.claim_and_wish(ledger, id);
+    }
+
+    /// Asks whom the tags name of the container, and of the members of its pod.
+    async fn learn_tags_of_all(&self, a: &Attachment) {
+        self.learn_tags(a).await;
+        let members = self.ledger().members.of(&a.id).to_vec();
+        for member in members {
+            self.learn_tags(&member.speaking_for(a)).await;
         }
     }
 
     /// Asks whom the container's own tags name.
-    async fn learn_tags(&self, a: &Attachment) {
+    pub(super) async fn learn_tags(&self, a: &Attachment) {
         let tags: HashSet<String> =
             self.offers(a).offers.into_iter().flat_map(|o| o.tags).collect();
         let mut words = Vec::new();
@@ -243,8 +281,13 @@ impl Shared {
         self.registrar.withdraw(id);
         ledger.conflicts.remove(id);
         let promotions = ledger.names.release(id);
+        self.promote(ledger, &promotions);
+    }
+
+    /// Has those told who bear another name from now on.
+    fn promote(&self, ledger: &mut Ledger, promotions: &[Promotion]) {
         let mut promoted = HashSet::new();
-        for promotion in &promotions {
+        for promotion in promotions {
             tracing::info!(
                 attachment = %promotion.attachment, from = %promotion.from, to = %promotion.to, "promoted"
             );
@@ -252,15 +295,13 @@ impl Shared {
         }
         for id in promoted {
             // Claims what it has already, and so learns what that is now.
-            if let Some(all) = self.claim(ledger, &id, None) {
-                self.registrar.wish_all(&id, &all);
-            }
+            self.claim_and_wish(ledger, &id);
         }
     }
 
-    fn registration(&self, a: &Attachment, offer: Offer, label: Label) -> Registration {
+    fn registration(&self, a: &Attachment, offer: &Offer, label: Label) -> Registration {
         let accounts = self.accounts();
-        let Offer { part, port, mut tags, check, .. } = offer;
+        let Offer { part, port, mut tags, check, .. } = offer.clone();
         tags.retain(|tag| accounts.allows(a.owner, tag));
         Registration {
             id: a.id.clone(),

@@ -21,6 +21,8 @@ use v6pod_proto::{AttachmentId, Mac, Uid};
 
 use super::events::{self, Events as Told};
 use super::holding::Holds;
+use super::joining::Watches;
+use super::memberships::{Memberships, Remembered};
 use super::naming::Conflicts;
 use super::obstacles::{self, Obstacles};
 use super::prefixes::{self, AtStart, Changing};
@@ -42,6 +44,7 @@ use crate::core::attachment::Attachment;
 use crate::core::book::{Book, Terms};
 use crate::core::description::Descriptions;
 use crate::core::hole::Holes;
+use crate::core::member::Members;
 use crate::core::name::{Label, Names};
 use crate::core::open::Rights;
 use crate::core::reconcile::{Plan, PortSeen, Seen, reconcile};
@@ -165,6 +168,8 @@ pub async fn start(config: Config, closer: Closer) -> Result<Attachments, StartE
     let (resting, rests) = Resting::open(&config.run_dir());
     let (spoken, descriptions) =
         Spoken::open(&config.run_dir()).map_err(in_file(&config.run_dir()))?;
+    let (memberships, remembered) =
+        Memberships::open(&config.run_dir()).map_err(in_file(&config.run_dir()))?;
     let (ended, news) = mpsc::unbounded_channel();
     let names = Embedded::default();
     let shared = Arc::new(Shared {
@@ -179,6 +184,7 @@ pub async fn start(config: Config, closer: Closer) -> Result<Attachments, StartE
         records,
         resting,
         spoken,
+        memberships,
         workers,
         sweeper,
         askers,
@@ -193,6 +199,7 @@ pub async fn start(config: Config, closer: Closer) -> Result<Attachments, StartE
         events: Told::default(),
         ended,
         holds: Holds::default(),
+        watches: Watches::default(),
         closer,
         runtime: Handle::current(),
         metrics: Metrics::default(),
@@ -207,7 +214,7 @@ pub async fn start(config: Config, closer: Closer) -> Result<Attachments, StartE
     if let Some(news) = shared.registrar.news() {
         tokio::spawn(events::pass_on(Arc::clone(&shared), news));
     }
-    restore(&shared).await?;
+    restore(&shared, remembered).await?;
     tokio::spawn(ending::heed(Arc::clone(&shared), news));
     tokio::spawn(watch(Arc::clone(&shared), events));
     tokio::spawn(rules::watch(Arc::clone(&shared), losses));
@@ -284,7 +291,13 @@ fn ledger(
         let Some(since) = now.checked_sub(*age) else { continue };
         book.rest(*address, since);
     }
-    Ledger { book, names: Names::new(reserved), conflicts: Conflicts::new(), descriptions }
+    Ledger {
+        book,
+        names: Names::new(reserved),
+        members: Members::default(),
+        conflicts: Conflicts::new(),
+        descriptions,
+    }
 }
 
 fn host_name() -> String {
@@ -303,7 +316,7 @@ pub(crate) fn registrar(config: &Config, names: &Embedded) -> Registrar {
 }
 
 /// Takes up what an earlier daemon left.
-async fn restore(shared: &Arc<Shared>) -> Result<(), StartError> {
+async fn restore(shared: &Arc<Shared>, remembered: Remembered) -> Result<(), StartError> {
     let folder = shared.config.run_dir();
     let (mut recorded, rejected) = shared.records.load().map_err(in_file(&folder))?;
     for file in rejected {
@@ -330,8 +343,7 @@ async fn restore(shared: &Arc<Shared>) -> Result<(), StartError> {
         Ok(plan.adopt.into_iter().map(|(a, i)| with_holder(a, i)).collect())
     };
     let adopted = shared.workers.run(job).await?;
-    adopt(shared, adopted, &judged).await;
-    Ok(())
+    adopt(shared, adopted, &judged, remembered).await
 }
 
 /// Judges anew what is open of the attachments that an earlier daemon left: the configuration may be
@@ -471,7 +483,12 @@ fn with_holder(attachment: Attachment, ifindex: u32) -> Adopted {
     }
 }
 
-async fn adopt(shared: &Arc<Shared>, adopted: Vec<Adopted>, judged: &HashSet<AttachmentId>) {
+async fn adopt(
+    shared: &Arc<Shared>,
+    adopted: Vec<Adopted>,
+    judged: &HashSet<AttachmentId>,
+    remembered: Remembered,
+) -> Result<(), StartError> {
     let mut named = Vec::new();
     for (attachment, ifindex, process, orphaned) in adopted {
         let id = attachment.id.clone();
@@ -501,8 +518,10 @@ async fn adopt(shared: &Arc<Shared>, adopted: Vec<Adopted>, judged: &HashSet<Att
     proxying::settle(shared).await;
     failpoint::reach("restoring:proxied");
     end_flows_soon(shared);
+    shared.take_up(remembered).await?;
     shared.name_again(named).await;
     failpoint::reach("restoring:named");
+    Ok(())
 }
 
 /// Heeds the kernel, for as long as the daemon runs.

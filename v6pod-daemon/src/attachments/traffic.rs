@@ -71,13 +71,14 @@ impl Attachments {
         let counters = shared.readings.last_or(|| shared.read()).await;
         let ledger = shared.ledger();
         let measured = ledger.book.shown().filter(|a| viewer.sees(a)).filter_map(|a| {
-            let claims = ledger.names.borne_by(&a.id);
+            // Its own name before those of its ports, and of the members of its pod.
+            let (own, claims) = (a.label.clone(), ledger.names.borne_by(&a.id));
             Some(Measured {
                 id: a.id.clone(),
                 owner: a.owner,
                 container: a.container.clone(),
                 address: a.port.address,
-                label: claims.iter().find_map(|claim| claim.label().cloned()),
+                label: own.or_else(|| claims.iter().find_map(|claim| claim.label().cloned())),
                 traffic: seen_inside(*counters.get(&a.ifindex?)?),
             })
         });

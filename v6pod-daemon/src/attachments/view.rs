@@ -141,6 +141,14 @@ impl Attachments {
     }
 }
 
+/// The members of its pod, as far as they bear names of it.
+fn members_of(ledger: &Ledger, a: &Attachment) -> Vec<proto::Member> {
+    let members = ledger.members.of(&a.id).iter();
+    members
+        .map(|m| proto::Member { container: m.container.clone(), name: m.name.clone() })
+        .collect()
+}
+
 pub(super) fn unopened(NotOpened { opening, by, why }: &NotOpened) -> Unopened {
     Unopened { opening: *opening, by: *by, why: why.to_string() }
 }
@@ -207,6 +215,7 @@ impl Shared {
             mode: a.port.mode,
             state: a.phase.shown()?,
             names: self.names_of(ledger, a),
+            members: members_of(ledger, a),
             checks: self.checks_of(ledger, a),
             wishes: a.wishes.clone(),
             found: a.found.clone(),

@@ -11,6 +11,7 @@ pub mod explain;
 pub mod foreign;
 pub mod hole;
 pub mod links;
+pub mod member;
 pub mod name;
 pub mod offer;
 pub mod open;

@@ -225,6 +225,18 @@ impl Names {
         asked.iter().flat_map(|wanted| self.leave(attachment, wanted)).collect()
     }
 
+    /// Gives back what the attachment bears or waits for, but for these labels. The promotions that follow
+    /// are as those of [`Names::release`].
+    pub fn keep(&mut self, attachment: &AttachmentId, kept: &BTreeSet<Label>) -> Vec<Promotion> {
+        let Some(asked) = self.wanted.get_mut(attachment) else { return Vec::new() };
+        let given: Vec<Label> = asked.difference(kept).cloned().collect();
+        asked.retain(|label| kept.contains(label));
+        if asked.is_empty() {
+            self.wanted.remove(attachment);
+        }
+        given.iter().flat_map(|label| self.leave(attachment, label)).collect()
+    }
+
     /// The labels that the attachment bears, in order of the labels it asked for.
     pub fn borne_by(&self, attachment: &AttachmentId) -> Vec<Claim> {
         let asked = self.wanted.get(attachment).into_iter().flatten();

@@ -2,7 +2,8 @@
 //!
 //! Pure: what stands in its wishes and what the operator makes of names. Whether it gets the names is
 //! decided in [`super::name`]. What this guarantees:
-//! - Each [`Part`] of an attachment is offered once, and there are at most 65 of them.
+//! - Each [`Part`] of an attachment is offered once, and there are at most 65 of them, and one of each member of
+//!   a pod.
 //! - A check asks the container itself, at a port of its own, or waits for its word.
 //! - Where the operator has a template, no name goes past it.
 
@@ -10,6 +11,7 @@ use v6pod_proto::storage;
 use v6pod_proto::wishes::{Check, NameWish, Protocol, Service as Said, Tags, Wishes};
 
 use super::attachment::Attachment;
+use super::member::{Member, Place};
 use super::name::{Label, Named, Refusal, Template};
 
 /// Which of an attachment's services: what tells them apart, whatever they are called.
@@ -19,6 +21,8 @@ pub enum Part {
     Whole,
     /// What it has at this port.
     Port(u16),
+    /// A member of the pod whose attachment it is.
+    Member(Place),
 }
 
 /// One service that a container offers.
@@ -49,6 +53,19 @@ impl Offers {
     /// The names that are asked for.
     pub fn labels(&self) -> impl Iterator<Item = &Label> {
         self.offers.iter().map(|offer| &offer.label)
+    }
+
+    /// What a member of a pod offers, by the pod's attachment: itself, by a name of its own.
+    pub fn of_member(
+        member: &Member,
+        pod: &Attachment,
+        template: &Template,
+        named: Named<'_>,
+    ) -> Self {
+        let mut all = Self::of(&member.speaking_for(pod), template, named);
+        all.offers.retain(|offer| offer.part == Part::Whole);
+        all.offers.iter_mut().for_each(|offer| offer.part = Part::Member(member.place));
+        all
     }
 
     /// What this attachment's container offers, as the operator has it named.

@@ -28,6 +28,11 @@ pub const NAMES: &[&str] = &[
     "naming:claimed",
     "naming:recorded",
     "naming:wished",
+    // A member of a pod comes, and goes.
+    "joining:recorded",
+    "joining:wished",
+    "leaving:forgotten",
+    "leaving:withdrawn",
     "ending:booked",
     "ending:marked",
     "ending:withdrawn",

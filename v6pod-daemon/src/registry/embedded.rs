@@ -29,16 +29,27 @@ impl Embedded {
         let Ok(label) = label.to_ascii_lowercase().parse::<Label>() else { return Vec::new() };
         let table = self.table();
         let services = table.services_in(&table.by_label, label);
-        services.filter_map(|service| Some((service.attachment()?, service.address))).collect()
+        // Of one attachment several services may bear it: a container and its port, a pod and its member.
+        let mut bearers: Vec<_> = services
+            .filter_map(|service| Some((service.attachment()?, service.address)))
+            .collect();
+        bearers.dedup();
+        bearers
     }
 
-    /// The labels that are borne at the address, in order of id.
+    /// The labels that are borne at the address, in order of id: the address is its container's, and not that of
+    /// the members of its pod.
     pub fn borne(&self, address: Ipv6Addr) -> Vec<(AttachmentId, Label)> {
         let table = self.table();
         let services = table.services_in(&table.by_address, address);
-        services
-            .filter_map(|service| Some((service.attachment()?, service.label.clone())))
-            .collect()
+        let own = services.filter(|service| !service.is_members());
+        let mut borne = Vec::new();
+        for bearer in own.filter_map(|s| Some((s.attachment()?, s.label.clone()))) {
+            if !borne.contains(&bearer) {
+                borne.push(bearer);
+            }
+        }
+        borne
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -96,8 +107,35 @@ impl Backend for Embedded {
 mod tests {
     use super::*;
     use crate::core::Instance;
-    use crate::registry::Mark;
+    use crate::core::member::Place;
+    use crate::core::offer::Part;
     use crate::registry::testing::registration;
+    use crate::registry::{Mark, Registration};
+
+    #[tokio::test]
+    async fn a_member_is_found_at_its_pods_address_which_is_called_as_the_pod() {
+        let mark = Mark::new("h", Instance::default());
+        let table = Embedded::default();
+        let pod = registration(1, "pod");
+        let place = Place::try_from(3).unwrap();
+        let member = |label: &str| Registration {
+            part: Part::Member(place),
+            container: "ab".repeat(32).parse().unwrap(),
+            label: label.parse().unwrap(),
+            ..pod.clone()
+        };
+        for registration in [&pod, &member("db")] {
+            table.register(&Arc::new(Service::new(&mark, registration))).await.unwrap();
+        }
+        assert_eq!(table.lookup("db"), [(pod.id.clone(), pod.address)]);
+        assert_eq!(table.borne(pod.address), [(pod.id.clone(), pod.label.clone())]);
+        // Called as its pod, it is not found twice.
+        table.register(&Arc::new(Service::new(&mark, &member("pod")))).await.unwrap();
+        assert_eq!(table.lookup("pod"), [(pod.id.clone(), pod.address)]);
+        assert!(table.lookup("db").is_empty());
+        let service = Service::new(&mark, &member("db"));
+        assert_eq!(service.id, ServiceId::new(format!("{}-m3", mark.service_id(&pod.id).as_str())));
+    }
 
     #[tokio::test]
     async fn a_label_finds_all_who_bear_it() {

@@ -24,6 +24,8 @@ const META_USER: &str = "v6pod-user";
 const META_NAME: &str = "v6pod-name";
 const META_IMAGE: &str = "v6pod-image";
 const META_CHECK: &str = "v6pod-check";
+/// Of a member of a pod alone: which.
+const META_MEMBER: &str = "v6pod-member";
 
 /// What tells this daemon's services from all others, also where several hosts or several daemons of
 /// one host share a registry. It stands in the services' meta; an id alone proves nothing.
@@ -60,6 +62,7 @@ impl Mark {
         match part {
             Part::Whole => whole,
             Part::Port(port) => ServiceId::new(format!("{whole}-{port}")),
+            Part::Member(place) => ServiceId::new(format!("{whole}-m{}", u8::from(place))),
         }
     }
 
@@ -131,7 +134,12 @@ impl Service {
         ];
         let check = (!check.is_empty()).then_some((META_CHECK, check.as_str()));
         let image = registration.image.as_deref().map(|image| (META_IMAGE, image));
-        let pairs = mark.meta().into_iter().chain(origin).chain(image).chain(check);
+        let member = match part {
+            Part::Member(place) => Some(u8::from(*place).to_string()),
+            Part::Whole | Part::Port(_) => None,
+        };
+        let member = member.as_deref().map(|member| (META_MEMBER, member));
+        let pairs = mark.meta().into_iter().chain(origin).chain(image).chain(check).chain(member);
         Self {
             id: mark.part_id(id, *part),
             label: label.clone(),
@@ -146,6 +154,11 @@ impl Service {
     /// The attachment that it stands for, if the meta tells.
     pub fn attachment(&self) -> Option<AttachmentId> {
         self.meta.get(META_ATTACHMENT)?.parse().ok()
+    }
+
+    /// Whether it stands for a member of the pod whose attachment it is.
+    pub fn is_members(&self) -> bool {
+        self.meta.contains_key(META_MEMBER)
     }
 
     /// Whose it is, if the meta tells.

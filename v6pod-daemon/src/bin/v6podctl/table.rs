@@ -42,6 +42,10 @@ pub(crate) fn one(a: &Attachment, now: u64) -> String {
         ["engine's name".to_owned(), a.name.clone().unwrap_or_else(|| "-".to_owned())],
     ];
     rows.extend(a.names.iter().map(|name| ["registered".to_owned(), registered(name)]));
+    rows.extend(a.members.iter().map(|member| {
+        let name = member.name.as_deref().unwrap_or("-");
+        ["member".to_owned(), format!("{name} ({})", member.container.short())]
+    }));
     rows.extend(a.checks.iter().map(|check| ["check".to_owned(), checked(check)]));
     rows.extend(a.found.image.iter().map(|image| ["image".to_owned(), image.clone()]));
     let wishes = a.wishes.annotations().into_iter();

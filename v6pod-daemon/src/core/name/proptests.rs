@@ -10,6 +10,8 @@ use super::*;
 enum Move {
     Claim(u128, String),
     Release(u128),
+    /// All but this name.
+    Keep(u128, String),
 }
 
 /// Few names, so that they collide: plain, of somebody's shape, cut at the same place.
@@ -31,7 +33,9 @@ fn wanted() -> impl Strategy<Value = String> {
 fn moves() -> impl Strategy<Value = Vec<Move>> {
     let id = 0..12_u128;
     let claim = (id.clone(), wanted()).prop_map(|(id, name)| Move::Claim(id, name));
-    prop::collection::vec(prop_oneof![3 => claim, 2 => id.prop_map(Move::Release)], 0..80)
+    let keep = (id.clone(), wanted()).prop_map(|(id, name)| Move::Keep(id, name));
+    let release = id.prop_map(Move::Release);
+    prop::collection::vec(prop_oneof![4 => claim, 2 => release, 1 => keep], 0..80)
 }
 
 /// An attachment has one owner all its life.
@@ -52,12 +56,21 @@ fn play(names: &mut Names, seen: &mut Seen, step: &Move) {
         }
         Move::Release(n) => {
             seen.retain(|(id, _), _| id != n);
-            for promotion in names.release(&AttachmentId::from_bits(*n)) {
-                let bits = u128::from_str_radix(promotion.attachment.as_str(), 16).unwrap();
-                let before = seen.insert((bits, promotion.to.clone()), promotion.to);
-                assert_eq!(before, Some(promotion.from), "promoted from what it bore");
-            }
+            promote(seen, names.release(&AttachmentId::from_bits(*n)));
         }
+        Move::Keep(n, name) => {
+            let kept: BTreeSet<_> = Label::from_name(name).into_iter().collect();
+            seen.retain(|(id, wanted), _| id != n || kept.contains(wanted));
+            promote(seen, names.keep(&AttachmentId::from_bits(*n), &kept));
+        }
+    }
+}
+
+fn promote(seen: &mut Seen, promotions: Vec<Promotion>) {
+    for promotion in promotions {
+        let bits = u128::from_str_radix(promotion.attachment.as_str(), 16).unwrap();
+        let before = seen.insert((bits, promotion.to.clone()), promotion.to);
+        assert_eq!(before, Some(promotion.from), "promoted from what it bore");
     }
 }
 
