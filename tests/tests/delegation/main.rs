@@ -1,13 +1,16 @@
 //! Issue 7: the provider delegates prefixes by DHCPv6, and its lease changes to another one.
 //!
 //! ```text
-//!   outside (the provider): dhcpd -6 on out0, routes what it delegates to the host
+//!   outside (the provider): dhcpd -6 and radvd on out0, routes what it delegates to the host
 //!      │
-//!   host: dhclient -6 -P on up0 ── exit hook ── v6podctl prefix set ── v6podd ── containers
+//!   host: up0 ── one of ── containers
+//!           dhclient -6 -P ── exit hook ── v6podctl prefix set ── v6podd
+//!           systemd-networkd, on a Debian that is booted ── unreachable route ── v6podd
 //! ```
 #![allow(clippy::expect_used, reason = "a test")]
 
 mod dhclient;
+mod networkd;
 mod provider;
 
 use std::fs::File;

@@ -1,4 +1,5 @@
-//! The provider: a real DHCPv6 server, which delegates one prefix, in the outside's network.
+//! The provider: a router that advertises itself and delegates one prefix by DHCPv6. Both are real programs,
+//! in the outside's network.
 
 use std::fs::{self, File};
 use std::path::PathBuf;
@@ -13,11 +14,12 @@ pub(crate) const LEASE: Duration = Duration::from_secs(60);
 pub(crate) struct Provider {
     dir: tempfile::TempDir,
     server: Option<Background>,
+    router: Option<Background>,
 }
 
 impl Provider {
     pub(crate) fn new() -> Self {
-        Self { dir: tempfile::tempdir().expect("a folder"), server: None }
+        Self { dir: tempfile::tempdir().expect("a folder"), server: None, router: None }
     }
 
     /// From now on it delegates this /56, and remembers nothing of another one. It routes that to the host.
@@ -39,6 +41,18 @@ impl Provider {
         let via = eventually(PATIENCE, "the host has a link-local address", || link_local(host));
         let route = ["-6", "route", "replace", &format!("{range}/56"), "via", &via, "dev", "out0"];
         run(host.outside("ip").args(route)).ok();
+    }
+
+    /// Says from now on that it is a router, and that addresses are to be had by DHCPv6.
+    #[track_caller]
+    pub(crate) fn advertise(&mut self, host: &HostNs) {
+        let text = "interface out0 {\n  AdvSendAdvert on;\n  AdvManagedFlag on;\n  AdvOtherConfigFlag on;\n  \
+                    MinRtrAdvInterval 3;\n  MaxRtrAdvInterval 4;\n  prefix 2001:db8:ffff::/64 { };\n};\n";
+        fs::write(self.file("radvd.conf"), text).expect("writing a file");
+        let mut radvd = host.outside("radvd");
+        radvd.args(["--nodaemon", "--logmethod=stderr", "--config"]).arg(self.file("radvd.conf"));
+        radvd.arg("--pidfile").arg(self.file("radvd.pid"));
+        self.router = Some(self.start(&mut radvd, "radvd.log"));
     }
 
     fn file(&self, name: &str) -> PathBuf {
