@@ -37,6 +37,7 @@ units   := $(lib)/systemd/system
 docs    := $(DESTDIR)$(PREFIX)/share/doc/v6pod
 config  := $(DESTDIR)/etc/v6pod
 dhclient := $(DESTDIR)/etc/dhcp/dhclient-exit-hooks.d
+dispatcher := $(DESTDIR)/etc/NetworkManager/dispatcher.d
 dropins := $(DESTDIR)/etc/containers/containers.conf.d
 # Podman reads this place for every user, and no other without being told.
 hooks   := $(DESTDIR)/usr/share/containers/oci/hooks.d
@@ -163,9 +164,11 @@ install:
 		$(relocate) systemd/$$unit | install -m 0644 /dev/stdin $(units)/$$unit || exit; done
 	install -m 0644 systemd/v6pod.sysusers $(lib)/sysusers.d/v6pod.conf
 	install -m 0644 systemd/v6pod.tmpfiles $(lib)/tmpfiles.d/v6pod.conf
-	@# For who has dhclient; nothing else reads it.
-	install -d $(dhclient)
+	@# For who has dhclient, or NetworkManager, which runs what may be executed; nothing else reads these.
+	install -d $(dhclient) $(dispatcher)
 	$(relocate) systemd/v6pod.dhclient | install -m 0644 /dev/stdin $(dhclient)/v6pod
+	$(relocate) systemd/v6pod.networkmanager | install -m 0755 /dev/stdin $(dispatcher)/90-v6pod
+	install -m 0644 systemd/10-v6pod.network $(docs)
 	$(relocate) systemd/10-v6pod.conf | install -m 0644 /dev/stdin $(dropins)/10-v6pod.conf
 	@# In one go: half a hook file would keep every container of the machine from starting.
 	$(relocate) systemd/v6pod-hook.json | install -m 0644 /dev/stdin $(hooks)/.v6pod.new
@@ -185,7 +188,7 @@ uninstall:
 	if test -z '$(DESTDIR)' -a -d /run/systemd/system; then \
 		systemctl disable --now v6podd.socket v6podd-dns.socket v6podd.service; fi
 	@# These first: podman must not be told to run what is gone.
-	rm -f $(hooks)/v6pod.json $(dropins)/10-v6pod.conf $(dhclient)/v6pod
+	rm -f $(hooks)/v6pod.json $(dropins)/10-v6pod.conf $(dhclient)/v6pod $(dispatcher)/90-v6pod
 	rm -f $(sbin)/v6podd $(bin)/v6podctl $(addprefix $(units)/,v6podd.service v6podd.socket v6podd-dns.socket)
 	rm -f $(lib)/sysusers.d/v6pod.conf $(lib)/tmpfiles.d/v6pod.conf
 	rm -f $(libexec)/slirp4netns $(libexec)/pasta $(libexec)/v6pod-shim $(libexec)/v6pod-hook

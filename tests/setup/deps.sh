@@ -15,7 +15,7 @@ packages=(
     busybox-static curl dnsutils musl-tools iproute2 iputils-ping jq procps python3 tcpdump
     util-linux
     # The provider of a test, and the host that it delegates a prefix to.
-    isc-dhcp-client isc-dhcp-server
+    isc-dhcp-client isc-dhcp-server radvd
     # Whole hosts, booted, and the package that is installed on them.
     binutils dpkg make mmdebstrap systemd-container
     # To fetch Consul.

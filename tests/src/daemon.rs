@@ -356,6 +356,12 @@ impl Daemon {
         self.root().get("/api/status").ok()
     }
 
+    /// What its resolver says of a container's name, asked in the host's network.
+    #[track_caller]
+    pub fn resolved(&self, host: &HostNs, name: &str) -> String {
+        host.resolved(self.status().resolver.expect("it answers").address, name)
+    }
+
     /// How many connections it has refused (`v6pod_connections_refused_total`).
     #[track_caller]
     pub fn refused(&self) -> u64 {

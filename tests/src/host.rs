@@ -1,6 +1,7 @@
 //! A network namespace that plays a host.
 
 use std::fs;
+use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -85,6 +86,15 @@ impl HostNs {
     /// A command that runs in the outside's network.
     pub fn outside(&self, program: impl AsRef<Path>) -> Command {
         self.outside.command(program.as_ref())
+    }
+
+    /// What the resolver at that address, asked in the host's network, says of a container's name; empty if it
+    /// knows none.
+    #[track_caller]
+    pub fn resolved(&self, resolver: Ipv6Addr, name: &str) -> String {
+        let mut dig = self.command("dig");
+        dig.arg(format!("@{resolver}")).args(["+short", "+tries=1", "+time=2", "AAAA"]);
+        run(dig.arg(format!("{name}.v6pod.internal"))).stdout.trim().to_owned()
     }
 
     /// Runs `ip` with these words in the host's network.

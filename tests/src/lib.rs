@@ -18,7 +18,7 @@
 //! What this crate guarantees:
 //! - Whatever a test makes has an owner that takes it away when it is dropped, also when the test
 //!   panics: [`HostNs`], [`Daemon`], [`User`], [`Consul`], [`OwnedNs`], [`Background`],
-//!   [`Attacker`], [`WholeHost`].
+//!   [`Attacker`], [`Sampler`], [`WholeHost`].
 //! - No packet leaves the namespaces that a test made, except over the unix socket.
 //! - A test that cannot run here says so (`SKIPPED name: reason`), and fails instead when
 //!   `V6POD_TEST_REQUIRE=all` is set.
@@ -53,6 +53,7 @@ pub mod packet;
 mod process;
 mod processors;
 mod public_dns;
+mod sampler;
 mod scene;
 mod stage;
 mod talk;
@@ -81,6 +82,7 @@ pub use neighbours::{Attached, LAWS, Law, Neighbours, Ports, everywhere};
 pub use process::{Process, processes};
 pub use processors::Halves;
 pub use public_dns::PublicDns;
+pub use sampler::Sampler;
 pub use scene::Scene;
 pub use stage::{Stage, Watch};
 pub use talk::{Flow, Server, within};

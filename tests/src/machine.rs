@@ -37,7 +37,7 @@ pub enum Need {
     Consul,
     /// A compiler of programs that use musl. Implies [`Need::Root`].
     Musl,
-    /// A DHCPv6 server that delegates prefixes, and a client. Implies [`Need::Root`].
+    /// A router that advertises itself, a DHCPv6 server that delegates prefixes, and a client. Implies [`Need::Root`].
     Dhcp,
     /// Whole hosts to boot. Implies [`Need::Root`].
     WholeHost,
@@ -91,7 +91,7 @@ fn lack(need: Need) -> Option<String> {
         Need::Root | Need::Consul => FOR_NAMESPACES.to_vec(),
         Need::Podman => [FOR_NAMESPACES, FOR_PODMAN].concat(),
         Need::Musl => vec!["musl-gcc"],
-        Need::Dhcp => [FOR_NAMESPACES, &["dhcpd", "dhclient", "dig"]].concat(),
+        Need::Dhcp => [FOR_NAMESPACES, &["dhcpd", "dhclient", "radvd", "dig"]].concat(),
         Need::WholeHost => [FOR_NAMESPACES, FOR_WHOLE_HOSTS].concat(),
     };
     if let Some(missing) = programs.iter().find(|program| on_path(program).is_none()) {

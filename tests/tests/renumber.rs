@@ -11,15 +11,13 @@
 use std::fs::File;
 use std::net::Ipv6Addr;
 use std::os::fd::AsFd;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use v6pod_proto::{Activate, Attachment, Mode, NameState, PrefixView};
 use v6pod_tests::{
-    Body, Config, Daemon, Flow, HostNs, Invariants, OwnedNs, PATIENCE, PREFIX, Server, eventually,
-    random_container_id, require, run,
+    Body, Config, Daemon, Flow, HostNs, Invariants, OwnedNs, PATIENCE, PREFIX, Sampler, Server,
+    eventually, random_container_id, require, run,
 };
 
 /// `daemon`, an account that every system has and that owns nothing here.
@@ -59,64 +57,6 @@ fn now(daemon: &Daemon, of: &Attachment) -> Attachment {
     all.into_iter().find(|a| a.id == of.id).expect("it is listed")
 }
 
-/// Looks at a container's addresses as often as it can.
-struct Sampler {
-    over: Arc<AtomicBool>,
-    samples: Arc<AtomicUsize>,
-    thread: Option<JoinHandle<Result<(), String>>>,
-}
-
-impl Sampler {
-    fn start(namespace: &OwnedNs) -> Self {
-        let (over, samples) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-        let (ends, counts) = (Arc::clone(&over), Arc::clone(&samples));
-        let network = namespace.network();
-        let look = move || v6pod_tests::within(&network, || watch(&ends, &counts));
-        Self { over, samples, thread: Some(thread::spawn(look)) }
-    }
-
-    #[track_caller]
-    fn saw_an_address_each_time(mut self) -> usize {
-        self.over.store(true, Ordering::Relaxed);
-        let seen = self.thread.take().expect("it runs").join().expect("the thread");
-        seen.expect("a valid address at every moment");
-        let samples = self.samples.load(Ordering::Relaxed);
-        assert!(samples > 100, "{samples} samples are too few to say anything");
-        samples
-    }
-}
-
-/// Valid are those that are not tentative and have not failed; `/proc/net/if_inet6` is read in one go.
-fn watch(over: &AtomicBool, samples: &AtomicUsize) -> Result<(), String> {
-    const GLOBAL: &str = "00";
-    const TENTATIVE_OR_FAILED: u8 = 0x40 | 0x08;
-
-    while !over.load(Ordering::Relaxed) {
-        let table = std::fs::read_to_string("/proc/thread-self/net/if_inet6")
-            .map_err(|error| error.to_string())?;
-        let valid = table.lines().filter(|line| {
-            let fields: Vec<_> = line.split_whitespace().collect();
-            let [_, _, _, scope, flags, "eth0"] = fields[..] else { return false };
-            let flags = u8::from_str_radix(flags, 16).unwrap_or(u8::MAX);
-            scope == GLOBAL && flags & TENTATIVE_OR_FAILED == 0
-        });
-        if valid.count() == 0 {
-            return Err(format!("none:\n{table}"));
-        }
-        samples.fetch_add(1, Ordering::Relaxed);
-        thread::sleep(Duration::from_millis(1));
-    }
-    Ok(())
-}
-
-/// What the host's resolver says of a name.
-fn resolved(host: &HostNs, daemon: &Daemon, name: &str) -> String {
-    let resolver = daemon.status().resolver.expect("it answers").address;
-    let mut dig = host.command("dig");
-    dig.arg(format!("@{resolver}")).args(["+short", "+tries=1", "+time=2", "AAAA"]);
-    run(dig.arg(format!("{name}.v6pod.internal"))).stdout.trim().to_owned()
-}
-
 #[test]
 fn running_containers_follow_the_prefix_and_a_connection_lives_through_the_grace() {
     let _machine = require!(Root);
@@ -125,12 +65,12 @@ fn running_containers_follow_the_prefix_and_a_connection_lives_through_the_grace
         let (container, before) = attached(&daemon, "web");
         let (neighbour, _) = attached(&daemon, "db");
         eventually(PATIENCE, "the name is there", || {
-            (resolved(&host, &daemon, "web") == before.address.to_string()).then_some(())
+            (daemon.resolved(&host, "web") == before.address.to_string()).then_some(())
         });
         let _server = Server::start(&container.network(), &[8080]);
         let outside = File::open(host.outside_path()).expect("the outside");
         let mut flow = Flow::tcp(&outside, (before.address, 8080)).expect("a connection");
-        let sampler = Sampler::start(&container);
+        let sampler = Sampler::start(container.network());
 
         let said = daemon.ctl(&["prefix", "set", NEW]);
         assert!(said.ok().contains("settling"), "{said}");
@@ -142,7 +82,7 @@ fn running_containers_follow_the_prefix_and_a_connection_lives_through_the_grace
         let moved = Instant::now();
         assert_eq!(after.address.segments()[5..], before.address.segments()[5..]);
         eventually(NAMED, "the name points to the new address", || {
-            (resolved(&host, &daemon, "web") == after.address.to_string()).then_some(())
+            (daemon.resolved(&host, "web") == after.address.to_string()).then_some(())
         });
         let registered = |a: &Attachment| a.names.iter().all(|n| n.state == NameState::Registered);
         eventually(NAMED, "it is registered", || registered(&now(&daemon, &before)).then_some(()));

@@ -1,10 +1,12 @@
-//! Attachments that serve are whole, or made whole again.
+//! Attachments that serve are whole, or made whole again, and so is what surrounds them: the rest of each prefix
+//! is unreachable.
 
 use std::collections::HashSet;
 use std::net::Ipv6Addr;
 use std::sync::Arc;
 
 use super::Shared;
+use crate::core::Prefix;
 use crate::core::attachment::{Attachment, Phase};
 use crate::core::step::{Port, Step};
 use crate::kernel::mend::{is_whole, mend};
@@ -21,6 +23,31 @@ pub(super) async fn mend_all(shared: &Arc<Shared>, observed: Observed) {
     };
     if let Err(error) = shared.workers.run(job).await {
         tracing::error!(%error, "cannot look after attachments");
+    }
+}
+
+/// Has the rest of each prefix be unreachable again, if somebody took that route away. Whoever manages a host's
+/// network may do so with what is not his own: systemd-networkd 257 does when it starts and when it stops.
+pub(super) async fn hold_ranges(shared: &Arc<Shared>) {
+    let state = Arc::clone(shared);
+    let job = move |worker: &mut Worker| {
+        let ranges = || state.topology().prefixes().map(Prefix::net).collect::<Vec<_>>();
+        let held = kernel::host::hold_ranges(&mut worker.socket, &state.links, ranges())?;
+        // If one went out of use meanwhile, its undo may have come before this.
+        let still = ranges();
+        for net in held.iter().filter(|net| !still.contains(net)) {
+            kernel::host::reach_again(&mut worker.socket, &state.links, *net)?;
+        }
+        Ok::<_, kernel::Error>(held)
+    };
+    match shared.workers.run(job).await {
+        Ok(held) => {
+            for range in held {
+                tracing::warn!(%range, "somebody took its unreachable route away; put back");
+                shared.tell_repair("the route of what no container has");
+            }
+        }
+        Err(error) => tracing::error!(%error, "cannot have the rest of a prefix be unreachable"),
     }
 }
 

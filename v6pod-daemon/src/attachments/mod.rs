@@ -12,6 +12,7 @@
 mod answering;
 mod checking;
 mod completing;
+mod delegated;
 mod ending;
 mod events;
 mod explaining;

@@ -7,6 +7,7 @@
 //! - The host is ready for a prefix (route, gateway, rules) before an address of it is given, and stays ready
 //!   for the old one as long as anybody has an address of that.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
@@ -24,6 +25,7 @@ use super::rules::RulesError;
 use super::{Attachments, Refused, Shared};
 use crate::config::{Config, PrefixSource};
 use crate::core::Prefix;
+use crate::core::delegations::{Delegations, Said};
 use crate::core::prefixes::{Cut, Heard, Offer, Prefixes};
 use crate::failpoint;
 use crate::kernel::host::PrepareError;
@@ -48,6 +50,9 @@ pub(super) struct Kept {
     in_force: String,
     source: String,
     former: Vec<String>,
+    /// The ranges that were delegated to this host and have had their turn; first the one that counted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    delegated: Vec<String>,
 }
 
 const VERSION: u32 = 1;
@@ -58,6 +63,7 @@ pub(super) struct AtStart {
     pub(super) in_force: Prefix,
     pub(super) former: Vec<Prefix>,
     source: String,
+    delegations: Delegations,
 }
 
 /// The prefixes of a daemon that runs.
@@ -75,6 +81,7 @@ struct State {
     prefixes: Prefixes,
     former: Vec<Prefix>,
     source: String,
+    delegations: Delegations,
     /// That of what settles.
     coming_from: String,
     /// Said to be one too many.
@@ -98,14 +105,20 @@ enum NotSwitched {
 impl AtStart {
     /// Those of a daemon that is configured like this and would have this prefix, after one that has kept this.
     pub(super) fn of(config: &Config, base: Prefix, kept: Option<&Kept>) -> Self {
-        let plain = Self { in_force: base, former: Vec::new(), source: source_of(config).into() };
+        let plain = Self {
+            in_force: base,
+            former: Vec::new(),
+            source: source_of(config).into(),
+            delegations: Delegations::default(),
+        };
         let Some(kept) = kept else { return plain };
         let parse = |text: &String| text.parse::<Prefix>().ok();
         let former = kept.former.iter().filter_map(parse);
         match parse(&kept.in_force) {
             Some(in_force) if kept.configured == configured(config, base) => {
                 let former = former.filter(|former| apart(*former, in_force)).collect();
-                Self { in_force, former, source: kept.source.clone() }
+                let source = kept.source.clone();
+                Self { in_force, former, source, delegations: kept.delegations() }
             }
             // Somebody has written another one: to that everybody moves.
             before => {
@@ -120,12 +133,21 @@ impl AtStart {
     pub(super) fn fall_back(self, config: &Config, base: Prefix) -> Self {
         let former = [self.in_force].into_iter().chain(self.former);
         let former = former.filter(|former| apart(*former, base)).collect();
-        Self { in_force: base, former, source: source_of(config).into() }
+        let source = source_of(config).into();
+        Self { in_force: base, former, source, delegations: Delegations::default() }
     }
 
     /// The prefix, and those before it.
     pub(super) fn all(&self) -> impl Iterator<Item = Prefix> {
         [self.in_force].into_iter().chain(self.former.iter().copied())
+    }
+}
+
+impl Kept {
+    fn delegations(&self) -> Delegations {
+        let ranges: Vec<_> = self.delegated.iter().filter_map(|text| text.parse().ok()).collect();
+        let first = ranges.first().copied();
+        Delegations::heard(ranges.into_iter().collect(), first)
     }
 }
 
@@ -177,6 +199,7 @@ impl Changing {
             prefixes: Prefixes::new(start.in_force, config.settle),
             former: start.former.clone(),
             source: start.source.clone(),
+            delegations: start.delegations.clone(),
             coming_from: String::new(),
             told_full: false,
             configured: configured(config, base),
@@ -229,6 +252,7 @@ impl Changing {
                 in_force: state.prefixes.in_force().to_string(),
                 source: state.source.clone(),
                 former: state.former.iter().map(ToString::to_string).collect(),
+                delegated: self.heard_out(&state),
             }
         };
         if before == Some(&kept) {
@@ -237,6 +261,26 @@ impl Changing {
         let beside = self.file.with_extension("new");
         fs::write(&beside, serde_json::to_vec(&kept)?)?;
         fs::rename(&beside, &self.file)
+    }
+
+    /// The delegated ranges of which the next daemon need not hear again. What still settles it does.
+    fn heard_out(&self, state: &State) -> Vec<String> {
+        let waiting = state.prefixes.waiting(Instant::now());
+        let settles = |range: &Ipv6Net| self.cut.of(*range).is_ok_and(|p| Some(p) == waiting);
+        let followed = state.delegations.followed();
+        let rest = state.delegations.known().filter(|range| Some(*range) != followed);
+        let all = followed.into_iter().chain(rest).filter(|range| !settles(range));
+        all.map(|range| range.to_string()).collect()
+    }
+
+    /// What is to be said, now that these ranges are delegated to this host.
+    pub(super) fn look(&self, now: BTreeSet<Ipv6Net>) -> Vec<Said> {
+        self.state().delegations.look(now)
+    }
+
+    /// This delegated range cannot be used now. False if that is no news.
+    pub(super) fn refused(&self, range: Ipv6Net) -> bool {
+        self.state().delegations.refused(range)
     }
 
     /// The one that is to be in force now.
@@ -445,6 +489,7 @@ mod tests {
             in_force: in_force.to_owned(),
             source: "dhclient".to_owned(),
             former: vec!["2001:db8:9::/80".to_owned()],
+            delegated: Vec::new(),
         }
     }
 
@@ -464,6 +509,28 @@ mod tests {
         // One that lies in the other has no place beside it.
         let (around, base) = (config("prefix = \"2001:db8:2::/64\""), prefix("2001:db8:2::/64"));
         assert_eq!(AtStart::of(&around, base, Some(&kept)).former, [prefix("2001:db8:9::/80")]);
+    }
+
+    #[test]
+    fn a_delegated_range_is_kept_once_it_has_settled_and_not_heard_of_again() {
+        let config = config("prefix = \"auto\"\nrenumber.settle = \"1h\"");
+        let base = prefix("fd00:1::/80");
+        let ranges = |all: &[&str]| all.iter().map(|range| range.parse().unwrap()).collect();
+        let changing = Changing::new(&config, base, &AtStart::of(&config, base, None));
+        let (a, b) = ("2001:db8:a::/56", "2001:db8:b::/56");
+        assert_eq!(changing.look(ranges(&[a])), [Said::Delegated(a.parse().unwrap())]);
+        let to = changing.cut.of(a.parse().unwrap()).unwrap();
+        changing.state().prefixes.hear(Offer { prefix: to, valid: None }, Instant::now());
+        assert_eq!(changing.heard_out(&changing.state()), [""; 0], "it settles");
+        changing.switch(to);
+        changing.look(ranges(&[a, b]));
+        let kept = Kept {
+            delegated: changing.heard_out(&changing.state()),
+            ..kept(&config, base, &to.to_string())
+        };
+        assert_eq!(kept.delegated, [b, a]);
+        let again = Changing::new(&config, base, &AtStart::of(&config, base, Some(&kept)));
+        assert_eq!(again.look(ranges(&[a, b])), []);
     }
 
     #[test]

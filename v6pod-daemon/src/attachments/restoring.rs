@@ -33,8 +33,8 @@ use super::spoken::Spoken;
 use super::sweeping::Waiting;
 use super::traffic::Readings;
 use super::{
-    Attachments, Ended, Ledger, Metrics, Shared, ending, lock, making, mending, proxying,
-    renumbering,
+    Attachments, Ended, Ledger, Metrics, Shared, delegated, ending, lock, making, mending,
+    proxying, renumbering,
 };
 use crate::access::Access;
 use crate::closer::Closer;
@@ -535,6 +535,8 @@ async fn watch(shared: Arc<Shared>, mut events: Events) {
         match event {
             Ok(Event::PortGone { ifindex }) => shared.port_gone(ifindex),
             Ok(Event::DefaultRouteChanged) => follow_uplink(&shared).await,
+            Ok(Event::DelegationsChanged) => delegated::look(&shared).await,
+            Ok(Event::RangeGone) => mending::hold_ranges(&shared).await,
             Ok(Event::BridgeGone) => repair(&shared).await,
             Ok(Event::Overrun) => look_again(&shared).await,
             Err(error) => {
@@ -563,6 +565,8 @@ async fn look_again(shared: &Arc<Shared>) {
         }
         Err(error) => tracing::warn!(%error, "cannot look at the kernel"),
     }
+    mending::hold_ranges(shared).await;
+    delegated::look(shared).await;
     proxying::settle(shared).await;
     let state = Arc::clone(shared);
     let look = move |worker: &mut Worker| state.look_after_rules(worker);

@@ -5,6 +5,7 @@
 pub mod address;
 pub mod attachment;
 pub mod book;
+pub mod delegations;
 pub mod description;
 pub mod egress;
 pub mod explain;

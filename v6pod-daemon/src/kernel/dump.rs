@@ -45,12 +45,17 @@ pub(super) fn routes(socket: &mut RouteSocket) -> Result<Vec<Route>, Error> {
 
 /// The routes that bear our number. The kernel does the choosing.
 pub(super) fn our_routes(socket: &mut RouteSocket) -> Result<Vec<Route>, Error> {
+    routes_of(socket, PROTOCOL)
+}
+
+/// The routes of the main table that bear this number.
+pub(super) fn routes_of(socket: &mut RouteSocket, protocol: u8) -> Result<Vec<Route>, Error> {
     let mut message = RouteMessage::default();
     message.header.address_family = AddressFamily::Inet6;
     message.header.table = RouteHeader::RT_TABLE_MAIN;
-    message.header.protocol = RouteProtocol::Other(PROTOCOL);
+    message.header.protocol = RouteProtocol::from(protocol);
     let mut routes = dump_routes(socket, message)?;
-    routes.retain(|r| r.protocol == PROTOCOL);
+    routes.retain(|r| r.protocol == protocol);
     Ok(routes)
 }
 

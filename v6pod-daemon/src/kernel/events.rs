@@ -1,4 +1,5 @@
-//! What the kernel tells unasked: that a port is gone, that the default route has changed.
+//! What the kernel tells unasked: that a port is gone, that the default route has changed, that a range was
+//! delegated to this host.
 //!
 //! Guarantees: a port's end is told once; when the kernel could not deliver everything, that is told
 //! too ([`Event::Overrun`]), and whoever reads must look for himself ([`observe`](super::observe)).
@@ -14,8 +15,8 @@ use tokio::io::unix::AsyncFd;
 
 use super::error::Error;
 use super::netlink::next_message;
-use super::sys;
 use super::view::{Link, Route};
+use super::{delegations, host, sys};
 use crate::core::links::Links;
 
 /// Room for some ten thousand events: making and deleting one port brings about twenty.
@@ -33,6 +34,10 @@ pub enum Event {
     BridgeGone,
     /// An IPv6 default route came, went or changed.
     DefaultRouteChanged,
+    /// A range was delegated to this host, or is no more.
+    DelegationsChanged,
+    /// The route is gone by which the rest of a prefix of ours is unreachable.
+    RangeGone,
     /// Events were lost.
     Overrun,
 }
@@ -127,11 +132,24 @@ impl Events {
                     (link.group == self.links.bridges).then_some(Event::BridgeGone)
                 }
             }
-            // The second byte of `struct rtmsg` is the prefix length: most routes need no more.
-            libc::RTM_NEWROUTE | libc::RTM_DELROUTE if *payload.get(1)? == 0 => {
-                Route::parse(payload)?.is_default().then_some(Event::DefaultRouteChanged)
+            libc::RTM_NEWROUTE | libc::RTM_DELROUTE => {
+                // The prefix length and the kind, of `struct rtmsg`: most routes need no more.
+                let (length, kind_of_route) = (*payload.get(1)?, *payload.get(7)?);
+                let is_of_interest = length == 0 || kind_of_route == libc::RTN_UNREACHABLE;
+                if is_of_interest { self.route_event(kind, &Route::parse(payload)?) } else { None }
             }
             _ => None,
+        }
+    }
+
+    fn route_event(&self, kind: u16, route: &Route) -> Option<Event> {
+        if route.is_default() {
+            Some(Event::DefaultRouteChanged)
+        } else if delegations::tells_of_one(route) {
+            Some(Event::DelegationsChanged)
+        } else {
+            let gone = kind == libc::RTM_DELROUTE && host::keeps_a_range(route, &self.links);
+            gone.then_some(Event::RangeGone)
         }
     }
 
@@ -195,6 +213,41 @@ mod tests {
             assert_eq!(next(&mut events).await, Event::DefaultRouteChanged);
             sh("ip -6 route del default via fe80::1 dev v6kup");
             assert_eq!(next(&mut events).await, Event::DefaultRouteChanged);
+            sh("ip link del v6k0");
+            assert_eq!(next(&mut events).await, Event::BridgeGone);
+        });
+    }
+
+    #[test]
+    fn what_is_delegated_is_told_as_it_comes_and_goes() {
+        in_runtime(async || {
+            let bench = Bench::new();
+            let mut events = Events::listen(&bench.host.links).unwrap();
+            for other in ["unreachable 2001:db8:9::/56", "2001:db8:9::/64 dev lo proto dhcp"] {
+                sh(&format!("ip -6 route add {other} && ip -6 route del {other}"));
+            }
+            for verb in ["add", "del"] {
+                sh(&format!(
+                    "ip -6 route {verb} unreachable 2001:db8:9::/56 proto dhcp metric 1024"
+                ));
+                assert_eq!(next(&mut events).await, Event::DelegationsChanged, "{verb}");
+            }
+            sh("ip link del v6k0");
+            assert_eq!(next(&mut events).await, Event::BridgeGone);
+        });
+    }
+
+    #[test]
+    fn that_somebody_deletes_the_route_of_our_range_is_told_and_no_others() {
+        in_runtime(async || {
+            let bench = Bench::new();
+            let mut events = Events::listen(&bench.host.links).unwrap();
+            // Another daemon's, by its metric.
+            for verb in ["add", "del"] {
+                sh(&format!("ip -6 route {verb} unreachable 2001:db8:9::/80 proto 118 metric 7"));
+            }
+            sh("ip -6 route del unreachable 2001:db8:1:2:3::/80");
+            assert_eq!(next(&mut events).await, Event::RangeGone);
             sh("ip link del v6k0");
             assert_eq!(next(&mut events).await, Event::BridgeGone);
         });

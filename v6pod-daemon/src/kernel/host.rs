@@ -125,13 +125,9 @@ pub fn prepare(socket: &mut RouteSocket, topology: &Topology) -> Result<Host, Pr
     let uplink = uplink(socket, topology)?;
     let mtu = settle_mtu(socket, topology, &found, uplink.mtu)?;
 
-    // Before anything can be forwarded: what no container has is unreachable. Otherwise it would go
-    // back to the upstream, which sends it here again (threat 14), or cost a neighbour entry each.
+    // Before anything can be forwarded.
+    hold_ranges(socket, links, topology.prefixes().map(Prefix::net))?;
     let flags = NLM_F_CREATE | NLM_F_EXCL;
-    for prefix in topology.prefixes() {
-        let route = Message::NewRoute(unreachable(links, prefix.net()));
-        exists_is_fine(socket.ack("make the rest of the prefix unreachable", &route, flags))?;
-    }
     let gateways = topology.prefixes().map(Prefix::gateway);
     for address in gateways.chain(topology.resolver) {
         let address = Message::NewAddress(message::address(bridge, address));
@@ -162,6 +158,26 @@ pub fn follow_uplink(
     }
     forward(socket, topology, &host)?;
     Ok(host)
+}
+
+/// Has what no container has be unreachable, of these ranges. Otherwise it would go back to the upstream, which
+/// sends it here again (threat 14), or cost a neighbour entry each. Gives those that were not yet.
+pub fn hold_ranges(
+    socket: &mut RouteSocket,
+    links: &Links,
+    ranges: impl IntoIterator<Item = Ipv6Net>,
+) -> Result<Vec<Ipv6Net>, Error> {
+    let mut held = Vec::new();
+    for net in ranges {
+        let route = Message::NewRoute(unreachable(links, net));
+        let flags = NLM_F_CREATE | NLM_F_EXCL;
+        match socket.ack("make the rest of the prefix unreachable", &route, flags) {
+            Ok(()) => held.push(net),
+            Err(error) if error.already_exists() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(held)
 }
 
 /// Takes away all of this instance: ports, bridge, routes, answers on the uplink. Forwarding, and what
@@ -333,7 +349,8 @@ fn unreachable(links: &Links, net: Ipv6Net) -> RouteMessage {
     message::route(RouteType::Unreachable, Some((net.addr(), net.prefix_len())), [whose])
 }
 
-fn reach_again(socket: &mut RouteSocket, links: &Links, net: Ipv6Net) -> Result<(), Error> {
+/// Undoes [`hold_ranges`] of one.
+pub fn reach_again(socket: &mut RouteSocket, links: &Links, net: Ipv6Net) -> Result<(), Error> {
     let route = Message::DelRoute(unreachable(links, net));
     gone_is_fine(socket.ack(format!("remove the unreachable route of {net}"), &route, 0))
 }
@@ -343,11 +360,14 @@ pub(super) fn our_unreachables(
     links: &Links,
 ) -> Result<Vec<Ipv6Net>, Error> {
     let mut routes = dump::routes(socket)?;
-    routes.retain(|route| {
-        let kind = route.kind == libc::RTN_UNREACHABLE;
-        kind && route.protocol == PROTOCOL && route.metric == links.ports
-    });
+    routes.retain(|route| keeps_a_range(route, links));
     Ok(routes.iter().filter_map(|r| Ipv6Net::new(r.destination, r.length).ok()).collect())
+}
+
+/// Whether it is one of [`hold_ranges`], of this instance.
+pub(super) fn keeps_a_range(route: &Route, links: &Links) -> bool {
+    let kind = route.kind == libc::RTN_UNREACHABLE;
+    kind && route.protocol == PROTOCOL && route.metric == links.ports
 }
 
 /// Takes away what an earlier prefix left, unless a container still has an address in it; and

@@ -8,6 +8,7 @@
 //! - Nothing of a container's namespace is trusted: its owner may rename, move or delete what is in
 //!   there between any two calls, and then gets an error about his own container.
 
+pub mod delegations;
 pub mod descriptors;
 mod dump;
 mod error;
