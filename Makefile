@@ -173,7 +173,7 @@ install:
 	@# In one go: half a hook file would keep every container of the machine from starting.
 	$(relocate) systemd/v6pod-hook.json | install -m 0644 /dev/stdin $(hooks)/.v6pod.new
 	mv -f $(hooks)/.v6pod.new $(hooks)/v6pod.json
-	install -m 0644 README.md CHANGELOG.md docs/*.md $(docs)
+	install -m 0644 README.md CHANGELOG.md docs/*.md docs/*.png $(docs)
 	@# What an administrator has written is never overwritten.
 	test -e $(config)/v6pod.toml || install -m 0644 systemd/v6pod.toml $(config)/v6pod.toml
 	test -e $(config)/shim.toml || install -m 0644 systemd/shim.toml $(config)/shim.toml

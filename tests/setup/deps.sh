@@ -21,6 +21,9 @@ packages=(
     # To fetch Consul.
     ca-certificates debian-archive-keyring
 )
+# What only tests look at the status page with, and a font for it.
+what=${1:-all}
+[[ $what == demo ]] || packages+=(chromium-headless-shell fonts-dejavu-core)
 cache=/var/cache/v6pod-tests
 here=$(cd "$(dirname "$0")" && pwd)
 
@@ -48,7 +51,6 @@ consul=
 
 # It knows by itself whether there is something to do. Where there is no such Debian to be had, the tests
 # of whole hosts are skipped.
-what=${1:-all}
 root() {
     [[ $what != demo ]] || return 0
     "$here/root.sh" bookworm "$cache" && "$here/root.sh" trixie "$cache" && return 0

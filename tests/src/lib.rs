@@ -18,7 +18,7 @@
 //! What this crate guarantees:
 //! - Whatever a test makes has an owner that takes it away when it is dropped, also when the test
 //!   panics: [`HostNs`], [`Daemon`], [`User`], [`Consul`], [`OwnedNs`], [`Background`],
-//!   [`Attacker`], [`Sampler`], [`WholeHost`].
+//!   [`Attacker`], [`Browser`], [`Sampler`], [`WholeHost`].
 //! - No packet leaves the namespaces that a test made, except over the unix socket.
 //! - A test that cannot run here says so (`SKIPPED name: reason`), and fails instead when
 //!   `V6POD_TEST_REQUIRE=all` is set.
@@ -35,6 +35,7 @@
 pub mod failpoints;
 
 mod attacker;
+mod browser;
 mod command;
 mod consul;
 mod daemon;
@@ -65,6 +66,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 pub use attacker::Attacker;
+pub use browser::{Asked, Browser};
 pub use command::{Background, Finished, run, run_within};
 pub use consul::Consul;
 pub use daemon::{Config, Daemon, built};

@@ -11,6 +11,7 @@ use std::{env, io};
 
 use nix::fcntl::{Flock, FlockArg};
 
+use crate::browser;
 use crate::{Consul, HostNs, Suite, WholeHost};
 
 const LOCK: &str = "/run/v6pod-tests.lock";
@@ -39,6 +40,8 @@ pub enum Need {
     Musl,
     /// A router that advertises itself, a DHCPv6 server that delegates prefixes, and a client. Implies [`Need::Root`].
     Dhcp,
+    /// A browser.
+    Browser,
     /// Whole hosts to boot. Implies [`Need::Root`].
     WholeHost,
 }
@@ -91,6 +94,7 @@ fn lack(need: Need) -> Option<String> {
         Need::Root | Need::Consul => FOR_NAMESPACES.to_vec(),
         Need::Podman => [FOR_NAMESPACES, FOR_PODMAN].concat(),
         Need::Musl => vec!["musl-gcc"],
+        Need::Browser => vec![browser::PROGRAM],
         Need::Dhcp => [FOR_NAMESPACES, &["dhcpd", "dhclient", "radvd", "dig"]].concat(),
         Need::WholeHost => [FOR_NAMESPACES, FOR_WHOLE_HOSTS].concat(),
     };
@@ -98,7 +102,7 @@ fn lack(need: Need) -> Option<String> {
         return Some(format!("needs the program {missing} (make deps)"));
     }
     match need {
-        Need::Root | Need::Musl | Need::Dhcp => None,
+        Need::Root | Need::Musl | Need::Dhcp | Need::Browser => None,
         Need::Podman => DEVICES[..1]
             .iter()
             .find(|device| !Path::new(device).exists())

@@ -6,10 +6,15 @@
 //! ```
 #![forbid(unsafe_code)]
 
+use std::os::fd::AsFd;
 use std::process::Command;
 
 use serde_json::Value;
-use v6pod_tests::{Config, Daemon, HostNs, PATIENCE, Stage, User, built, eventually, require, run};
+use v6pod_proto::Activate;
+use v6pod_tests::{
+    Config, Daemon, HostNs, OwnedNs, PATIENCE, Stage, User, built, eventually, random_container_id,
+    require, run,
+};
 
 fn ctl_as(user: &User, daemon: &Daemon, args: &[&str]) -> Value {
     // The program under test, where an ordinary user can run it.
@@ -66,6 +71,42 @@ fn a_user_sees_his_own_and_root_sees_all() {
         let names: Vec<_> = list.as_array().into_iter().flatten().map(|a| &a["name"]).collect();
         assert_eq!(names, [name], "{list}");
     }
+}
+
+#[test]
+fn a_person_at_a_terminal_is_told_more_than_a_pipe() {
+    let _machine = require!(Root);
+    let host = HostNs::new();
+    let daemon = Daemon::start(&host);
+    let user = User::account(1, &host);
+    let namespace = OwnedNs::new(&user);
+    let name = Some("we\u{1b}[31mb\u{202e}".to_owned());
+    let request = Activate { name, ..Activate::new(random_container_id()) };
+    let (made, _) = daemon.as_user(user.uid()).activate(&request, namespace.network().as_fd());
+    let made = made.unwrap_or_else(|refused| panic!("{refused}"));
+    let by_terminal = |words: &str, colour: &str| {
+        let program = built("v6podctl").display().to_string();
+        let line = format!("{colour} {program} --socket {} {words}", daemon.socket().display());
+        let mut script = host.command("script");
+        run(script.args(["-qec", &line, "/dev/null"]).env("TERM", "xterm")).ok().to_owned()
+    };
+    let show = format!("show {}", made.id);
+    for words in ["ls", &show] {
+        let shown = by_terminal(words, "NO_COLOR=");
+        let plain = by_terminal(words, "NO_COLOR=1");
+        let piped = daemon.ctl(&words.split(' ').collect::<Vec<_>>());
+        assert!(shown.contains("\u{1b}[1m") && shown.contains("\u{1b}[32m"), "{shown:?}");
+        assert!(!plain.contains('\u{1b}') && !piped.ok().contains('\u{1b}'), "{plain:?} {piped}");
+        for text in [&shown, &plain] {
+            // The owner by his name, and where to go next.
+            assert!(text.contains(user.name()) && text.contains("`v6podctl "), "{text:?}");
+            // The container's name does not speak to the terminal.
+            assert!(!text.contains("\u{1b}[31m") && !text.contains('\u{202e}'), "{text:?}");
+        }
+        let quiet = !piped.ok().contains(user.name()) && piped.stderr.is_empty();
+        assert!(quiet && piped.ok().contains(&user.uid().to_string()), "{piped}");
+    }
+    assert!(!by_terminal("--json ls", "NO_COLOR=").contains('`'));
 }
 
 #[test]

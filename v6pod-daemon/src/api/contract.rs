@@ -3,8 +3,8 @@
 
 use utoipa::OpenApi;
 
-use super::handlers;
 use super::routes::OPENAPI;
+use super::{handlers, page};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -24,6 +24,7 @@ use super::routes::OPENAPI;
         handlers::healthz,
         handlers::metrics,
         handlers::openapi,
+        page::page,
     )
 )]
 struct Contract;

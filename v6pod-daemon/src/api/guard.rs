@@ -104,5 +104,7 @@ mod tests {
         assert!(!passes(&[host, ("sec-fetch-site", "same-site")]));
         // A person who types the address into the bar.
         assert!(passes(&[host, ("sec-fetch-site", "none")]));
+        // What the status page asks.
+        assert!(passes(&[host, ("sec-fetch-site", "same-origin")]));
     }
 }

@@ -19,6 +19,7 @@ mod inherited;
 mod listener;
 mod metrics;
 mod own_sockets;
+mod page;
 mod problem;
 mod routes;
 mod shares;

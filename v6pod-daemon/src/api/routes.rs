@@ -10,7 +10,7 @@ use v6pod_proto::Code;
 use super::caller::Via;
 use super::handlers::{self, Connection};
 use super::problem::{Failure, spell_out};
-use super::{body, guard};
+use super::{body, guard, page};
 use crate::attachments::Attachments;
 
 /// The contract, for programs.
@@ -34,6 +34,7 @@ pub fn router(attachments: Attachments) -> Router {
         .route("/api/openapi.json", get(handlers::openapi))
         .route("/metrics", get(handlers::metrics))
         .route("/healthz", get(handlers::healthz))
+        .route("/", get(page::page))
         .fallback(async || Failure::not_found())
         .method_not_allowed_fallback(async || {
             Failure::new(Code::MethodNotAllowed, "this call knows no such method")

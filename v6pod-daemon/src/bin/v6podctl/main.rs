@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod explain;
+mod look;
 mod resolved;
 mod table;
 mod watch;
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use look::Look;
 use serde::Serialize;
 use v6pod_daemon::client::{Client, ClientError};
 use v6pod_daemon::config::Options;
@@ -155,12 +157,19 @@ async fn run(cli: &Cli) -> Result<String, Failure> {
     match &cli.command {
         Command::Ls => {
             let list: AttachmentList = client.get("/api/attachments").await?;
-            cli.render(&list, |list| table::list(&list.attachments, table::now()))
+            let look = Look::of_stdout();
+            let text = |list: &AttachmentList| table::list(&list.attachments, table::now(), look);
+            print(&cli.render(&list, text)?);
+            cli.hint(look, look::after_list(&list.attachments));
+            Ok(String::new())
         }
         Command::Show { reference } => {
             let found = client.get(&resource(reference)).await;
             let found: Attachment = found.map_err(|error| failure(error, reference))?;
-            cli.render(&found, |found| table::one(found, table::now()))
+            let look = Look::of_stdout();
+            print(&cli.render(&found, |found| table::one(found, table::now(), look))?);
+            cli.hint(look, look::after_one(&found));
+            Ok(String::new())
         }
         Command::Open(ports) => {
             let open = Some(OpeningList(ports.ports.clone()));
@@ -177,7 +186,8 @@ async fn run(cli: &Cli) -> Result<String, Failure> {
         Command::Rename { reference, name } => {
             let name = Some(name.clone());
             let renamed = change(&client, reference, &Change { name, ..Change::default() }).await?;
-            cli.render(&renamed, |renamed| table::one(renamed, table::now()))
+            let look = Look::of_stdout();
+            cli.render(&renamed, |renamed| table::one(renamed, table::now(), look))
         }
         Command::Explain(words) => {
             let answer = client.get(&words.resource()).await;
@@ -247,6 +257,13 @@ impl Cli {
         human: impl FnOnce(&T) -> String,
     ) -> Result<String, Failure> {
         if self.json { Ok(serde_json::to_string_pretty(value)? + "\n") } else { Ok(human(value)) }
+    }
+
+    /// Who reads JSON wants no words beside it.
+    fn hint(&self, look: Look, words: &str) {
+        if !self.json {
+            look.hint(words);
+        }
     }
 }
 

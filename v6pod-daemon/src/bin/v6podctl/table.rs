@@ -5,8 +5,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use v6pod_proto::{
     Attachment, Capacity, CheckStatus, NameState, NameStatus, Obstacle, Opened, Passed, PrefixView,
-    State, Status, Unopened,
+    State, Status, Uid, Unopened,
 };
+
+use super::look::{self, Ink, Look};
 
 /// Seconds since the epoch.
 pub(crate) fn now() -> u64 {
@@ -14,13 +16,13 @@ pub(crate) fn now() -> u64 {
 }
 
 /// `v6podctl ls`
-pub(crate) fn list(attachments: &[Attachment], now: u64) -> String {
+pub(crate) fn list(attachments: &[Attachment], now: u64, look: Look) -> String {
     let head = ["NAME", "ADDRESS", "OWNER", "CONTAINER", "STATE", "AGE", "OPEN"].map(str::to_owned);
     let rows = attachments.iter().map(|a| {
         [
             label(a),
             a.address.to_string(),
-            a.owner.to_string(),
+            look.who(a.owner),
             a.container.short().to_owned(),
             state(a.state).to_owned(),
             age(a.since, now),
@@ -28,16 +30,21 @@ pub(crate) fn list(attachments: &[Attachment], now: u64) -> String {
         ]
     });
     let rows: Vec<_> = std::iter::once(head).chain(rows).collect();
-    columns(&rows)
+    painted(&rows, look, |row, column| match (row.checked_sub(1), column) {
+        (None, _) => Ink::Quiet,
+        (Some(_), 0) => Ink::Bold,
+        (Some(i), 4) => attachments.get(i).map_or(Ink::Plain, |a| look::of_state(a.state)),
+        _ => Ink::Plain,
+    })
 }
 
 /// `v6podctl show`
-pub(crate) fn one(a: &Attachment, now: u64) -> String {
+pub(crate) fn one(a: &Attachment, now: u64, look: Look) -> String {
     let mut rows = vec![
         ["name".to_owned(), label(a)],
         ["address".to_owned(), format!("{}/{}", a.address, a.prefix_length)],
         ["gateway".to_owned(), a.gateway.to_string()],
-        ["owner".to_owned(), a.owner.to_string()],
+        ["owner".to_owned(), owner(a.owner, look)],
         ["container".to_owned(), container(a)],
         ["engine's name".to_owned(), a.name.clone().unwrap_or_else(|| "-".to_owned())],
     ];
@@ -71,7 +78,20 @@ pub(crate) fn one(a: &Attachment, now: u64) -> String {
         ["age".to_owned(), age(a.since, now)],
         ["id".to_owned(), a.id.to_string()],
     ]);
-    columns(&rows)
+    painted(&rows, look, |row, column| match (rows.get(row).map(|row| row[0].as_str()), column) {
+        (_, 0) => Ink::Quiet,
+        (Some("name" | "address"), _) => Ink::Bold,
+        (Some("open"), _) => Ink::Good,
+        (Some("not open" | "ignored"), _) => Ink::Warn,
+        (Some("state"), _) => look::of_state(a.state),
+        _ => Ink::Plain,
+    })
+}
+
+/// The account, if it is told, and the uid in any case.
+fn owner(uid: Uid, look: Look) -> String {
+    let (who, uid) = (look.who(uid), uid.to_string());
+    if who == uid { uid } else { format!("{who} ({uid})") }
 }
 
 /// `v6podctl open` and `close`: what is open by now.
@@ -235,23 +255,39 @@ fn duration(seconds: u64) -> String {
 
 /// Left-aligned columns, two spaces apart, nothing behind the last.
 pub(crate) fn columns<const N: usize>(rows: &[[String; N]]) -> String {
-    let width = |column: usize| rows.iter().map(|row| printable(&row[column]).len()).max();
+    painted(rows, Look::of_stdout(), |_, _| Ink::Plain)
+}
+
+/// The same, each cell in the ink of its row and column.
+fn painted<const N: usize>(
+    rows: &[[String; N]],
+    look: Look,
+    ink: impl Fn(usize, usize) -> Ink,
+) -> String {
+    let length = |cell: &str| printable(cell).chars().count();
+    let width = |column: usize| rows.iter().map(|row| length(&row[column])).max();
     let widths: [usize; N] = std::array::from_fn(|column| width(column).unwrap_or(0));
     let mut text = String::new();
-    for row in rows {
-        let mut line = String::new();
-        for (cell, width) in row.iter().zip(widths) {
-            let _ = write!(line, "{:width$}  ", printable(cell));
+    for (at, row) in rows.iter().enumerate() {
+        let mut gap = 0;
+        for (column, (cell, width)) in row.iter().zip(widths).enumerate() {
+            let cell = printable(cell);
+            if !cell.is_empty() {
+                let _ = write!(text, "{:gap$}{}", "", look.ink(&cell, ink(at, column)));
+                gap = 0;
+            }
+            gap += width - cell.chars().count() + 2;
         }
-        text.push_str(line.trim_end());
         text.push('\n');
     }
     text
 }
 
-/// A container's name comes from its owner: on a terminal, his control characters are not played.
+/// A container's name comes from its owner: on a terminal, his control characters are not played, and none
+/// of those that turn a line's direction round (Unicode Standard Annex 9).
 pub(crate) fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+    let turns = |c| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.chars().map(|c| if c.is_control() || turns(c) { '?' } else { c }).collect()
 }
 
 #[cfg(test)]
@@ -263,11 +299,24 @@ mod tests {
         let rows = [["A", "LONG"], ["wider", "x"]].map(|row| row.map(str::to_owned));
         let text = columns(&rows);
         assert_eq!(text, "A      LONG\nwider  x\n");
+        // Of characters, not of bytes; an empty cell keeps its place.
+        let rows = [["ж", "", "x"], ["ab", "c", ""]].map(|row| row.map(str::to_owned));
+        assert_eq!(columns(&rows), "ж      x\nab  c\n");
+    }
+
+    #[test]
+    fn colours_change_no_column() {
+        let rows = [["A", "LONG"], ["wider", "x"]].map(|row| row.map(str::to_owned));
+        let ink = |row, _| if row == 0 { Ink::Quiet } else { Ink::Good };
+        let text = painted(&rows, Look::COLOUR, ink);
+        let plain =
+            text.replace("\u{1b}[2m", "").replace("\u{1b}[32m", "").replace("\u{1b}[0m", "");
+        assert!(text != plain && plain == painted(&rows, Look::PIPE, ink), "{text:?}");
     }
 
     #[test]
     fn a_name_cannot_speak_to_the_terminal() {
-        assert_eq!(printable("a\u{1b}[31mb"), "a?[31mb");
+        assert_eq!(printable("a\u{1b}[31mb\u{202e}c"), "a?[31mb?c");
     }
 
     #[test]
