@@ -30,9 +30,8 @@ impl Embedded {
         let table = self.table();
         let services = table.services_in(&table.by_label, label);
         // Of one attachment several services may bear it: a container and its port, a pod and its member.
-        let mut bearers: Vec<_> = services
-            .filter_map(|service| Some((service.attachment()?, service.address)))
-            .collect();
+        let mut bearers: Vec<_> =
+            services.filter_map(|service| Some((service.attachment()?, service.address))).collect();
         bearers.dedup();
         bearers
     }
