@@ -6,8 +6,8 @@
 //! ```
 #![forbid(unsafe_code)]
 
-use v6pod_proto::{Attachment, Deactivated};
-use v6pod_tests::{Stage, User, require, run};
+use v6pod_proto::{Attachment, Deactivated, NameState, NameStatus};
+use v6pod_tests::{PATIENCE, Stage, User, eventually, require, run};
 
 /// The 2019 wrapper's call; the status code is the last line.
 fn curl(user: &User, call: &str, uid: u32, id: &str) -> (u16, String) {
@@ -81,6 +81,48 @@ fn a_container_that_ends_takes_its_attachment_along() {
         before.comes_back(&stage.daemon);
         user.podman(&["rm", "-f", "-i", "old"]).ok();
     }
+}
+
+#[test]
+fn without_a_hook_a_pods_member_has_its_name_by_its_id() {
+    let _machine = require!(Podman);
+    let stage = Stage::with_users(1);
+    let before = stage.daemon.footprint();
+    let user = stage.user();
+    user.podman(&["pod", "create", "--name", "p"]).ok();
+    let container = user.start("one", &["--pod", "p"], &["sleep", "1000"]);
+    let pod = stage.daemon.the_attachment();
+    assert!(pod.container.as_str() != container.id && pod.members.is_empty());
+    let call = |call: &str| curl(user, call, user.uid(), &container.id);
+    let is_found = |found: bool| {
+        eventually(PATIENCE, &format!("one is found: {found}"), || {
+            let names = stage.daemon.the_attachment().names;
+            let registered = |n: &NameStatus| n.name == "one" && n.state == NameState::Registered;
+            (names.iter().any(registered) == found).then_some(())
+        });
+    };
+    for ended in [false, true] {
+        let (status, body) = call("/api/activate");
+        assert_eq!(status, 200, "{body}");
+        let answer: Attachment = serde_json::from_str(&body).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!((&answer.id, &answer.container), (&pod.id, &pod.container));
+        is_found(true);
+        if ended {
+            container.init().kill();
+        } else {
+            // A name is all that it has.
+            for removed in [true, false] {
+                let (_, body) = call("/api/deactivate");
+                let answer: Deactivated =
+                    serde_json::from_str(&body).unwrap_or_else(|e| panic!("{e}"));
+                assert_eq!(answer.removed, removed);
+            }
+        }
+        is_found(false);
+        assert_eq!(stage.daemon.the_attachment().address, pod.address);
+    }
+    user.podman(&["pod", "rm", "-f", "-t", "0", "p"]).ok();
+    before.comes_back(&stage.daemon);
 }
 
 #[test]
