@@ -79,10 +79,10 @@ test: deps
 # The hosts that `make deps` does not make: what these podmans are is for their suites to say. The
 # oldest also has all that is tested of a whole host.
 test-matrix: deps
-	@for suite in bullseye forky experimental; do tests/setup/root.sh $$suite || exit; done
+	@for suite in bullseye networkmanager forky experimental; do tests/setup/root.sh $$suite || exit; done
 	@$(MAKE) --no-print-directory deb-portable
 	V6POD_TEST_REQUIRE=all V6POD_TEST_ARGS="--include-ignored --nocapture" \
-		tests/run.sh --test matrix --test netavark --test podman_3 --test cni
+		tests/run.sh --test matrix --test netavark --test podman_3 --test cni --test delegation
 	V6POD_TEST_SUITE=bullseye V6POD_TEST_REQUIRE=all V6POD_TEST_ARGS=--include-ignored \
 		tests/run.sh --test whole_host
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes the root of a Debian with systemd and rootless podman, for the tests that boot whole hosts, at
-# DEST/root-SUITE. Nobody boots it itself: it is the lower layer of each host's overlay.
+# DEST/root-SUITE. Nobody boots it itself: it is the lower layer of each host's overlay. The suite
+# networkmanager is trixie with NetworkManager, which is off.
 #
 # The mirror is the one that apt is set up with here. Doing it again is cheap: a root that was made by
 # this list of packages is left as it is. As root, on Debian.
@@ -31,6 +32,8 @@ case $suite in bullseye | bookworm) packages+=(iptables) ;; *) packages+=(passt)
 
 # The first with plugins of CNI 1.1: what ours is measured by, and run here, outside of any host.
 case $suite in forky) packages+=(containernetworking-plugins) ;; esac
+
+case $suite in networkmanager) packages+=(network-manager) ;; esac
 
 say() { echo "root.sh: $*"; }
 fail() { echo "root.sh: $*" >&2; exit 1; }
@@ -71,7 +74,13 @@ if [[ $suite == experimental ]]; then
     pin='printf "%s\n" "Package: podman* netavark aardvark-dns passt crun golang-github-containers-*" \
         "Pin: release a=experimental" "Pin-Priority: 600" >"$1/etc/apt/preferences.d/experimental"'
 fi
+off=true
+if [[ $suite == networkmanager ]]; then
+    sources=(trixie "$root.new" "$mirror")
+    off='systemctl --quiet --root="$1" disable NetworkManager NetworkManager-wait-online'
+fi
 mmdebstrap --quiet --mode=root --variant=minbase --include="$list" --setup-hook="$pin" \
+    --customize-hook="$off" \
     --aptopt='Acquire::Check-Valid-Until "false"' --aptopt='APT::Install-Recommends "false"' \
     --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
     "${sources[@]}"

@@ -211,7 +211,7 @@ impl WholeHost {
     #[track_caller]
     pub fn install(&self, version: &str) -> Finished {
         let package = match self.suite {
-            Suite::Bookworm | Suite::Trixie => Package::make(version),
+            Suite::Bookworm | Suite::Trixie | Suite::NetworkManager => Package::make(version),
             // Too old for what the tests are linked with, and those that tell what is to come.
             Suite::Bullseye | Suite::Forky | Suite::Experimental => Package::portable(version),
         };

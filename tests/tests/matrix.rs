@@ -68,7 +68,9 @@ fn rows(suite: Suite) -> Vec<Row> {
         Suite::Bullseye => (Outcome::Address, NAMED),
         // Podman 4.3 has no pasta yet, podman 6 no slirp4netns any more.
         Suite::Bookworm => (Outcome::Address, NO_SUCH),
-        Suite::Trixie | Suite::Forky => (Outcome::Address, Outcome::Address),
+        Suite::Trixie | Suite::NetworkManager | Suite::Forky => {
+            (Outcome::Address, Outcome::Address)
+        }
         Suite::Experimental => (NO_SUCH, Outcome::Address),
     };
     let died = if suite == Suite::Bullseye { NO_NETWORK } else { Outcome::Address };

@@ -24,6 +24,8 @@ pub enum Suite {
     Bookworm,
     /// Debian 13: podman 5.4.2, which prefers pasta, systemd 257.
     Trixie,
+    /// Debian 13 with NetworkManager 1.52, which is off.
+    NetworkManager,
     /// Debian 14, to be: podman 5.8.
     Forky,
     /// Debian's unstable with podman of its experimental: podman 6.
@@ -37,6 +39,7 @@ impl Suite {
             Self::Bullseye => "bullseye",
             Self::Bookworm => "bookworm",
             Self::Trixie => "trixie",
+            Self::NetworkManager => "networkmanager",
             Self::Forky => "forky",
             Self::Experimental => "experimental",
         };

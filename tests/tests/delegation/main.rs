@@ -6,10 +6,11 @@
 //!   host: up0 ── one of ── containers
 //!           dhclient -6 -P ── exit hook ── v6podctl prefix set ── v6podd
 //!           systemd-networkd, on a Debian that is booted ── unreachable route ── v6podd
-//!           NetworkManager's variables ── dispatcher script ── v6podctl prefix set ── v6podd
+//!           NetworkManager, on one that is booted ── dispatcher script ── v6podctl prefix set ── v6podd
 //! ```
 #![allow(clippy::expect_used, reason = "a test")]
 
+mod booted;
 mod dhclient;
 mod networkd;
 mod networkmanager;

@@ -6,11 +6,10 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use v6pod_proto::{PrefixView, Status};
-use v6pod_tests::{
-    Flow, Login, PATIENCE, Sampler, Server, Suite, WholeHost, eventually, require, run,
-};
+use v6pod_proto::Status;
+use v6pod_tests::{Flow, PATIENCE, Sampler, Server, Suite, WholeHost, eventually, require, run};
 
+use super::booted::{SLIRP, network, prefix, serving};
 use super::provider::{LEASE, Provider};
 use super::{FIRST, GRACE, NAMED, SECOND, is_reached, moved};
 
@@ -26,47 +25,16 @@ fn manage_by_networkd(host: &WholeHost) {
     host.systemctl("enable --now systemd-networkd.service").ok();
 }
 
-fn prefix(host: &WholeHost) -> PrefixView {
-    let shown = run(host.command("v6podctl").args(["--json", "prefix", "show"]));
-    serde_json::from_str(shown.ok()).expect("v6podctl's JSON")
-}
-
 fn resolved(host: &WholeHost, name: &str) -> String {
     let status = run(host.command("v6podctl").args(["--json", "status"]));
     let status: Status = serde_json::from_str(status.ok()).expect("v6podctl's JSON");
     host.net().resolved(status.resolver.expect("it answers").address, name)
 }
 
-/// The network of a container's.
-#[track_caller]
-fn network(host: &WholeHost, user: &Login<'_>, container: &str) -> File {
-    let pid = user.pid(container);
-    File::open(host.file(&format!("/proc/{pid}/ns/net"))).expect("its network")
-}
-
 /// Whether what no container has of this prefix is unreachable by v6podd's own word.
 fn is_held(host: &WholeHost, prefix: &str) -> bool {
     !host.net().ip(&format!("-6 route show {prefix} proto 118")).stdout.is_empty()
 }
-
-/// A host with v6podd, which has no prefix but one of its own making.
-#[track_caller]
-fn serving(suite: Suite) -> WholeHost {
-    let host = WholeHost::boot(suite);
-    host.install("0.1.0").ok();
-    let config = format!(
-        "prefix = \"auto\"\nrenumber.settle = \"1s\"\nrenumber.grace = \"{}s\"\n\
-         [firewall]\ningress = \"allow\"\n",
-        GRACE.as_secs()
-    );
-    host.write("/etc/v6pod/v6pod.toml", &config);
-    host.systemctl("enable --now v6podd.socket v6podd.service").ok();
-    assert!(prefix(&host).ula);
-    host
-}
-
-/// Pasta is trixie's own choice, and calls the interface otherwise.
-const SLIRP: &[&str] = &["--network", "slirp4netns"];
 
 fn follows(suite: Suite) {
     let host = serving(suite);

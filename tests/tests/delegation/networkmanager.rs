@@ -1,11 +1,29 @@
-//! The dispatcher script that v6pod ships, called as NetworkManager calls it: the interface and the action as
-//! arguments, the lease in variables.
+//! The dispatcher script that v6pod ships, called by the test as NetworkManager calls it (the interface and the
+//! action as arguments, the lease in variables), and by NetworkManager.
 
+use std::fs::File;
+use std::net::Ipv6Addr;
 use std::path::Path;
 
-use v6pod_tests::{Config, Daemon, Finished, HostNs, PATIENCE, built, eventually, require, run};
+use v6pod_tests::{
+    Config, Daemon, Finished, HostNs, PATIENCE, Server, Suite, built, eventually, require, run,
+};
 
-use super::{FIRST, SECOND};
+use super::booted::{SLIRP, network, prefix, serving};
+use super::provider::Provider;
+use super::{FIRST, SECOND, is_reached, moved};
+
+/// The uplink, and a link that is shared with others: without one NetworkManager asks for no prefix.
+const CONNECTIONS: &str = "
+ip link add lan1 type veth peer name lan2
+ip link set lan1 up
+ip link set lan2 up
+nmcli connection add type ethernet ifname up0 con-name up ipv4.method disabled ipv6.method auto \
+    ipv6.addr-gen-mode eui64 ipv6.dhcp-pd-hint ::/56
+nmcli connection add type ethernet ifname lan1 con-name lan ipv4.method disabled ipv6.method shared
+nmcli connection up up
+nmcli connection up lan
+";
 
 /// What the script does when the lease says this of prefixes.
 #[track_caller]
@@ -54,4 +72,30 @@ fn networkmanagers_dispatcher_tells_of_the_prefix_that_its_lease_says() {
     }
     assert!(!Path::new("/tmp/v6t-was-here").exists());
     assert_eq!(heard(&daemon), 3);
+}
+
+#[test]
+#[ignore = "make test-matrix"]
+fn networkmanager_that_shares_a_link_is_delegated_a_prefix_that_changes_and_containers_follow() {
+    let _machine = require!(Dhcp, WholeHost);
+    let host = serving(Suite::NetworkManager);
+    let user = host.log_in("anna");
+    let id = user.sleeper("web", SLIRP);
+    let _server = Server::start(&network(&host, &user, &id), &[8080]);
+    let outside = File::open(host.net().outside_path()).expect("the outside");
+    let now = || -> Ipv6Addr { user.attachment(&id).address };
+    let mut provider = Provider::new();
+    provider.delegate(host.net(), "2001:db8:a::");
+    provider.advertise(host.net());
+    host.write("/etc/NetworkManager/conf.d/tests.conf", "[main]\nno-auto-default=*\n");
+    host.systemctl("enable --now NetworkManager.service").ok();
+    host.sh(CONNECTIONS).ok();
+    let first = moved(0xa, now);
+    let view = prefix(&host);
+    assert_eq!((view.prefix.as_str(), view.source.as_str()), (FIRST, "networkmanager"));
+    eventually(PATIENCE, "it is reached", || is_reached(&outside, first).then_some(()));
+    provider.delegate(host.net(), "2001:db8:b::");
+    let second = moved(0xb, now);
+    eventually(PATIENCE, "it is reached", || is_reached(&outside, second).then_some(()));
+    assert_eq!(prefix(&host).prefix, SECOND);
 }
