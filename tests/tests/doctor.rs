@@ -428,9 +428,9 @@ fn advertisements_are_heard_again(ward: &mut Ward<'_>) {
     let began = Instant::now();
     for finding in ward.by_root().findings() {
         assert_eq!(finding["code"], "forwarding-off");
-        let commands = commands(finding);
-        commands.iter().for_each(|command| ward.mend(command));
-        ward.note("forwarding-off", &commands, began);
+        let again = self::commands(finding);
+        again.iter().for_each(|command| ward.mend(command));
+        ward.note("forwarding-off", &again, began);
     }
     ward.all_is_well();
 }
