@@ -3,6 +3,7 @@
 //! An ordinary user is shown his own attachments; root on the unix socket is shown all.
 #![forbid(unsafe_code)]
 
+mod doctor;
 mod explain;
 mod look;
 mod resolved;
@@ -75,6 +76,9 @@ enum Command {
     ///
     /// Until it is interrupted, or the daemon stops. An ordinary user is told of his own containers.
     Watch,
+    /// Say what is wrong on this host, and the command that mends it.
+    #[command(after_help = doctor::HELP)]
+    Doctor,
     /// Show what the daemon does and does not do.
     Status,
     /// Show how many more attachments fit, and what ends first.
@@ -147,7 +151,8 @@ fn main() -> ExitCode {
         Ok(text) => print(&text),
         Err(error) => {
             eprintln!("v6podctl: {}", chain(&*error));
-            ExitCode::FAILURE
+            let ill = error.downcast_ref::<doctor::Ill>();
+            ill.map_or(ExitCode::FAILURE, |ill| ill.status())
         }
     }
 }
@@ -202,6 +207,13 @@ async fn run(cli: &Cli) -> Result<String, Failure> {
         Command::Watch => {
             let watched = client.watch(|name, data| watch::tell(name, data, cli.json)).await?;
             if watched.is_break() { Ok(String::new()) } else { Err(watch::ENDED.into()) }
+        }
+        Command::Doctor => {
+            let report = doctor::examine(&cli.socket).await;
+            let text = cli.render(&report, doctor::for_people)?;
+            let Some(ill) = doctor::Ill::of(&report) else { return Ok(text) };
+            print(&text);
+            Err(ill.into())
         }
         Command::Status => {
             let status: Status = client.get("/api/status").await?;
