@@ -35,6 +35,12 @@ drivers := $(DESTDIR)$(PREFIX)/libexec/netavark
 lib     := $(DESTDIR)$(PREFIX)/lib
 units   := $(lib)/systemd/system
 docs    := $(DESTDIR)$(PREFIX)/share/doc/v6pod
+man     := $(DESTDIR)$(PREFIX)/share/man
+bash    := $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+fish    := $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
+# Where this system's zsh looks: a package of Debian has another place.
+ZSH     ?= $(PREFIX)/share/zsh/site-functions
+zsh     := $(DESTDIR)$(ZSH)
 config  := $(DESTDIR)/etc/v6pod
 dhclient := $(DESTDIR)/etc/dhcp/dhclient-exit-hooks.d
 dispatcher := $(DESTDIR)/etc/NetworkManager/dispatcher.d
@@ -174,6 +180,12 @@ install:
 	$(relocate) systemd/v6pod-hook.json | install -m 0644 /dev/stdin $(hooks)/.v6pod.new
 	mv -f $(hooks)/.v6pod.new $(hooks)/v6pod.json
 	install -m 0644 README.md CHANGELOG.md docs/*.md docs/*.png $(docs)
+	@# By the program itself, which cannot say anything else than it does.
+	install -d $(man)/man1 $(man)/man8 $(bash) $(zsh) $(fish)
+	$(RELEASE)/v6podctl man $(man)/man1 && mv -f $(man)/man1/v6podd.8 $(man)/man8/
+	$(RELEASE)/v6podctl completions bash >$(bash)/v6podctl
+	$(RELEASE)/v6podctl completions zsh >$(zsh)/_v6podctl
+	$(RELEASE)/v6podctl completions fish >$(fish)/v6podctl.fish
 	@# What an administrator has written is never overwritten.
 	test -e $(config)/v6pod.toml || install -m 0644 systemd/v6pod.toml $(config)/v6pod.toml
 	test -e $(config)/shim.toml || install -m 0644 systemd/shim.toml $(config)/shim.toml
@@ -194,6 +206,8 @@ uninstall:
 	rm -f $(libexec)/slirp4netns $(libexec)/pasta $(libexec)/v6pod-shim $(libexec)/v6pod-hook
 	rm -f $(libexec)/v6pod-wishes $(lib)/cni/v6pod $(drivers)/v6pod
 	rm -rf $(docs)
+	rm -f $(man)/man1/v6podctl.1 $(man)/man1/v6podctl-*.1 $(man)/man8/v6podd.8
+	rm -f $(bash)/v6podctl $(zsh)/_v6podctl $(fish)/v6podctl.fish
 	-rmdir $(libexec) $(drivers)
 	@echo '==> uninstall: $(config), /run/v6pod and /var/lib/v6pod stay; so does what serves'
 

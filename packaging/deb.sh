@@ -19,7 +19,7 @@ stage=$(mktemp -d)
 trap 'rm -rf "$stage"' EXIT
 chmod 0755 "$stage"
 umask 022
-make --no-print-directory -s install DESTDIR="$stage" PREFIX=/usr \
+make --no-print-directory -s install DESTDIR="$stage" PREFIX=/usr ZSH=/usr/share/zsh/vendor-completions \
     ${RELEASE:+RELEASE="$RELEASE"} ${SHIM:+SHIM="$SHIM"} >/dev/null
 
 doc=$stage/usr/share/doc/v6pod
@@ -29,6 +29,7 @@ date=$(date -R -d "@${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null |
 maintainer=$(sed -n 's/^Maintainer: //p' "$here/control")
 printf 'v6pod (%s) unstable; urgency=medium\n\n  * See CHANGELOG.md.\n\n -- %s  %s\n' \
     "$version" "$maintainer" "$date" | gzip -9n >"$doc/changelog.gz"
+gzip -9n "$stage"/usr/share/man/man?/*
 install -D -m 0644 "$here/lintian-overrides" "$stage/usr/share/lintian/overrides/v6pod"
 
 # The oldest C library that has all that the programs ask for.

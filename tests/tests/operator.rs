@@ -110,6 +110,25 @@ fn a_person_at_a_terminal_is_told_more_than_a_pipe() {
 }
 
 #[test]
+fn bash_completes_commands_and_there_are_man_pages() {
+    let program = built("v6podctl");
+    let complete = |words: &str| {
+        let script = "source <(\"$0\" completions bash); COMP_WORDS=($1); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); \
+            _v6podctl v6podctl \"${COMP_WORDS[-1]}\" v6podctl; echo \"${COMPREPLY[@]}\"";
+        run(Command::new("bash").args(["-c", script]).arg(&program).arg(words)).ok().to_owned()
+    };
+    assert_eq!(complete("v6podctl sh"), "show");
+    assert_eq!(complete("v6podctl prefix se"), "set");
+    assert_eq!(complete("v6podctl completions z"), "zsh");
+    let folder = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
+    run(Command::new(&program).arg("man").arg(folder.path())).ok();
+    let pages = std::fs::read_dir(folder.path()).unwrap_or_else(|e| panic!("{e}")).flatten();
+    let pages: Vec<_> = pages.map(|entry| entry.path()).collect();
+    assert!(pages.iter().any(|page| page.ends_with("v6podctl-explain.1")), "{pages:?}");
+    assert!(pages.iter().any(|page| page.ends_with("v6podd.8")), "{pages:?}");
+}
+
+#[test]
 fn an_owner_renames_a_running_container_and_a_name_that_is_anothers_stays_his() {
     let _machine = require!(Podman);
     let mut stage = Stage::with_users(2);

@@ -12,7 +12,7 @@ use tracing_subscriber::EnvFilter;
 use v6pod_daemon::api::{Inherited, Listeners, router};
 use v6pod_daemon::attachments::{self, StartError};
 use v6pod_daemon::closer::Closer;
-use v6pod_daemon::config::{Config, Options};
+use v6pod_daemon::config::{CommandLine, Config};
 use v6pod_daemon::core::Links;
 use v6pod_daemon::dns;
 use v6pod_daemon::kernel::{descriptors, privileges};
@@ -21,17 +21,6 @@ use v6pod_daemon::service;
 
 /// EX_CONFIG of sysexits.h: starting again will not help, and the unit does not.
 const BAD_CONFIGURATION: u8 = 78;
-
-/// Gives each rootless podman container a routable IPv6 address, a default route and a name.
-#[derive(Debug, Parser)]
-#[command(version)]
-struct Cli {
-    #[command(flatten)]
-    options: Options,
-    /// Check the configuration, say what is wrong with it, and end.
-    #[arg(long)]
-    check: bool,
-}
 
 /// With fewer descriptors than that a few tenants could use them up: connections alone may be 2,048.
 const DESCRIPTORS: u64 = 4096;
@@ -43,7 +32,7 @@ const MANY_DESCRIPTORS: u64 = 16_384;
 type Failure = Box<dyn std::error::Error>;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = CommandLine::parse();
     let config = match cli.options.load() {
         Ok(config) => config,
         Err(error) => {
@@ -185,15 +174,4 @@ async fn serve(
     let _ = stop.send(true);
     served.await;
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_command_line_is_sound() {
-        use clap::CommandFactory as _;
-        Cli::command().debug_assert();
-    }
 }

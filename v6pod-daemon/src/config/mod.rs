@@ -25,7 +25,7 @@ use v6pod_proto::wishes::Egress;
 use v6pod_proto::{LinkName, Mode, SwitchedOff};
 
 pub use error::{ConfigError, Mistake};
-pub use options::Options;
+pub use options::{CommandLine, Options};
 pub use values::{Authority, ConsulUrl, Host, People, Refused, Who};
 
 use crate::core::name::Template;

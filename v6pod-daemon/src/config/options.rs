@@ -2,9 +2,24 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, Parser};
 
 use super::{Config, ConfigError};
+
+/// The command line of v6podd. It is here for v6podctl, which makes its man page.
+#[derive(Debug, Parser)]
+#[command(name = "v6podd", version)]
+#[command(
+    about = "Gives each rootless podman container a routable IPv6 address, a default route and a name"
+)]
+pub struct CommandLine {
+    /// Where things are.
+    #[command(flatten)]
+    pub options: Options,
+    /// Check the configuration, say what is wrong with it, and end.
+    #[arg(long)]
+    pub check: bool,
+}
 
 /// The options that v6podd and v6podctl share.
 #[derive(Debug, Clone, Args)]
@@ -29,5 +44,16 @@ impl Options {
         let config = Config::load(self.config.as_deref())?;
         let Self { run_dir, state_dir, resolv_conf, .. } = self;
         Ok(Config { run_dir, state_dir, resolv_conf, ..config })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        use clap::CommandFactory as _;
+        CommandLine::command().debug_assert();
     }
 }

@@ -6,6 +6,7 @@
 mod doctor;
 mod explain;
 mod look;
+mod manuals;
 mod resolved;
 mod table;
 mod watch;
@@ -13,11 +14,12 @@ mod watch;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use look::Look;
+use manuals::CompletingShell;
 use serde::Serialize;
 use v6pod_daemon::client::{Client, ClientError};
-use v6pod_daemon::config::Options;
+use v6pod_daemon::config::{CommandLine, Options};
 use v6pod_daemon::purge;
 use v6pod_daemon::report::chain;
 use v6pod_proto::explain::Explanation;
@@ -28,7 +30,7 @@ use v6pod_proto::{
 
 /// Shows the containers' addresses and names that v6podd has given, renames them, and opens and closes their ports.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(name = "v6podctl", version)]
 struct Cli {
     /// v6podd's socket.
     #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET, env = "V6POD_SOCKET", global = true)]
@@ -88,10 +90,27 @@ enum Command {
     Prefix(Prefix),
     /// Tell systemd-resolved who answers for the names of containers; v6podd.service does that at each start.
     Resolved,
+    /// Print what a shell has to read to complete v6podctl's words.
+    #[command(after_help = COMPLETIONS_HELP)]
+    Completions {
+        /// The shell.
+        shell: CompletingShell,
+    },
+    /// Write the man pages into a folder, for a package.
+    #[command(hide = true)]
+    Man {
+        /// The folder.
+        folder: PathBuf,
+    },
     /// Take away all that v6podd has made: ports, routes, the bridge, names, records. Running
     /// containers lose their address. The daemon must be stopped.
     Purge(Options),
 }
+
+const COMPLETIONS_HELP: &str = "Packages and `make install` bring them. Otherwise:
+  bash   v6podctl completions bash >~/.local/share/bash-completion/completions/v6podctl
+  zsh    v6podctl completions zsh >FOLDER/_v6podctl       a folder of $fpath
+  fish   v6podctl completions fish >~/.config/fish/completions/v6podctl.fish";
 
 const OPEN_HELP: &str = "Examples:
   v6podctl open web tcp/80 tcp/443        to everybody
@@ -237,6 +256,11 @@ async fn run(cli: &Cli) -> Result<String, Failure> {
             let status: Status = client.get("/api/status").await?;
             resolved::tell(&status)
         }
+        Command::Completions { shell } => Ok(manuals::completions(*shell, Cli::command())),
+        Command::Man { folder } => {
+            manuals::write(folder, Cli::command(), CommandLine::command())?;
+            Ok(String::new())
+        }
         Command::Purge(options) => {
             let removed = purge::purge(&options.clone().load()?).await?;
             let text = cli.render(&removed, ToString::to_string)?;
@@ -317,7 +341,6 @@ mod tests {
 
     #[test]
     fn the_command_line_is_sound() {
-        use clap::CommandFactory as _;
         Cli::command().debug_assert();
     }
 
