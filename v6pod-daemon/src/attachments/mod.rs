@@ -17,6 +17,7 @@ mod events;
 mod explaining;
 mod flows;
 mod holding;
+mod lasting;
 mod lock;
 mod making;
 mod mending;
@@ -24,6 +25,7 @@ mod metrics;
 mod naming;
 mod obstacles;
 mod opening;
+mod placing;
 pub(crate) mod prefixes;
 mod proxying;
 pub mod records;
@@ -55,6 +57,7 @@ use crate::container::Containers;
 use crate::core::Links;
 use crate::core::attachment::Generation;
 use crate::core::book::{Book, Released};
+use crate::core::choice::Choice;
 use crate::core::description::Descriptions;
 use crate::core::name::Names;
 use crate::core::open::{NotOpened, OpenPorts, Rights, TooMany};
@@ -195,6 +198,8 @@ pub struct Ask {
     caller: Uid,
     /// What the asker may open; `None` if that cannot be told just now.
     rights: Option<Rights>,
+    /// Whether the asker may ask for a certain address; `None` if that cannot be told just now.
+    places: Option<bool>,
     /// Whether it may be anybody's instead.
     any_owner: bool,
     /// The process that is to hold the attachment.
@@ -263,6 +268,7 @@ impl Ask {
             asker,
             caller: asker,
             rights: None,
+            places: None,
             any_owner: false,
             holder: None,
             lease: request.lease,
@@ -274,10 +280,10 @@ impl Ask {
         })
     }
 
-    /// The same from somebody with these rights.
+    /// The same from somebody with these rights, and who may ask for a certain address or not.
     #[must_use]
-    pub fn with_rights(self, rights: Option<Rights>) -> Self {
-        Self { rights, ..self }
+    pub fn with_rights(self, rights: Option<Rights>, places: Option<bool>) -> Self {
+        Self { rights, places, ..self }
     }
 
     /// Whose rights count.
@@ -297,6 +303,11 @@ impl Ask {
         ];
         found.published.is_some()
             || all.iter().any(|wishes| wishes.ingress.is_some() || wishes.egress.is_some())
+    }
+
+    /// Whether it asks for a certain address.
+    pub fn chooses(&self) -> bool {
+        Choice::said(&self.wishes, &self.found).is_some()
     }
 
     /// What is to be open of its container, which has room for so many elements.
