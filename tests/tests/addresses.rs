@@ -145,7 +145,7 @@ fn podman_says_why_a_container_does_not_start_that_asks_for_what_it_may_not() {
         let options = [&["--rm", "--annotation=v6pod.address=::42"], order].concat();
         let said = stage.user().run(&options, &["true"]);
         assert!(said.fails().contains("addresses.wished"), "{said}");
-        // A label is no reason not to start, and changes nothing.
+        // A label is no reason not to start, and changes nothing here.
         let options = [&["--rm", "--label=v6pod.address=::42"], order].concat();
         let seen = first_seen(stage.user(), &options);
         assert!(seen.len() == 1 && !seen[0].contains("00000042 "), "{seen:?}");
@@ -181,6 +181,35 @@ fn every_owner_has_a_slice_of_his_own_also_after_a_restart() {
     }
     let different: HashSet<_> = slices.iter().collect();
     assert_eq!(different.len(), 3);
+}
+
+#[test]
+fn what_was_asked_for_keeps_its_host_part_when_the_prefix_changes_and_has_it_at_the_next_start() {
+    let _machine = require!(Podman);
+    let tables = "[addresses]\nwished = [\"*\"]\n[renumber]\nsettle = \"0s\"\ngrace = \"0s\"\n";
+    let config = Config { tables: tables.to_owned(), ..Config::default() };
+    let stage = Stage::on(HostNs::new(), &config, 1);
+    let host = |address: Ipv6Addr| address.to_bits() & ((1 << 48) - 1);
+    let wishes = [[("v6pod.address", "stable")], [("v6pod.address", "::42")]];
+    let before = wishes.map(|wish| {
+        let namespace = OwnedNs::new(stage.user());
+        (granted(ask(&stage, &namespace, "web", &wish)), namespace)
+    });
+    stage.daemon.ctl(&["prefix", "set", "2001:db8:1:2:4::/80"]).ok();
+    for (first, namespace) in &before {
+        let now = eventually(PATIENCE, "it has moved", || match namespace.addresses()[..] {
+            [one] if one != *first => Some(one),
+            _ => None,
+        });
+        assert_eq!(host(now), host(*first));
+    }
+    let hosts = before.map(|(first, _)| host(first));
+    eventually(PATIENCE, "all have ended", || stage.daemon.attachments().is_empty().then_some(()));
+    for (wish, expected) in wishes.iter().zip(hosts) {
+        let namespace = OwnedNs::new(stage.user());
+        let again = granted(ask(&stage, &namespace, "web", wish));
+        assert_eq!((host(again), again.segments()[4]), (expected, 4), "{again}");
+    }
 }
 
 #[test]

@@ -19,10 +19,8 @@ use crate::core::attachment::Attachment;
 use crate::core::book::{NoSpot, Spot};
 use crate::core::choice::Choice;
 use crate::core::step::{Also, Port};
+use crate::failpoint;
 use crate::kernel::{self, NetNs, Worker, renumber};
-
-/// For how many seconds Linux keeps the first address, should the daemon end before it has taken it away.
-const FIRST_VALID: u32 = 60;
 
 /// Why nobody can say whether an address may be asked for.
 const UNKNOWN: Refused =
@@ -61,6 +59,8 @@ impl Ask {
             None => Ok(Choice::Any),
             Some((AddressWish::Stable, _)) => Ok(Choice::stable(wishes, found, name, container)),
             Some((wish @ AddressWish::Host(host), source)) => match self.places {
+                // Whatever a label says, its container starts.
+                Some(true) if source == Source::Label => Ok(Choice::Preferably(host)),
                 Some(true) => Ok(Choice::Host(host)),
                 None => Err(UNKNOWN),
                 Some(false) if source == Source::Label => {
@@ -210,6 +210,7 @@ fn replace_now(
 ) -> Result<Attachment, Refused> {
     const ENDED: Refused = Refused::NotReady("the attachment has just ended");
 
+    failpoint::reach("replacing:coming");
     let ifindex = a.ifindex.ok_or(ENDED)?;
     let (host, new) = (shared.host(), a.port.with(&also));
     {
@@ -226,10 +227,13 @@ fn replace_now(
         }
         made?;
     }
-    let first = [a.port.address];
-    if !renumber::arrive(worker, &host, namespace, &new, &first, FIRST_VALID)? {
+    failpoint::reach("replacing:ready");
+    // The first one stays as it is until the record says that it goes: after a crash it may be the one that
+    // stays.
+    if !renumber::arrive(worker, &host, namespace, &new, &[], 0)? {
         return Err(ENDED);
     }
+    failpoint::reach("replacing:arrived");
     let moved = {
         let mut ledger = shared.ledger();
         let moved = ledger.book.arrive(&a.id, new.address, 0).ok_or(ENDED)?.clone();
@@ -241,7 +245,9 @@ fn replace_now(
         }
         moved
     };
+    failpoint::reach("replacing:moved");
     let gone = renumber::leave(worker, &host, namespace, &a.port, a.port.gateway);
+    failpoint::reach("replacing:left");
     gone.map(|_| moved).map_err(kernel::Error::into)
 }
 

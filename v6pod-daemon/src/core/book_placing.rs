@@ -16,6 +16,9 @@ use crate::core::attachment::{Attachment, Phase};
 use crate::core::choice::{Choice, Slice};
 use crate::core::step::{Also, Role};
 
+/// Who asks: the owner, the container if it is known, and the attachment that it has already.
+type Who<'a> = (Uid, Option<&'a ContainerId>, Option<&'a AttachmentId>);
+
 /// Whether an address can be had.
 enum Standing {
     Free,
@@ -54,21 +57,15 @@ impl Book {
         let range = self.slices.of(owner, prefix).ok_or(NoSpot::Slices(prefix))?;
         match choice {
             Choice::Any => Ok(Spot::Anywhere),
-            Choice::Host(host) => {
-                let address = range.address((*host).into());
-                if u128::from(*host) > range.host_mask() || !self.pool.is_usable(address) {
-                    return Err(NoSpot::Outside { host: *host, range });
-                }
-                match self.standing(address, owner, container, own) {
-                    Standing::Free => Ok(Spot::At(address)),
-                    Standing::Soon(id) => Err(NoSpot::Soon(id)),
-                    Standing::Not => Err(NoSpot::Taken(address)),
-                }
-            }
+            Choice::Host(host) => self.at_host(range, *host, (owner, container, own)),
+            Choice::Preferably(host) => match self.at_host(range, *host, (owner, container, own)) {
+                Err(NoSpot::Taken(_) | NoSpot::Outside { .. }) => Ok(Spot::Anywhere),
+                other => other,
+            },
             Choice::Stable(name) => {
                 for host in Choice::stable_hosts(&self.terms.secret, owner, name) {
                     let address = range.address(host);
-                    match self.standing(address, owner, container, own) {
+                    match self.standing(address, (owner, container, own)) {
                         Standing::Free => return Ok(Spot::At(address)),
                         Standing::Soon(id) => return Err(NoSpot::Soon(id)),
                         Standing::Not => {}
@@ -107,13 +104,19 @@ impl Book {
         self.replacing.remove(id);
     }
 
-    fn standing(
-        &self,
-        address: Ipv6Addr,
-        owner: Uid,
-        container: Option<&ContainerId>,
-        own: Option<&AttachmentId>,
-    ) -> Standing {
+    fn at_host(&self, range: Prefix, host: u64, who: Who<'_>) -> Result<Spot, NoSpot> {
+        let address = range.address(host.into());
+        if u128::from(host) > range.host_mask() || !self.pool.is_usable(address) {
+            return Err(NoSpot::Outside { host, range });
+        }
+        match self.standing(address, who) {
+            Standing::Free => Ok(Spot::At(address)),
+            Standing::Soon(id) => Err(NoSpot::Soon(id)),
+            Standing::Not => Err(NoSpot::Taken(address)),
+        }
+    }
+
+    fn standing(&self, address: Ipv6Addr, (owner, container, own): Who<'_>) -> Standing {
         let Some(there) = self.by_address(address) else {
             return match self.pool.is_free_for(address, owner) {
                 true => Standing::Free,

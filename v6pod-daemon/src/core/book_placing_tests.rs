@@ -126,6 +126,12 @@ fn a_wished_address_is_given_once_and_to_nobody_too_soon() {
     assert_eq!(address(&book, &first), there);
     let taken = Err(Refusal::Spot(NoSpot::Taken(there)));
     assert_eq!(ask(&mut book, (1, 2, 2), Choice::Host(0x42)), taken);
+    for (n, host) in [(7, 0x42), (8, 0x1_0000), (9, 1)] {
+        let elsewhere = ask(&mut book, (1, n, n), Choice::Preferably(host)).unwrap();
+        assert_ne!(address(&book, &elsewhere), there);
+    }
+    let preferred = ask(&mut book, (1, 10, 10), Choice::Preferably(0x43)).unwrap();
+    assert_eq!(address(&book, &preferred).to_string(), "2001:db8::43");
     end(&mut book, &first);
     assert_eq!(ask(&mut book, (2, 2, 2), Choice::Host(0x42)), taken, "it rests");
     assert!(ask(&mut book, (1, 2, 3), Choice::Host(0x42)).is_ok());

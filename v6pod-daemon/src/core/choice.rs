@@ -27,6 +27,8 @@ pub enum Choice {
     Stable(Box<str>),
     /// The one with these host bits in the owner's range.
     Host(u64),
+    /// The same, or any if that cannot be had.
+    Preferably(u64),
 }
 
 impl Choice {
