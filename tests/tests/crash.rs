@@ -249,6 +249,33 @@ fn opening(point: &str, mode: Mode) {
     scene.recovers(vec![subject], false);
 }
 
+/// The hook's word brings another address than the first.
+fn replacing(point: &str, mode: Mode) {
+    let mut scene = Scene::new(mode);
+    let mut subject = Subject::new();
+    subject.attach(&scene.daemon);
+    let (first, lease) = subject.answered.take().expect("an answer");
+    scene.dies_at(point);
+    let annotations = [("v6pod.address".to_owned(), "stable".to_owned())].into();
+    let word = Activate { annotations, plug: false, lease: false, ..subject.request() };
+    subject.ask(&scene.daemon, &word);
+    assert!(subject.answered.is_none(), "it was to die before the answer");
+    scene.daemon.has_died();
+    assert!(!subject.namespace.addresses().is_empty(), "{point} took the last address");
+    scene.daemon.restart();
+    let recorded = matches!(point, "replacing:moved" | "replacing:left");
+    let now = eventually(PATIENCE, "it has one address", || {
+        let inside = subject.namespace.addresses();
+        (inside.len() == 1).then(|| inside[0])
+    });
+    assert_eq!(now != first, recorded, "{point}: first {first}, now {now}");
+    let all = scene.daemon.attachments();
+    assert!(all.iter().any(|a| a.address == now), "{point}: {now} is nobody's");
+    scene.daemon.kill9();
+    subject.answered = Some((now, lease));
+    scene.recovers(vec![subject], false);
+}
+
 fn ending(point: &str, end: End, mode: Mode) {
     let mut scene = Scene::new(mode);
     let mut subject = Subject::new();
@@ -363,6 +390,7 @@ fn drive(point: &str, mode: Mode) {
         "sweep" => ending_together(point, mode),
         "restoring" => restoring(point, mode),
         "renumbering" => renumbering(point, mode),
+        "replacing" => replacing(point, mode),
         _ => panic!("no test drives {point}"),
     }
 }
@@ -390,6 +418,7 @@ fn every_point_is_in_a_phase_that_is_driven() {
         "sweep",
         "restoring",
         "renumbering",
+        "replacing",
     ];
     for name in NAMES {
         assert!(known.contains(&name.split(':').next().unwrap_or_default()), "{name}");
@@ -436,6 +465,12 @@ fn dead_while_it_takes_many_away() {
 fn dead_while_the_prefix_changes() {
     let _machine = require!(Root);
     every(&["renumbering"]);
+}
+
+#[test]
+fn dead_while_an_address_takes_the_place_of_another() {
+    let _machine = require!(Root);
+    every(&["replacing"]);
 }
 
 #[test]

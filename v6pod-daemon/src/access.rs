@@ -17,7 +17,7 @@ use nix::unistd::{Group, User, getgrouplist};
 use tokio::sync::OnceCell;
 use v6pod_proto::Uid;
 
-use crate::config::{Allow, People, Who};
+use crate::config::{Allow, Config, People, Who};
 use crate::container::{Limits, reader::Reader};
 use crate::core::open::Rights;
 
@@ -59,6 +59,8 @@ pub struct Access {
     operators: People,
     /// Who may open what; everybody every port if nobody has said.
     allow: Option<Vec<Allow>>,
+    /// Who may ask for a certain address or a subnet.
+    wished: People,
     reader: Reader,
     known: Mutex<HashMap<Uid, Arc<Question>>>,
 }
@@ -78,6 +80,7 @@ struct Question {
 struct Answer {
     standing: Standing,
     rights: Rights,
+    places: bool,
 }
 
 impl Question {
@@ -101,10 +104,11 @@ impl Question {
 }
 
 impl Access {
-    /// These users may attach, these operate, these open ports; everybody every one, if that is nothing.
-    pub fn new(users: People, operators: People, allow: Option<Vec<Allow>>) -> Self {
+    /// What this configuration says.
+    pub fn new(config: &Config) -> Self {
+        let Config { users, operators, allow, wished, .. } = config.clone();
         let reader = Reader::new(Limits::default());
-        Self { users, operators, allow, reader, known: Mutex::default() }
+        Self { users, operators, allow, wished, reader, known: Mutex::default() }
     }
 
     /// What this user may do.
@@ -133,6 +137,20 @@ impl Access {
         question.last().map(|answer| answer.rights.clone())
     }
 
+    /// Whether this user may ask for a certain address; of who cannot be looked up, whether he might
+    /// before. `None` if nothing was ever told of him.
+    pub async fn may_place(&self, uid: Uid) -> Option<bool> {
+        if uid.is_root() {
+            return Some(true);
+        }
+        if self.wished.0.is_empty() && self.operators.0.is_empty() {
+            return Some(false);
+        }
+        let question = self.question(uid);
+        question.answer.get_or_init(|| self.ask(uid)).await;
+        question.last().map(|answer| answer.places)
+    }
+
     /// What this user may do, if that was found out lately.
     pub fn known(&self, uid: Uid) -> Option<Standing> {
         let known = self.lock();
@@ -143,12 +161,13 @@ impl Access {
 
     async fn ask(&self, uid: Uid) -> Option<Answer> {
         let (users, operators) = (self.users.clone(), self.operators.clone());
-        let allow = self.allow.clone();
+        let (allow, wished) = (self.allow.clone(), self.wished.clone());
         let ask = move || {
             let who = Identity::look_up(uid)?;
             let standing = who.standing(&users, &operators);
             let rights = if standing.operates { Rights::All } else { who.rights(allow.as_deref()) };
-            Some(Answer { standing, rights })
+            let places = standing.operates || (standing.account && who.is_among(&wished));
+            Some(Answer { standing, rights, places })
         };
         let answer = self.reader.run(uid, ask).await.ok().flatten();
         if answer.is_none() {
@@ -276,9 +295,16 @@ mod tests {
     #[tokio::test]
     async fn attack_26_who_cannot_be_looked_up_is_nobody_or_what_he_was_but_no_operator() {
         let uid = Uid::new(1234).unwrap();
-        let access = Access::new(people(&["*"]), people(&["*"]), Some(vec![]));
+        let config = Config {
+            users: people(&["*"]),
+            operators: people(&["*"]),
+            allow: Some(vec![]),
+            ..Config::default()
+        };
+        let access = Access::new(&config);
         let unanswered = |before: Option<Standing>| {
-            let before = before.map(|standing| Answer { standing, rights: Rights::none() });
+            let before =
+                before.map(|standing| Answer { standing, rights: Rights::none(), places: true });
             let question = Question::new(before);
             question.answer.set(None).unwrap();
             access.lock().insert(uid, question);
@@ -290,7 +316,7 @@ mod tests {
         assert_eq!(access.of(uid).await, Standing { operates: false, ..Standing::ROOT });
         assert_eq!(access.rights(uid).await, Some(Rights::none()));
         // Where nobody is limited, nobody has to be looked up.
-        let free = Access::new(people(&["*"]), people(&[]), None);
+        let free = Access::new(&Config::default());
         assert_eq!(free.rights(uid).await, Some(Rights::All));
         assert!(free.lock().is_empty());
     }
@@ -320,7 +346,7 @@ mod tests {
 
     #[tokio::test]
     async fn attack_26_a_crowd_asks_once_and_forgets_nobody_who_has_an_account() {
-        let access = Access::new(people(&["*"]), people(&[]), None);
+        let access = Access::new(&Config::default());
         let daemon = Uid::new(User::from_name("daemon").unwrap().unwrap().uid.as_raw()).unwrap();
         let first = access.question(daemon);
         assert!(access.of(daemon).await.account);
@@ -333,12 +359,38 @@ mod tests {
 
     #[tokio::test]
     async fn the_systems_accounts_are_asked() {
-        let access = Access::new(people(&["@daemon"]), people(&["daemon"]), None);
+        let access = Access::new(&Config {
+            users: people(&["@daemon"]),
+            operators: people(&["daemon"]),
+            ..Config::default()
+        });
         let daemon = User::from_name("daemon").unwrap().unwrap();
         let standing = access.of(Uid::new(daemon.uid.as_raw()).unwrap()).await;
         assert!(standing.attaches && standing.operates, "{standing:?}");
         let none = access.of(Uid::new(3_999_999_999).unwrap()).await;
         assert!(!none.account && !none.attaches && !none.operates, "{none:?}");
         assert_eq!(access.of(Uid::ROOT).await, Standing::ROOT);
+    }
+
+    #[tokio::test]
+    async fn addresses_are_asked_for_by_root_operators_and_whom_the_administrator_names() {
+        let uid = |name| Uid::new(User::from_name(name).unwrap().unwrap().uid.as_raw()).unwrap();
+        let (daemon, bin, sys) = (uid("daemon"), uid("bin"), uid("sys"));
+        let nobody = Access::new(&Config::default());
+        assert_eq!(nobody.may_place(daemon).await, Some(false));
+        assert_eq!(nobody.may_place(Uid::ROOT).await, Some(true));
+        let config = Config {
+            operators: people(&["daemon"]),
+            wished: people(&["@bin"]),
+            ..Config::default()
+        };
+        let access = Access::new(&config);
+        assert_eq!(access.may_place(daemon).await, Some(true));
+        assert_eq!(access.may_place(bin).await, Some(true));
+        assert_eq!(access.may_place(sys).await, Some(false));
+        let stranger = Uid::new(3_999_999_999).unwrap();
+        let all = Access::new(&Config { wished: people(&["*"]), ..Config::default() });
+        assert_eq!(all.may_place(stranger).await, Some(false), "without an account");
+        assert_eq!(all.may_place(sys).await, Some(true));
     }
 }

@@ -119,7 +119,7 @@ async fn by_id(
         return Err(Failure::not_found());
     }
     let ask = Ask::by_id(request, owner, caller.uid)?;
-    if ask.opens() && !matches!(caller.via, Via::Unix { .. }) {
+    if (ask.opens() || ask.chooses()) && !matches!(caller.via, Via::Unix { .. }) {
         return Err(Failure::new(Code::Forbidden, OVER_UNIX));
     }
     let ask = with_rights(attachments, ask).await;
@@ -127,13 +127,15 @@ async fn by_id(
 }
 
 /// Who speaks over TCP may be a container with its user's uid.
-const OVER_UNIX: &str = "ports are opened and closed over the unix socket alone";
+const OVER_UNIX: &str =
+    "ports are opened and closed, and addresses chosen, over the unix socket alone";
 
-/// Asks what the asker may open, if anything is to be opened.
+/// Asks what the asker may open, if anything is to be opened, and which addresses he may ask for.
 async fn with_rights(attachments: &Attachments, ask: Ask) -> Ask {
     // Of a container that was spoken of before, more may be known than this says.
     let rights = attachments.rights(ask.asker()).await;
-    ask.with_rights(rights)
+    let places = attachments.may_place(ask.asker()).await;
+    ask.with_rights(rights, places)
 }
 
 /// `POST /api/deactivate`

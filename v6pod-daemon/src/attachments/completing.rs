@@ -43,8 +43,12 @@ const ENDED: Refused = Refused::NotReady("the attachment has just ended");
 /// Keeps what was said of a container in a namespace that nobody has plugged yet.
 pub(super) fn keep(shared: &Shared, ledger: &mut Ledger, ask: &Ask, place: Place) {
     let Some(container) = ask.container.clone() else { return };
-    let description =
-        Description { container, wishes: ask.wishes.clone(), found: ask.found.clone() };
+    let description = Description {
+        container,
+        name: ask.name.clone(),
+        wishes: ask.wishes.clone(),
+        found: ask.found.clone(),
+    };
     if let Err(error) = shared.spoken.write(place, &description) {
         tracing::warn!(%error, "cannot write what was said of a container; a restart forgets it");
     }
@@ -59,8 +63,11 @@ pub(super) fn completed(ledger: &Ledger, ask: &Ask, place: Place) -> Result<Ask,
     let mut ask = ask.clone();
     let now = Instant::now();
     let said = ledger.descriptions.of(place, ask.container.as_ref(), now);
-    if let Some(Description { container, wishes, found }) = said {
+    if let Some(Description { container, name, wishes, found }) = said {
         ask.container.get_or_insert_with(|| container.clone());
+        if ask.name.is_none() {
+            ask.name.clone_from(name);
+        }
         ask.wishes.complete(wishes);
         ask.found.complete(found);
     }

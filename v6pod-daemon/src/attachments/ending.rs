@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio::time::sleep;
-use v6pod_proto::{AttachmentId, Happening};
+use v6pod_proto::{AttachmentId, Happening, Uid};
 
+use super::resting::Rested;
 use super::{Ended, Ledger, Shared};
 use crate::core::attachment::Attachment;
 use crate::core::book::Released;
@@ -127,7 +128,11 @@ impl Shared {
         ledger.book.forget(&attachment.id, now);
         if self.resting.is_stale(ledger.book.pool().resting()) {
             let resting = ledger.book.pool().all_resting();
-            let ages = resting.map(|(address, since)| (address, now.duration_since(since)));
+            let ages = resting.map(|(address, rest)| Rested {
+                address,
+                age: now.duration_since(rest.since),
+                owner: rest.owner,
+            });
             if let Err(error) = self.resting.rewrite(ages) {
                 tracing::warn!(%error, "cannot write anew which addresses rest");
             }
@@ -139,15 +144,16 @@ impl Shared {
 
     /// Has its addresses rest over a restart too.
     pub(super) fn note_rest(&self, attachment: &Attachment) {
-        attachment.port.addresses().for_each(|address| self.note_rest_of(address));
+        let each = attachment.port.addresses();
+        each.for_each(|address| self.note_rest_of(address, attachment.owner));
     }
 
     /// The same for one address alone.
-    pub(super) fn note_rest_of(&self, address: Ipv6Addr) {
+    pub(super) fn note_rest_of(&self, address: Ipv6Addr, owner: Uid) {
         if self.config.quarantine.is_zero() {
             return;
         }
-        if let Err(error) = self.resting.note(address) {
+        if let Err(error) = self.resting.note(address, owner) {
             tracing::warn!(
                 %address, %error, "cannot note that an address rests; a restart would forget it"
             );

@@ -17,12 +17,13 @@ use v6pod_proto::{AttachmentId, Happening, LinkName, Uid};
 use super::completing::{self, Existing};
 use super::holding::{Hold, Unheard, holder};
 use super::metrics::Part;
+use super::placing::{self, Place};
 use super::{AT_WORK, Ask, Lease, PATIENCE, Refused, Shared, ending, opening};
 use crate::closer::Foreign;
 use crate::container::NotFound;
 use crate::core::attachment::{Attachment, NamespaceId, Phase};
-use crate::core::book::{Found, Refusal, Wanted};
-use crate::core::description::Place;
+use crate::core::book::{Found, NoSpot, Refusal, Wanted};
+use crate::core::description;
 use crate::core::open::OpenPorts;
 use crate::core::step;
 use crate::failpoint;
@@ -116,12 +117,17 @@ pub(super) async fn activate_by_id(
 
 async fn run(
     shared: &Arc<Shared>,
-    ask: Ask,
+    mut ask: Ask,
     mut namespace: Namespace,
     pin: impl FnOnce() -> Option<Process> + Send + 'static,
 ) -> Result<(proto::Attachment, Option<Lease>), Refused> {
     let (began, lease, caller, plug) = (Instant::now(), ask.lease, ask.caller, ask.plug);
     let deadline = tokio::time::Instant::now() + PATIENCE;
+    if ask.needs_name()
+        && let Some(container) = &ask.container
+    {
+        ask.name = shared.containers.name(ask.asker, container).await.map(|name| name.name);
+    }
     let mut pin: Option<Box<dyn FnOnce() -> Option<Process> + Send>> = Some(Box::new(pin));
     let mut process = None;
     loop {
@@ -249,10 +255,24 @@ fn attempt(
             Found::InMotion => return Ok((Attempt::InMotion(ns), process)),
             Found::Attached(found) => {
                 ask.open_ports(shared, owner, ledger.book.room(owner, Some(&found)))?;
+                let place = placing::place(shared, &mut ledger, ask, &found)?;
+                shared.keep_slices(&mut ledger);
+                if matches!(place, Place::Later) {
+                    return Ok((Attempt::InMotion(ns), process));
+                }
                 return match completing::existing(shared, &mut ledger, ask, &found, process)? {
                     Existing::Attached { hold, renamed, pending } => {
+                        let booked = placing::book(shared, &mut ledger, &found, place)?;
                         drop(ledger);
-                        shared.enforce(worker, rules, pending)?;
+                        let enforced = shared.enforce(worker, rules, pending);
+                        if enforced.is_err() && booked.is_some() {
+                            placing::given_up(shared, &mut shared.ledger(), &found);
+                        }
+                        enforced?;
+                        let renamed = renamed || booked.is_some();
+                        if let Some(booked) = booked {
+                            placing::replace(shared, worker, &ns, booked)?;
+                        }
                         Ok((Attempt::Attached { id: found, hold, renamed }, None))
                     }
                     // Nobody is to see an address of it once this is answered.
@@ -261,18 +281,31 @@ fn attempt(
             }
             Found::Nothing if !ask.plug => {
                 ask.open_ports(shared, owner, ledger.book.room(owner, None))?;
-                completing::keep(shared, &mut ledger, ask, Place { owner, namespace: id });
+                ask.choice()?;
+                completing::keep(
+                    shared,
+                    &mut ledger,
+                    ask,
+                    description::Place { owner, namespace: id },
+                );
                 return Err(Refused::Unknown);
             }
             Found::Nothing => {}
         }
-        let ask = completing::completed(&ledger, ask, Place { owner, namespace: id })?;
+        let ask = completing::completed(&ledger, ask, description::Place { owner, namespace: id })?;
         let container = ask.container.as_ref();
         let replaced = container.map_or_else(Vec::new, |c| ledger.book.starts_of(owner, c));
         let open = ask.open_ports(shared, owner, ledger.book.room(owner, None))?;
         let wanted = wanted(&ask, owner, id, process.as_ref(), open)?;
-        let made = ledger.book.reserve(wanted, Instant::now(), random);
-        let made = made.map_err(|refusal| refuse(&refusal))?.clone();
+        let made = match ledger.book.reserve(wanted, Instant::now(), random) {
+            Ok(made) => made.clone(),
+            Err(Refusal::Spot(NoSpot::Soon(other))) => {
+                placing::make_room(shared, &mut ledger, &ask, &other);
+                return Ok((Attempt::InMotion(ns), process));
+            }
+            Err(refusal) => return Err(refuse(refusal)),
+        };
+        shared.keep_slices(&mut ledger);
         opening::tell_unopened(&made.id, &made.open);
         // A container has one namespace at a time. Podman 5 makes the next one before the old
         // slirp4netns has ended, and nobody is to be shown two addresses of one container.
@@ -338,6 +371,7 @@ fn wanted(
         name: ask.name.clone(),
         wishes: ask.wishes.clone(),
         found: ask.found.clone(),
+        choice: ask.choice()?,
         open,
         namespace,
         interface,
@@ -490,8 +524,9 @@ fn not_a_netns(why: NotANetNs) -> Refused {
     }
 }
 
-fn refuse(refusal: &Refusal<SysError>) -> Refused {
+fn refuse(refusal: Refusal<SysError>) -> Refused {
     match refusal {
+        Refusal::Spot(no) => no.into(),
         Refusal::Quota { .. } => Refused::Quota(refusal.to_string()),
         Refusal::Addresses(_) => Refused::Full(refusal.to_string()),
         Refusal::Random(_) => Refused::Failed(refusal.to_string()),

@@ -19,6 +19,7 @@ mod explaining;
 mod flows;
 mod holding;
 mod joining;
+mod lasting;
 mod lock;
 mod making;
 pub(crate) mod memberships;
@@ -27,6 +28,7 @@ mod metrics;
 mod naming;
 mod obstacles;
 mod opening;
+mod placing;
 pub(crate) mod prefixes;
 mod proxying;
 pub mod records;
@@ -58,6 +60,7 @@ use crate::container::Containers;
 use crate::core::Links;
 use crate::core::attachment::Generation;
 use crate::core::book::{Book, Released};
+use crate::core::choice::Choice;
 use crate::core::description::Descriptions;
 use crate::core::member::Members;
 use crate::core::name::Names;
@@ -204,6 +207,8 @@ pub struct Ask {
     caller: Uid,
     /// What the asker may open; `None` if that cannot be told just now.
     rights: Option<Rights>,
+    /// Whether the asker may ask for a certain address; `None` if that cannot be told just now.
+    places: Option<bool>,
     /// Whether it may be anybody's instead.
     any_owner: bool,
     /// The process that is to hold the attachment.
@@ -272,6 +277,7 @@ impl Ask {
             asker,
             caller: asker,
             rights: None,
+            places: None,
             any_owner: false,
             holder: None,
             lease: request.lease,
@@ -283,10 +289,10 @@ impl Ask {
         })
     }
 
-    /// The same from somebody with these rights.
+    /// The same from somebody with these rights, and who may ask for a certain address or not.
     #[must_use]
-    pub fn with_rights(self, rights: Option<Rights>) -> Self {
-        Self { rights, ..self }
+    pub fn with_rights(self, rights: Option<Rights>, places: Option<bool>) -> Self {
+        Self { rights, places, ..self }
     }
 
     /// Whose rights count.
@@ -306,6 +312,11 @@ impl Ask {
         ];
         found.published.is_some()
             || all.iter().any(|wishes| wishes.ingress.is_some() || wishes.egress.is_some())
+    }
+
+    /// Whether it asks for a certain address.
+    pub fn chooses(&self) -> bool {
+        Choice::said(&self.wishes, &self.found).is_some()
     }
 
     /// What is to be open of its container, which has room for so many elements.

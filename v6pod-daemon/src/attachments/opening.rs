@@ -44,6 +44,11 @@ impl Attachments {
         self.0.access.rights(user).await
     }
 
+    /// Whether this user may ask for a certain address; `None` if that cannot be told just now.
+    pub async fn may_place(&self, user: Uid) -> Option<bool> {
+        self.0.access.may_place(user).await
+    }
+
     /// How many elements of the firewall all openings take.
     pub fn open_elements(&self) -> usize {
         self.0.ledger().book.all_holes()

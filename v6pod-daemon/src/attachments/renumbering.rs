@@ -156,6 +156,7 @@ fn bring_now(
             Ok(None) => return Ok(Moved::Later("it is being made, or the prefix is full")),
             Err(_) => return Ok(Moved::Later("no random numbers")),
         };
+        shared.keep_slices(&mut ledger);
         // Under the book's lock, as all records of what changes are written.
         if let Err(error) = shared.records.write(&brought.0) {
             tracing::error!(attachment = %id, %error, "cannot write a record");
@@ -238,6 +239,19 @@ fn let_go_now(
     found: &Found,
 ) -> Result<(), kernel::Error> {
     let Some(a) = shared.ledger().book.find(id).cloned() else { return Ok(()) };
+    let namespace = namespace_of(worker, &a, found);
+    let_go_at(shared, worker, id, also, namespace.as_ref())
+}
+
+/// The same, inside too if its namespace is known.
+pub(super) fn let_go_at(
+    shared: &Shared,
+    worker: &mut Worker,
+    id: &AttachmentId,
+    also: Also,
+    namespace: Option<&NetNs>,
+) -> Result<(), kernel::Error> {
+    let Some(a) = shared.ledger().book.find(id).cloned() else { return Ok(()) };
     // It may have been taken up again, or be on its way out, since it was chosen.
     let leaves = shared.ledger().book.leaving(epoch());
     let Some(ifindex) = a.ifindex.filter(|_| leaves.contains(&(id.clone(), also))) else {
@@ -245,9 +259,9 @@ fn let_go_now(
     };
     let (host, old) = (shared.host(), a.port.with(&also));
     // Where no process of it is found nobody can use the address either; Linux ends it by its lifetime.
-    if let Some(namespace) = namespace_of(worker, &a, found) {
+    if let Some(namespace) = namespace {
         let keep = a.port.gateway;
-        match renumber::leave(worker, &host, &namespace, &old, keep) {
+        match renumber::leave(worker, &host, namespace, &old, keep) {
             Ok(_) => {}
             Err(error) if error.is_gone() => {}
             Err(error) => return Err(error),
@@ -260,7 +274,7 @@ fn let_go_now(
     renumber::unmake(worker, &host, &old, ifindex)?;
     failpoint::reach("renumbering:unmade");
     let mut ledger = shared.ledger();
-    shared.note_rest_of(also.address);
+    shared.note_rest_of(also.address, a.owner);
     if let Some(a) = ledger.book.let_go(id, also.address, Instant::now())
         && a.phase.shown().is_some()
         && let Err(error) = shared.records.write(a)

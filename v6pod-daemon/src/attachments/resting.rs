@@ -20,12 +20,24 @@ use std::time::Duration;
 
 use nix::libc::{O_CLOEXEC, O_NOFOLLOW, O_NONBLOCK};
 use nix::time::{ClockId, clock_gettime};
+use v6pod_proto::Uid;
 
 /// More than a full quarantine's worth of releases can take; a larger file is not ours.
 const MAX_SIZE: u64 = 64 * 1024 * 1024;
 
 /// The file of fewer stale lines than these is left as it is.
 const SLACK: usize = 1024;
+
+/// An address that rests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Rested {
+    /// Which.
+    pub(super) address: Ipv6Addr,
+    /// For how long already.
+    pub(super) age: Duration,
+    /// Whose it was, if that is known.
+    pub(super) owner: Option<Uid>,
+}
 
 /// The file.
 #[derive(Debug)]
@@ -35,9 +47,8 @@ pub(super) struct Resting {
 }
 
 impl Resting {
-    /// The file in this run directory, which need not be there yet, and what it says: addresses, and
-    /// how long each has rested.
-    pub(super) fn open(run_dir: &Path) -> (Self, Vec<(Ipv6Addr, Duration)>) {
+    /// The file in this run directory, which need not be there yet, and what it says.
+    pub(super) fn open(run_dir: &Path) -> (Self, Vec<Rested>) {
         let path = run_dir.join("resting");
         let text = read(&path).unwrap_or_else(|error| {
             if error.kind() != io::ErrorKind::NotFound {
@@ -53,12 +64,12 @@ impl Resting {
         (Self { path, lines: Mutex::new(lines.count()) }, resting)
     }
 
-    /// Notes that an address has been released now.
-    pub(super) fn note(&self, address: Ipv6Addr) -> io::Result<()> {
+    /// Notes that this owner's address has been released now.
+    pub(super) fn note(&self, address: Ipv6Addr, owner: Uid) -> io::Result<()> {
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         let mut file = open(OpenOptions::new().append(true).create(true).mode(0o600), &self.path)?;
         *lines += 1;
-        file.write_all(line(address, uptime()).as_bytes())
+        file.write_all(line(address, uptime(), Some(owner)).as_bytes())
     }
 
     /// Whether the file is due to be written anew, if that many addresses rest.
@@ -67,16 +78,12 @@ impl Resting {
         lines > SLACK + 2 * resting
     }
 
-    /// Writes the file anew: these addresses rest, for so long already. Those of which none is among
-    /// them may be drawn again.
-    pub(super) fn rewrite(
-        &self,
-        resting: impl Iterator<Item = (Ipv6Addr, Duration)>,
-    ) -> io::Result<()> {
+    /// Writes the file anew: these addresses rest. Those of which none is among them may be drawn again.
+    pub(super) fn rewrite(&self, resting: impl Iterator<Item = Rested>) -> io::Result<()> {
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         let (now, mut text, mut count) = (uptime(), String::new(), 0);
-        for (address, age) in resting {
-            text.push_str(&line(address, now.saturating_sub(age)));
+        for Rested { address, age, owner } in resting {
+            text.push_str(&line(address, now.saturating_sub(age), owner));
             count += 1;
         }
         let beside = self.path.with_extension("new");
@@ -96,17 +103,28 @@ impl Resting {
 
 /// Begins with a line's end: what an earlier crash or a full disk cut off spoils this line no more.
 /// Ends with a `;`: a line that was cut off itself is no line.
-fn line(address: Ipv6Addr, stamp: Duration) -> String {
+fn line(address: Ipv6Addr, stamp: Duration, owner: Option<Uid>) -> String {
     let mut line = String::with_capacity(64);
     // Writing to a string cannot fail.
-    let _ = write!(line, "\n{address} {};", stamp.as_millis());
+    let _ = write!(line, "\n{address} {}", stamp.as_millis());
+    if let Some(owner) = owner {
+        let _ = write!(line, " {owner}");
+    }
+    line.push(';');
     line
 }
 
-fn parse(line: &str, now: Duration) -> Option<(Ipv6Addr, Duration)> {
-    let (address, stamp) = line.strip_suffix(';')?.split_once(' ')?;
-    let stamp = Duration::from_millis(stamp.parse().ok()?);
-    Some((address.parse().ok()?, now.saturating_sub(stamp)))
+/// Without an owner, as it was written before that was noted, it rests for all.
+fn parse(line: &str, now: Duration) -> Option<Rested> {
+    let mut words = line.strip_suffix(';')?.split(' ');
+    let address = words.next()?.parse().ok()?;
+    let stamp = Duration::from_millis(words.next()?.parse().ok()?);
+    let owner = match words.next() {
+        None => None,
+        Some(owner) => Some(Uid::new(owner.parse().ok()?)?),
+    };
+    let age = now.saturating_sub(stamp);
+    words.next().is_none().then_some(Rested { address, age, owner })
 }
 
 fn read(path: &Path) -> io::Result<String> {
@@ -140,31 +158,38 @@ mod tests {
     }
 
     fn addresses(dir: &Path) -> Vec<Ipv6Addr> {
-        Resting::open(dir).1.into_iter().map(|(address, _)| address).collect()
+        Resting::open(dir).1.into_iter().map(|rested| rested.address).collect()
     }
+
+    const ALICE: Uid = Uid::ROOT;
 
     #[test]
     fn what_was_noted_rests_after_a_restart() {
         let dir = tempfile::tempdir().unwrap();
         let (file, before) = Resting::open(dir.path());
         assert_eq!(before, []);
-        file.note(address(1)).unwrap();
-        file.note(address(2)).unwrap();
+        file.note(address(1), ALICE).unwrap();
+        file.note(address(2), ALICE).unwrap();
         let (_, after) = Resting::open(dir.path());
-        assert_eq!(after.iter().map(|(a, _)| *a).collect::<Vec<_>>(), [address(1), address(2)]);
-        assert!(after.iter().all(|(_, age)| *age < Duration::from_secs(60)), "{after:?}");
+        assert_eq!(addresses(dir.path()), [address(1), address(2)]);
+        assert!(after.iter().all(|rested| rested.age < Duration::from_secs(60)), "{after:?}");
+        assert!(after.iter().all(|rested| rested.owner == Some(ALICE)), "{after:?}");
+        // As it was written before owners were.
+        fs::write(dir.path().join("resting"), "\n2001:db8::5 1;").unwrap();
+        let (_, before) = Resting::open(dir.path());
+        assert_eq!((before[0].address, before[0].owner), (address(5), None));
     }
 
     #[test]
     fn what_is_cut_off_spoils_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
         let (file, _) = Resting::open(dir.path());
-        file.note(address(1)).unwrap();
+        file.note(address(1), ALICE).unwrap();
         let path = dir.path().join("resting");
         let whole = fs::read(&path).unwrap();
         for cut in 1..whole.len() {
             fs::write(&path, [&whole[..], &whole[..cut]].concat()).unwrap();
-            file.note(address(2)).unwrap();
+            file.note(address(2), ALICE).unwrap();
             assert_eq!(addresses(dir.path()), [address(1), address(2)], "cut at {cut}");
         }
         fs::write(&path, b"\xff\0;\n1 2;\n::g 5;\n").unwrap();
@@ -175,14 +200,14 @@ mod tests {
     fn rewriting_keeps_ages_and_forgets_the_rest() {
         let dir = tempfile::tempdir().unwrap();
         let (file, _) = Resting::open(dir.path());
-        (0..=1024).for_each(|n| file.note(address(n)).unwrap());
+        (0..=1024).for_each(|n| file.note(address(n), ALICE).unwrap());
         assert!(file.is_stale(0) && !file.is_stale(1));
         let age = Duration::from_millis(3);
-        file.rewrite([(address(7), age)].into_iter()).unwrap();
+        file.rewrite([Rested { address: address(7), age, owner: None }].into_iter()).unwrap();
         assert!(!file.is_stale(0));
         let (_, after) = Resting::open(dir.path());
         assert_eq!(after.len(), 1);
-        assert!(after[0].0 == address(7) && after[0].1 >= age, "{after:?}");
+        assert!(after[0].address == address(7) && after[0].age >= age, "{after:?}");
     }
 
     #[test]
@@ -196,7 +221,7 @@ mod tests {
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
         let (file, before) = Resting::open(dir.path());
         assert_eq!(before, []);
-        file.note(address(3)).unwrap();
+        file.note(address(3), ALICE).unwrap();
         assert_eq!(addresses(dir.path()), [address(3)]);
     }
 }

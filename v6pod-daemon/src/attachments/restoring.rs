@@ -27,19 +27,20 @@ use super::naming::Conflicts;
 use super::obstacles::{self, Obstacles};
 use super::prefixes::{self, AtStart, Changing};
 use super::records::{Records, Rejected};
-use super::resting::Resting;
+use super::resting::{Rested, Resting};
 use super::rules::{self, Rules, RulesError};
 use super::spoken::Spoken;
 use super::sweeping::Waiting;
 use super::traffic::Readings;
 use super::{
-    Attachments, Ended, Ledger, Metrics, Shared, delegated, ending, lock, making, mending,
+    Attachments, Ended, Ledger, Metrics, Shared, delegated, ending, lasting, lock, making, mending,
     proxying, renumbering,
 };
 use crate::access::Access;
 use crate::closer::Closer;
 use crate::config::{self, Config, PrefixSource};
 use crate::container::{Containers, Limits, Places};
+use crate::core::address::Rest;
 use crate::core::attachment::Attachment;
 use crate::core::book::{Book, Terms};
 use crate::core::description::Descriptions;
@@ -49,6 +50,7 @@ use crate::core::name::{Label, Names};
 use crate::core::open::Rights;
 use crate::core::reconcile::{Plan, PortSeen, Seen, reconcile};
 use crate::core::ruleset::{Elements, Policy};
+use crate::core::secret::Secret;
 use crate::core::{Links, Prefix};
 use crate::failpoint;
 use crate::kernel::firewall::Losses;
@@ -170,6 +172,8 @@ pub async fn start(config: Config, closer: Closer) -> Result<Attachments, StartE
         Spoken::open(&config.run_dir()).map_err(in_file(&config.run_dir()))?;
     let (memberships, remembered) =
         Memberships::open(&config.run_dir()).map_err(in_file(&config.run_dir()))?;
+    let secret = lasting::secret(&config.state_dir(), making::random);
+    let secret = secret.map_err(in_file(&config.state_dir()))?;
     let (ended, news) = mpsc::unbounded_channel();
     let names = Embedded::default();
     let shared = Arc::new(Shared {
@@ -179,7 +183,12 @@ pub async fn start(config: Config, closer: Closer) -> Result<Attachments, StartE
         changing,
         ranges: prefixes.all().collect(),
         started: Instant::now(),
-        ledger: Mutex::new(ledger(&config, prefixes.in_force, host.mtu, &rests, descriptions)),
+        ledger: Mutex::new(ledger(
+            &config,
+            terms(&config, prefixes.in_force, host.mtu, secret),
+            &rests,
+            descriptions,
+        )),
         rested: Notify::new(),
         records,
         resting,
@@ -189,7 +198,7 @@ pub async fn start(config: Config, closer: Closer) -> Result<Attachments, StartE
         sweeper,
         askers,
         paces,
-        access: Access::new(config.users.clone(), config.operators.clone(), config.allow.clone()),
+        access: Access::new(&config),
         waiting: Waiting::default(),
         containers: Containers::new(Places::default(), Limits::default()),
         registrar: registrar(&config, &names),
@@ -270,27 +279,27 @@ fn prefix(config: &Config) -> Result<Prefix, StartError> {
     Ok(prefix)
 }
 
-fn ledger(
-    config: &Config,
-    prefix: Prefix,
-    mtu: u32,
-    rests: &[(Ipv6Addr, Duration)],
-    descriptions: Descriptions,
-) -> Ledger {
-    let terms = Terms {
+fn terms(config: &Config, prefix: Prefix, mtu: u32, secret: Secret) -> Terms {
+    Terms {
         prefix,
         mtu,
         mode: config.mode,
         quarantine: config.quarantine,
         per_owner: usize::try_from(config.per_owner).unwrap_or(usize::MAX),
-    };
+        slice: config.slice,
+        secret,
+    }
+}
+
+fn ledger(config: &Config, terms: Terms, rests: &[Rested], descriptions: Descriptions) -> Ledger {
     let reserved = config.reserved.iter().filter_map(|name| Label::from_name(name));
     let (mut book, now) = (Book::new(terms), Instant::now());
-    for (address, age) in rests {
+    for Rested { address, age, owner } in rests {
         // Longer than the clock has run: long enough.
         let Some(since) = now.checked_sub(*age) else { continue };
-        book.rest(*address, since);
+        book.rest(*address, Rest { since, owner: *owner });
     }
+    lasting::slices(&config.state_dir()).into_iter().for_each(|slice| book.recall_slice(slice));
     Ledger {
         book,
         names: Names::new(reserved),
@@ -425,7 +434,8 @@ fn clean(shared: &Shared, worker: &mut Worker, observed: &Observed, plan: &Plan)
         );
         shared.note_rest(attachment);
         for address in attachment.port.addresses() {
-            shared.ledger().book.rest(address, Instant::now());
+            let rest = Rest { since: Instant::now(), owner: Some(attachment.owner) };
+            shared.ledger().book.rest(address, rest);
         }
         if let Err(error) = shared.records.remove(&attachment.id) {
             tracing::warn!(attachment = %attachment.id, %error, "cannot remove the record");

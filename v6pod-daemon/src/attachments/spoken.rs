@@ -36,6 +36,9 @@ struct Text {
     owner: Uid,
     namespace: NamespaceId,
     container: ContainerId,
+    // Left out of what was written before there was any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
     wishes: Wishes,
     found: OtherWishes,
     /// When it was said.
@@ -69,8 +72,8 @@ impl Spoken {
         for text in said {
             let at = now.checked_sub(uptime().saturating_sub(text.uptime)).unwrap_or(now);
             let place = Place { owner: text.owner, namespace: text.namespace };
-            let Text { container, wishes, found, .. } = text;
-            let description = Description { container, wishes, found };
+            let Text { container, name, wishes, found, .. } = text;
+            let description = Description { container, name, wishes, found };
             spoken.forget(all.keep(place, description, at));
         }
         Ok((spoken, all))
@@ -83,6 +86,7 @@ impl Spoken {
             owner: place.owner,
             namespace: place.namespace,
             container: said.container.clone(),
+            name: said.name.clone(),
             wishes: said.wishes.clone(),
             found: said.found.clone(),
             uptime: uptime(),
@@ -133,7 +137,12 @@ mod tests {
         let mut found = Findings::default();
         found.add(Source::Label, "v6pod.name", wish.to_owned());
         let found = OtherWishes::read(&found).unwrap();
-        Description { container: format!("{n:064x}").parse().unwrap(), wishes, found }
+        Description {
+            container: format!("{n:064x}").parse().unwrap(),
+            name: Some("web".to_owned()),
+            wishes,
+            found,
+        }
     }
 
     fn files(spoken: &Spoken) -> Vec<String> {

@@ -108,10 +108,16 @@ impl Attachments {
             max: max.min(MAX_SAFE) as u64,
         };
         let terms = book.terms();
+        // Who has no slice yet gets an empty one.
+        let range = book.range(caller);
+        let (taken, room) = match range {
+            Some(range) => (book.pool().taken_in(range), book.pool().room(range)),
+            None => (0, terms.slice_room()),
+        };
         let limits = vec![
             limit("per-owner", book.of_owner(caller), terms.per_owner as u128),
             limit("leases", book.shown().filter(|a| a.lease).count(), most_leases().into()),
-            limit("addresses", book.pool().taken(), terms.prefix.room()),
+            limit("addresses", taken, room),
         ];
         let left = |limit: &proto::CapLimit| limit.max.saturating_sub(limit.used);
         let first = limits.iter().min_by_key(|limit| left(limit));

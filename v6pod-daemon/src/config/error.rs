@@ -51,18 +51,6 @@ pub enum Mistake {
         /// What it takes.
         reason: String,
     },
-    /// A good value that asks for something that this version does not have.
-    #[error("line {line}: {key}: not yet: this version has no {what}; {instead}")]
-    NotYet {
-        /// The line.
-        line: usize,
-        /// The key with its tables.
-        key: &'static str,
-        /// What the value asks for.
-        what: &'static str,
-        /// What to write.
-        instead: &'static str,
-    },
 }
 
 impl Mistake {
@@ -93,7 +81,7 @@ enum Place {
 }
 
 /// The line of an offset, from 1.
-pub(super) fn line_of(text: &str, at: usize) -> usize {
+fn line_of(text: &str, at: usize) -> usize {
     1 + text.bytes().take(at).filter(|b| *b == b'\n').count()
 }
 

@@ -1,63 +1,14 @@
-//! What this version does not have: refused where the file asks for it by name, off where it does
-//! not, and said in both cases.
+//! What is off: because this version does not have it, or because the configuration asks for that. Said at
+//! the start and by `/api/status`.
 
 use v6pod_proto::SwitchedOff;
 
-use super::error::{Mistake, line_of};
-use super::file::{File, Key};
-use super::values::Slice;
 use super::{Config, PrefixSource, Registry};
 use crate::core::ruleset::Ingress;
 
-/// A key that asks for something that is not there.
-struct Later {
-    key: &'static str,
-    at: usize,
-    what: &'static str,
-    instead: &'static str,
-}
-
-/// The first key, in the text's order, that asks for something that this version does not have.
-pub(super) fn refuse(text: &str, file: &File) -> Result<(), Mistake> {
-    match addressing(file).into_iter().flatten().min_by_key(|later| later.at) {
-        None => Ok(()),
-        Some(Later { key, at, what, instead }) => {
-            Err(Mistake::NotYet { line: line_of(text, at), key, what, instead })
-        }
-    }
-}
-
-/// A key, whether its value is what is in force today, what it asks for otherwise, and what to
-/// write instead.
-fn later<T>(
-    key: &'static str,
-    written: &Key<T>,
-    in_force: impl FnOnce(&T) -> bool,
-    what: &'static str,
-    instead: &'static str,
-) -> Option<Later> {
-    let value = written.as_ref().filter(|value| !in_force(value.get_ref()))?;
-    Some(Later { key, at: value.span().start, what, instead })
-}
-
-#[rustfmt::skip]
-fn addressing(file: &File) -> [Option<Later>; 2] {
-    let File { addresses, .. } = file;
-    [
-        later("addresses.per_owner", &addresses.per_owner, |s| s.0 == Slice::None,
-            "slices of owners", "write \"none\""),
-        later("addresses.wished", &addresses.wished, Vec::is_empty, "wishes", "write []"),
-    ]
-}
-
 /// What is off in every configuration, and what that means.
-const OFF: [(&str, &str); 2] = [
-    (
-        "wishes",
-        "Of annotations and labels v6pod.address and v6pod.subnet are read and shown, and not acted upon.",
-    ),
-    ("owner-slices", "The containers of all owners draw their addresses from one range."),
-];
+const OFF: [(&str, &str); 1] =
+    [("wishes", "Of annotations and labels v6pod.subnet is read and shown, and not acted upon.")];
 
 /// The list for `/api/status` and for the warning at the start.
 pub(super) fn switched_off(config: &Config) -> Vec<SwitchedOff> {

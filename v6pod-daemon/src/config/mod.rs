@@ -1,8 +1,7 @@
 //! The configuration file (`/etc/v6pod/v6pod.toml`), read once into typed values.
 //!
-//! Guarantees: every key has a default; an unknown key, a value that a key does not take, and a key
-//! that asks for something that this version does not have are errors that name the line, the key
-//! and what to do. A [`Config`] that exists asks for nothing that is not there.
+//! Guarantees: every key has a default; an unknown key and a value that a key does not take are errors that
+//! name the line, the key and what to do. A [`Config`] that exists asks for nothing that is not there.
 
 mod error;
 mod file;
@@ -33,7 +32,7 @@ use crate::core::open::{Allowed, Ways};
 use crate::core::ruleset::{EastWest, HostAccess, Ingress};
 use crate::core::{Instance, Prefix};
 use file::{File, RegistryKind, Verdict};
-use values::{Label, Loopback, PrefixText, SecretFile, Text};
+use values::{Label, Loopback, PrefixText, SecretFile, Slice, Text};
 
 /// Where the configuration is unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/v6pod/v6pod.toml";
@@ -65,6 +64,11 @@ pub struct Config {
     pub ndp_proxy: bool,
     /// How long a released address rests before it may be drawn again.
     pub quarantine: Duration,
+    /// How long the part of the prefix is that each owner's addresses come from, in bits; none: they come
+    /// from all of it.
+    pub slice: Option<u8>,
+    /// Who, besides root and operators, may ask for a certain address.
+    pub wished: People,
     /// How many attachments one owner may have.
     pub per_owner: u32,
     /// What happens to packets for containers that nothing lets in.
@@ -203,10 +207,10 @@ impl Config {
     /// The configuration that a file's text means.
     pub fn parse(text: &str) -> Result<Self, Mistake> {
         let file: File = toml::from_str(text).map_err(|error| Mistake::located(text, &error))?;
-        later::refuse(text, &file)?;
         let default = Self::default();
         let operators = operators(text, &file)?;
         let dns = dns(&file);
+        let slice = slice(text, &file)?;
         Ok(Self {
             prefix: prefix(text, &file)?,
             nat66: match file.nat66.as_ref().map(Spanned::get_ref) {
@@ -229,6 +233,8 @@ impl Config {
                 .addresses
                 .quarantine
                 .map_or(default.quarantine, |v| v.into_inner().0.0),
+            slice,
+            wished: file.addresses.wished.as_ref().map_or(default.wished, people),
             users: file.limits.users.as_ref().map_or(default.users, people),
             operators,
             per_owner: file.limits.per_owner.map_or(default.per_owner, Spanned::into_inner),
@@ -321,6 +327,8 @@ impl Default for Config {
             uplink: None,
             ndp_proxy: false,
             quarantine: Duration::from_secs(300),
+            slice: None,
+            wished: People::default(),
             per_owner: 256,
             ingress: Ingress::Deny,
             egress: Egress::Allow,
@@ -395,6 +403,19 @@ fn prefix(text: &str, file: &File) -> Result<PrefixSource, Mistake> {
         .subnet(*number.get_ref())
         .map(PrefixSource::Static)
         .map_err(|error| Mistake::value(text, number.span().start, "subnet", &error))
+}
+
+/// `addresses.per_owner`: a part of the prefix, if that is known here.
+fn slice(text: &str, file: &File) -> Result<Option<u8>, Mistake> {
+    let Some(written) = &file.addresses.per_owner else { return Ok(None) };
+    let Slice::Length(length) = written.get_ref().0 else { return Ok(None) };
+    match prefix(text, file)? {
+        PrefixSource::Static(prefix) if length <= prefix.length() => {
+            let reason = format!("{prefix} has no parts of this length; write a longer one");
+            Err(Mistake::value(text, written.span().start, "addresses.per_owner", &reason))
+        }
+        _ => Ok(Some(length)),
+    }
 }
 
 /// `dns`: where names go nowhere there is none.

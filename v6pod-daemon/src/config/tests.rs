@@ -9,15 +9,10 @@ fn mistake(text: &str) -> Mistake {
     }
 }
 
-/// Asserts that the text is refused as wrong, not as too early.
+/// Asserts that the text is refused for a value.
 fn refused(text: &str) {
     let mistake = mistake(text);
     assert!(matches!(mistake, Mistake::Value { .. }), "{text:?}: {mistake}");
-}
-
-fn not_yet(text: &str) {
-    let mistake = mistake(text);
-    assert!(matches!(mistake, Mistake::NotYet { .. }), "{text:?}: {mistake}");
 }
 
 #[test]
@@ -32,24 +27,6 @@ fn no_file_means_the_defaults() {
 #[test]
 fn the_sample_file_is_the_defaults() {
     assert_eq!(Config::parse(SAMPLE).unwrap(), Config::default());
-}
-
-#[test]
-fn every_line_that_the_sample_comments_out_is_refused_as_not_yet() {
-    let is_key = |line: &str| line.starts_with('#') && !line.starts_with("# ");
-    let mut tried = 0;
-    for (number, line) in SAMPLE.lines().enumerate().filter(|(_, line)| is_key(line)) {
-        // The same key must not stand twice: its line in force makes room.
-        let key = line[1..].split('=').next().unwrap().trim();
-        let table = SAMPLE.lines().take(number).filter(|l| l.starts_with('[')).last();
-        let text = format!("{}\n{}\n", table.unwrap_or(""), &line[1..]);
-        match mistake(&text) {
-            Mistake::NotYet { line: 2, key: named, .. } => assert!(named.ends_with(key), "{named}"),
-            other => panic!("{line:?}: {other}"),
-        }
-        tried += 1;
-    }
-    assert!(tried >= 1, "{tried}");
 }
 
 #[test]
@@ -276,14 +253,17 @@ fn consul_is_reached_by_tls_or_a_unix_socket() {
 }
 
 #[test]
-fn the_full_design_is_too_early_where_it_is_written() {
-    not_yet("addresses.wished = [\"alice\", \"@staff\"]");
-}
-
-#[test]
-fn of_several_keys_that_are_too_early_the_first_is_named() {
-    let text = "[addresses]\nwished = [\"alice\"]\nper_owner = \"/96\"\n";
-    assert!(matches!(mistake(text), Mistake::NotYet { line: 2, key: "addresses.wished", .. }));
+fn slices_are_parts_of_the_prefix() {
+    let slice = |text: &str| Config::parse(text).unwrap().slice;
+    assert_eq!(slice("addresses.per_owner = \"none\""), None);
+    assert_eq!(slice("addresses.per_owner = \"/96\""), Some(96));
+    assert_eq!(slice("prefix = \"2001:db8::/80\"\naddresses.per_owner = \"/81\""), Some(81));
+    for not in ["/80", "/79"] {
+        refused(&format!("prefix = \"2001:db8::/80\"\naddresses.per_owner = \"{not}\""));
+    }
+    let wished = Config::parse("addresses.wished = [\"alice\", \"@staff\"]").unwrap().wished;
+    let [alice, staff] = ["alice", "@staff"].map(|who| who.parse().unwrap());
+    assert_eq!(wished, People(vec![alice, staff]));
 }
 
 #[test]

@@ -136,7 +136,7 @@ impl<'de> Deserialize<'de> for Mtu {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Slice {
     None,
-    Length,
+    Length(u8),
 }
 
 impl FromStr for Slice {
@@ -149,7 +149,7 @@ impl FromStr for Slice {
         }
         let digits = text.strip_prefix('/').filter(|d| d.bytes().all(|b| b.is_ascii_digit()));
         let length: u8 = digits.ok_or_else(refused)?.parse().map_err(|_| refused())?;
-        if (17..=124).contains(&length) { Ok(Self::Length) } else { Err(refused()) }
+        if (17..=124).contains(&length) { Ok(Self::Length(length)) } else { Err(refused()) }
     }
 }
 

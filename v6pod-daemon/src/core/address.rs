@@ -2,12 +2,15 @@
 //!
 //! Guarantees: an address that [`Pool::draw`] gives lies in the prefix, is neither `P::` nor the
 //! gateway, is nobody else's, and has rested for the quarantine since it was last somebody's,
-//! unless the prefix has no other one left; then it is the one that has rested longest. No more than
-//! [`MOST_RESTING`] rest, however many somebody releases.
+//! unless the range that is drawn from has no other one left; then it is the one that has rested longest.
+//! A certain address is given only if it is free, or rests since it was the same owner's: nobody gets what is
+//! still on its way to another. No more than [`MOST_RESTING`] rest, however many somebody releases.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
+
+use v6pod_proto::Uid;
 
 use super::Prefix;
 
@@ -26,9 +29,18 @@ pub struct Pool {
     prefix: Prefix,
     quarantine: Duration,
     taken: HashSet<Ipv6Addr>,
-    resting: HashMap<Ipv6Addr, Instant>,
+    resting: HashMap<Ipv6Addr, Rest>,
     /// The same as `resting`, the longest-rested first.
     by_rest: BTreeSet<(Instant, Ipv6Addr)>,
+}
+
+/// Since when an address rests, and whose it was, if that is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rest {
+    /// Since when.
+    pub since: Instant,
+    /// Who had it last.
+    pub owner: Option<Uid>,
 }
 
 impl Pool {
@@ -53,26 +65,44 @@ impl Pool {
         self.resting.len()
     }
 
-    /// How many addresses of the prefix are taken.
-    pub fn taken(&self) -> usize {
-        self.taken.iter().filter(|address| self.prefix.contains(**address)).count()
+    /// How many addresses of this range, which is the prefix or a part of it, are taken.
+    pub fn taken_in(&self, range: Prefix) -> usize {
+        self.taken.iter().filter(|address| range.contains(**address)).count()
+    }
+
+    /// How many addresses of this range, which is the prefix or a part of it, containers can have.
+    pub fn room(&self, range: Prefix) -> u128 {
+        match range.contains(self.prefix.gateway()) {
+            true => range.room(),
+            false => range.host_mask() + 1,
+        }
     }
 
     /// Takes a random free address; `None` if every one is taken. `random` gives uniform bits.
     pub fn draw<E>(
         &mut self,
         now: Instant,
+        random: impl FnMut() -> Result<u128, E>,
+    ) -> Result<Option<Ipv6Addr>, E> {
+        self.draw_in(self.prefix, now, random)
+    }
+
+    /// The same of this range alone, which is the prefix or a part of it.
+    pub fn draw_in<E>(
+        &mut self,
+        range: Prefix,
+        now: Instant,
         mut random: impl FnMut() -> Result<u128, E>,
     ) -> Result<Option<Ipv6Addr>, E> {
         self.wake(now);
         for _ in 0..TRIES {
-            let candidate = self.nth(random()?);
+            let candidate = range.address(random()?);
             if self.is_free(candidate) {
                 self.taken.insert(candidate);
                 return Ok(Some(candidate));
             }
         }
-        let found = self.next_free(random()?).or_else(|| self.longest_rested_here());
+        let found = self.next_free(range, random()?).or_else(|| self.longest_rested_in(range));
         if let Some(address) = found {
             self.forget_rest(address);
             self.taken.insert(address);
@@ -91,6 +121,24 @@ impl Pool {
         self.is_free(address) && self.taken.insert(address)
     }
 
+    /// Whether this owner may be given this very address now.
+    pub fn is_free_for(&self, address: Ipv6Addr, owner: Uid) -> bool {
+        let rests = self.resting.get(&address);
+        self.is_usable(address)
+            && !self.taken.contains(&address)
+            && rests.is_none_or(|rest| rest.owner == Some(owner))
+    }
+
+    /// Takes this very address for its owner, if he may be given it.
+    pub fn take_for(&mut self, address: Ipv6Addr, owner: Uid) -> bool {
+        let free = self.is_free_for(address, owner);
+        if free {
+            self.forget_rest(address);
+            self.taken.insert(address);
+        }
+        free
+    }
+
     /// Takes over an address of another prefix, which was drawn while that one was in force. False if it is
     /// taken already.
     pub fn keep(&mut self, address: Ipv6Addr) -> bool {
@@ -102,34 +150,34 @@ impl Pool {
     /// none of the prefix's.
     pub fn adopt(&mut self, address: Ipv6Addr) -> bool {
         self.forget_rest(address);
-        self.usable(address) && self.taken.insert(address)
+        self.is_usable(address) && self.taken.insert(address)
     }
 
-    /// Undoes [`Pool::take`], [`Pool::adopt`] or [`Pool::keep`]: nobody has had it.
+    /// Undoes [`Pool::take`], [`Pool::take_for`], [`Pool::adopt`] or [`Pool::keep`]: nobody has had it.
     pub fn give_back(&mut self, address: Ipv6Addr) {
         self.taken.remove(&address);
     }
 
-    /// Ends an address's use; it rests from now on.
-    pub fn release(&mut self, address: Ipv6Addr, now: Instant) {
+    /// Ends this owner's use of an address; it rests from now on.
+    pub fn release(&mut self, address: Ipv6Addr, owner: Uid, now: Instant) {
         if self.taken.remove(&address) && !self.quarantine.is_zero() {
-            self.lay_to_rest(address, now);
+            self.lay_to_rest(address, Rest { since: now, owner: Some(owner) });
         }
     }
 
     /// Lets an address rest that was released before this pool was. One that is somebody's, or none of
     /// the prefix's, does not.
-    pub fn rest(&mut self, address: Ipv6Addr, since: Instant) {
-        if !self.usable(address) || self.taken.contains(&address) || self.quarantine.is_zero() {
+    pub fn rest(&mut self, address: Ipv6Addr, rest: Rest) {
+        if !self.is_usable(address) || self.taken.contains(&address) || self.quarantine.is_zero() {
             return;
         }
         self.forget_rest(address);
-        self.lay_to_rest(address, since);
+        self.lay_to_rest(address, rest);
     }
 
-    /// What rests, and since when.
-    pub fn all_resting(&self) -> impl Iterator<Item = (Ipv6Addr, Instant)> {
-        self.resting.iter().map(|(address, since)| (*address, *since))
+    /// What rests, since when, and whose it was.
+    pub fn all_resting(&self) -> impl Iterator<Item = (Ipv6Addr, Rest)> {
+        self.resting.iter().map(|(address, rest)| (*address, *rest))
     }
 
     /// Ends the rest of all that have rested long enough.
@@ -142,43 +190,39 @@ impl Pool {
         }
     }
 
-    fn usable(&self, address: Ipv6Addr) -> bool {
+    /// Whether a container can have this address at all.
+    pub fn is_usable(&self, address: Ipv6Addr) -> bool {
         let host = address.to_bits() & self.prefix.host_mask();
         self.prefix.contains(address) && host > 1
     }
 
     fn is_free(&self, address: Ipv6Addr) -> bool {
-        self.usable(address)
+        self.is_usable(address)
             && !self.taken.contains(&address)
             && !self.resting.contains_key(&address)
     }
 
-    /// The address whose host bits are the low bits of the number.
-    fn nth(&self, bits: u128) -> Ipv6Addr {
-        let network = self.prefix.net().network().to_bits();
-        Ipv6Addr::from_bits(network | (bits & self.prefix.host_mask()))
-    }
-
-    /// The first free address at or behind a random place. Among one more than are taken, resting or
-    /// reserved there is a free one if there is one at all, so the search is as short as that.
-    fn next_free(&self, start: u128) -> Option<Ipv6Addr> {
+    /// The first free address of the range at or behind a random place. Among one more than are taken,
+    /// resting or reserved there is a free one if there is one at all, so the search is as short as that.
+    fn next_free(&self, range: Prefix, start: u128) -> Option<Ipv6Addr> {
         let unfree = (self.taken.len() + self.resting.len() + 2) as u128;
-        let places = unfree.min(self.prefix.host_mask()) + 1;
-        (0..places).map(|n| self.nth(start.wrapping_add(n))).find(|&a| self.is_free(a))
+        let places = unfree.min(range.host_mask()) + 1;
+        (0..places).map(|n| range.address(start.wrapping_add(n))).find(|&a| self.is_free(a))
     }
 
     fn longest_rested(&self) -> Option<Ipv6Addr> {
         self.by_rest.first().map(|&(_, address)| address)
     }
 
-    /// The same among those of the prefix.
-    fn longest_rested_here(&self) -> Option<Ipv6Addr> {
-        self.by_rest.iter().map(|&(_, address)| address).find(|address| self.usable(*address))
+    /// The same among those of the range.
+    fn longest_rested_in(&self, range: Prefix) -> Option<Ipv6Addr> {
+        let all = self.by_rest.iter().map(|&(_, address)| address);
+        all.filter(|address| range.contains(*address)).find(|address| self.is_usable(*address))
     }
 
-    fn lay_to_rest(&mut self, address: Ipv6Addr, since: Instant) {
-        self.resting.insert(address, since);
-        self.by_rest.insert((since, address));
+    fn lay_to_rest(&mut self, address: Ipv6Addr, rest: Rest) {
+        self.resting.insert(address, rest);
+        self.by_rest.insert((rest.since, address));
         if self.resting.len() > MOST_RESTING
             && let Some(longest) = self.longest_rested()
         {
@@ -187,8 +231,8 @@ impl Pool {
     }
 
     fn forget_rest(&mut self, address: Ipv6Addr) {
-        if let Some(since) = self.resting.remove(&address) {
-            self.by_rest.remove(&(since, address));
+        if let Some(rest) = self.resting.remove(&address) {
+            self.by_rest.remove(&(rest.since, address));
         }
     }
 }
@@ -208,6 +252,10 @@ mod tests {
             state = state.wrapping_mul(0x2360_ED05_1FC6_5DA4_4385_DF64_9FCC_F645).wrapping_add(1);
             Ok(state >> 64)
         }
+    }
+
+    fn uid(n: u32) -> Uid {
+        Uid::new(n).unwrap()
     }
 
     fn pool(prefix: &str) -> Pool {
@@ -232,8 +280,8 @@ mod tests {
         let mut random = walk(3);
         let start = Instant::now();
         let all: Vec<_> = std::iter::from_fn(|| pool.draw(start, &mut random).unwrap()).collect();
-        pool.release(all[5], start);
-        pool.release(all[9], start + Duration::from_secs(1));
+        pool.release(all[5], uid(1), start);
+        pool.release(all[9], uid(1), start + Duration::from_secs(1));
         // No other is left, so the quarantine yields, the longest-rested first.
         let soon = start + Duration::from_secs(2);
         assert_eq!(pool.draw(soon, &mut random).unwrap(), Some(all[5]));
@@ -250,7 +298,7 @@ mod tests {
         for n in 0..=MOST_RESTING as u64 {
             let address = pool.draw(now, &mut random).unwrap().unwrap();
             first.get_or_insert(address);
-            pool.release(address, now + Duration::from_millis(n));
+            pool.release(address, uid(1), now + Duration::from_millis(n));
         }
         assert_eq!((pool.resting(), pool.by_rest.len()), (MOST_RESTING, MOST_RESTING));
         assert!(pool.is_free(first.unwrap()), "the longest-rested made room");
@@ -261,7 +309,7 @@ mod tests {
         let mut pool = pool("2001:db8::/80");
         let now = Instant::now();
         let address = pool.draw(now, walk(1)).unwrap().unwrap();
-        pool.release(address, now);
+        pool.release(address, uid(1), now);
         pool.wake(now + Duration::from_secs(299));
         assert_eq!(pool.resting(), 1);
         pool.wake(now + Duration::from_secs(300));
@@ -275,18 +323,19 @@ mod tests {
         let taken = pool.draw(now, walk(1)).unwrap().unwrap();
         let gone: Ipv6Addr =
             if taken.octets()[15] == 5 { "2001:db8::6" } else { "2001:db8::5" }.parse().unwrap();
+        let rested = Rest { since: now, owner: None };
         // Of two lines about one address the later counts; the gateway and others' never rest.
         for address in [gone, gone, taken, "2001:db8::1".parse().unwrap(), Ipv6Addr::LOCALHOST] {
-            pool.rest(address, now);
+            pool.rest(address, rested);
         }
-        assert_eq!(pool.all_resting().collect::<Vec<_>>(), [(gone, now)]);
+        assert_eq!(pool.all_resting().collect::<Vec<_>>(), [(gone, rested)]);
         let mut random = walk(3);
         let others: Vec<_> =
             (0..12).map(|_| pool.draw(now, &mut random).unwrap().unwrap()).collect();
         assert!(!others.contains(&gone));
         assert_eq!(pool.draw(now, &mut random).unwrap(), Some(gone), "the last resort");
         // A record that turns out to be alive outweighs it.
-        pool.release(gone, now);
+        pool.release(gone, uid(1), now);
         assert!(pool.adopt(gone) && pool.resting() == 0);
     }
 
@@ -296,6 +345,65 @@ mod tests {
         let zero = || Ok::<_, Infallible>(0);
         let first = pool.draw(Instant::now(), zero).unwrap().unwrap();
         assert_eq!(first.to_string(), "2001:db8::2");
+    }
+
+    #[test]
+    fn attack_12_a_certain_address_rests_for_all_but_who_had_it() {
+        let mut pool = pool("2001:db8::/80");
+        let (address, now) = ("2001:db8::42".parse().unwrap(), Instant::now());
+        assert!(pool.take_for(address, uid(1)) && !pool.take_for(address, uid(1)));
+        pool.release(address, uid(1), now);
+        assert!(!pool.take_for(address, uid(2)) && !pool.take(address));
+        assert!(pool.take_for(address, uid(1)) && pool.resting() == 0);
+        pool.release(address, uid(1), now);
+        pool.wake(now + Duration::from_secs(300));
+        assert!(pool.take_for(address, uid(2)));
+        for not in ["2001:db8::", "2001:db8::1", "2001:db8:1::42"] {
+            assert!(!pool.take_for(not.parse().unwrap(), uid(1)), "{not}");
+        }
+    }
+
+    #[test]
+    fn a_part_of_the_prefix_is_drawn_from_to_its_end_and_no_further() {
+        let mut pool = pool("2001:db8::/120");
+        for (range, room) in [("2001:db8::/124", 14), ("2001:db8::50/124", 16)] {
+            let range: Prefix = range.parse().unwrap();
+            let (mut random, now) = (walk(5), Instant::now());
+            let all: Vec<_> =
+                std::iter::from_fn(|| pool.draw_in(range, now, &mut random).unwrap()).collect();
+            assert!(all.iter().all(|address| range.contains(*address)), "{all:?}");
+            let taken = (all.len() as u128, pool.taken_in(range) as u128, pool.room(range));
+            assert_eq!(taken, (room, room, room));
+        }
+    }
+
+    /// The 0.999 quantile of chi square with 255 degrees of freedom.
+    const CHI_SQUARE: f64 = 330.52;
+
+    /// Of the right generator one run in two hundred would exceed it at one of six bytes; this one's bits
+    /// are the same each time.
+    #[test]
+    fn a_hundred_thousand_are_uniform_in_each_byte_and_none_comes_twice() {
+        const DRAWN: usize = 100_000;
+        let mut pool = pool("2001:db8::/80");
+        let (mut random, now) = (walk(42), Instant::now());
+        let mut counts = [[0_u32; 256]; 6];
+        let mut seen = HashSet::new();
+        for _ in 0..DRAWN {
+            let address = pool.draw(now, &mut random).unwrap().unwrap();
+            assert!(seen.insert(address), "{address} twice");
+            let bytes = address.octets();
+            assert!(bytes[15] > 1 || bytes[10..15] != [0; 5], "{address} is reserved");
+            for (count, byte) in counts.iter_mut().zip(&bytes[10..]) {
+                count[usize::from(*byte)] += 1;
+            }
+        }
+        let expected = DRAWN as f64 / 256.0;
+        for (at, count) in counts.iter().enumerate() {
+            let chi: f64 =
+                count.iter().map(|n| (f64::from(*n) - expected).powi(2) / expected).sum();
+            assert!(chi < CHI_SQUARE, "byte {at} of the host part: {chi}");
+        }
     }
 
     proptest! {
@@ -329,7 +437,7 @@ mod tests {
                     held.push(address);
                 } else {
                     let address = held.swap_remove(which.index(held.len()));
-                    pool.release(address, now);
+                    pool.release(address, uid(1), now);
                     rest.insert(address, now);
                 }
             }

@@ -5,6 +5,8 @@
 //! - No two attachments share an address, a port or an Ethernet address.
 //! - No more than [`BRIDGE_PORTS`] are on the bridge: what comes after has a routed port.
 //! - What has ended by one generation is never ended by the news of an older one.
+//! - A certain address is its owner's wish or none's: nobody is moved for it, and it is never given while
+//!   somebody else has it, or has just had it.
 //! - An attachment leaves the book only by [`Book::forget`], after its kernel objects are gone; until
 //!   then its address is taken.
 
@@ -16,11 +18,13 @@ use std::time::{Duration, Instant};
 use v6pod_proto::wishes::{NameWish, OtherWishes};
 use v6pod_proto::{AttachmentId, ContainerId, LinkName, Mac, Mode, NetworkName, Uid, Wishes};
 
-use super::address::Pool;
+use super::address::{Pool, Rest};
 use super::attachment::{Attachment, Generation, Holder, NamespaceId, Phase, port_name};
+use super::choice::{Choice, Slices};
 use super::hole::Holes;
 use super::name::Label;
 use super::open::OpenPorts;
+use super::secret::Secret;
 use super::step::ROUTED_GATEWAY;
 use super::{Port, Prefix};
 
@@ -40,9 +44,20 @@ pub struct Terms {
     pub quarantine: Duration,
     /// How many attachments one owner may have.
     pub per_owner: usize,
+    /// How long the part of the prefix is that each owner's addresses come from, in bits; none: they come from
+    /// all of it.
+    pub slice: Option<u8>,
+    /// What stable addresses and slices follow from.
+    pub secret: Secret,
 }
 
 impl Terms {
+    /// How many addresses an owner can have who has no slice yet.
+    pub fn slice_room(&self) -> u128 {
+        let part = self.slice.and_then(|length| self.prefix.part(length, 1));
+        part.map_or_else(|| self.prefix.room(), |part| part.host_mask() + 1)
+    }
+
     /// What the default route of a container points to that is reached like this.
     pub fn gateway(&self, mode: Mode) -> Ipv6Addr {
         match mode {
@@ -65,6 +80,8 @@ pub struct Wanted {
     pub wishes: Wishes,
     /// And by other means than annotations.
     pub found: OtherWishes,
+    /// Which address it is to have.
+    pub choice: Choice,
     /// What is to be open of it.
     pub open: OpenPorts,
     /// The container's network namespace.
@@ -94,12 +111,46 @@ pub enum Refusal<E> {
         /// How many.
         limit: usize,
     },
-    /// The prefix has no free address.
+    /// The prefix, or the owner's part of it, has no free address.
     #[error("{0} has no address left")]
     Addresses(Prefix),
+    /// The address that is to be had cannot be.
+    #[error(transparent)]
+    Spot(#[from] NoSpot),
     /// The system's generator failed.
     #[error("no random numbers")]
     Random(#[source] E),
+}
+
+/// Where an attachment is to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spot {
+    /// Anywhere in its owner's range.
+    Anywhere,
+    /// Here.
+    At(Ipv6Addr),
+}
+
+/// Why an attachment cannot be where it is to be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoSpot {
+    /// It can as soon as this one is gone, which is an earlier start of the container, or on its way out.
+    #[error("its address is still that of {0}")]
+    Soon(AttachmentId),
+    /// Somebody has the address, or had it a moment ago.
+    #[error("{0} is taken, or rests")]
+    Taken(Ipv6Addr),
+    /// The owner's range has no such address.
+    #[error("{} is none of {range}'s addresses for containers", Ipv6Addr::from(u128::from(*host)))]
+    Outside {
+        /// The host bits.
+        host: u64,
+        /// The range.
+        range: Prefix,
+    },
+    /// All parts of the prefix are others'.
+    #[error("{0} has no slice left (addresses.per_owner)")]
+    Slices(Prefix),
 }
 
 /// What a lease finds at the namespace it was asked for.
@@ -128,6 +179,9 @@ pub struct Book {
     per_owner: HashMap<Uid, usize>,
     /// How many elements of openings each owner has.
     holes: HashMap<Uid, usize>,
+    slices: Slices,
+    /// Those that are being given another address than they got at first.
+    replacing: HashSet<AttachmentId>,
     /// What the kernel still has open of those of which something else is to be by now.
     behind: HashMap<AttachmentId, Holes>,
     bridged: usize,
@@ -140,7 +194,10 @@ impl Book {
     /// An empty book.
     pub fn new(terms: Terms) -> Self {
         let pool = Pool::new(terms.prefix, terms.quarantine);
+        let slices = Slices::new(terms.secret.clone(), terms.slice);
         Self {
+            slices,
+            replacing: HashSet::new(),
             terms,
             pool,
             attachments: HashMap::new(),
@@ -257,11 +314,15 @@ impl Book {
         }
         let id = AttachmentId::from_bits(random().map_err(Refusal::Random)?);
         let mac = self.free_mac(&mut random).map_err(Refusal::Random)?;
-        let address = self
-            .pool
-            .draw(now, random)
-            .map_err(Refusal::Random)?
-            .ok_or(Refusal::Addresses(self.terms.prefix))?;
+        let (owner, container) = (wanted.owner, wanted.container.clone());
+        let spot = self.spot(owner, container.as_ref(), &wanted.choice, None)?;
+        let range = self.slices.of(owner, self.terms.prefix);
+        let range = range.ok_or(NoSpot::Slices(self.terms.prefix))?;
+        let address = match spot {
+            Spot::At(address) => self.pool.take_for(address, owner).then_some(address),
+            Spot::Anywhere => self.pool.draw_in(range, now, random).map_err(Refusal::Random)?,
+        };
+        let address = address.ok_or(Refusal::Addresses(range))?;
         let mode = if self.bridged < BRIDGE_PORTS { self.terms.mode } else { Mode::Routed };
         let port = Port {
             name: port_name(&id),
@@ -331,8 +392,8 @@ impl Book {
     }
 
     /// Lets an address rest that was released before the book was opened.
-    pub fn rest(&mut self, address: Ipv6Addr, since: Instant) {
-        self.pool.rest(address, since);
+    pub fn rest(&mut self, address: Ipv6Addr, rest: Rest) {
+        self.pool.rest(address, rest);
     }
 
     /// The interface inside gets another name than was wanted: that one is taken.
@@ -561,8 +622,9 @@ impl Book {
         self.behind.remove(id);
         self.count_holes(a.owner, 0, a.port.open.each().len());
         self.bridged -= usize::from(a.port.mode == Mode::Bridge);
+        self.replacing.remove(id);
         for address in a.port.addresses() {
-            self.pool.release(address, now);
+            self.pool.release(address, a.owner, now);
             self.by_address.remove(&address);
         }
         self.macs.remove(&a.port.mac);
@@ -620,6 +682,8 @@ impl Book {
 
 #[path = "book_moving.rs"]
 mod moving;
+#[path = "book_placing.rs"]
+mod placing;
 
 /// What [`Book::begin_release`] found.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,7 +8,7 @@
 use std::net::Ipv6Addr;
 use std::time::Instant;
 
-use v6pod_proto::AttachmentId;
+use v6pod_proto::{AttachmentId, Uid};
 
 use super::Book;
 use crate::core::Prefix;
@@ -52,11 +52,12 @@ impl Book {
             return Ok(None);
         }
         let (address, gateway) = (a.port.address, self.terms.gateway(a.port.mode));
+        let owner = a.owner;
         let there = a.port.also.iter().find(|also| prefix.contains(also.address));
         let also = match there {
             // The prefix has come back, or this was begun before.
             Some(also) => Also { role: Role::Coming, ..*also },
-            None => match self.take_like(address, now, random)? {
+            None => match self.take_like(address, owner, now, random)? {
                 Some(address) => Also { address, gateway, role: Role::Coming },
                 None => return Ok(None),
             },
@@ -87,7 +88,7 @@ impl Book {
     }
 
     /// What is to be let go of by now: what has been going for long enough, and what was coming in a prefix
-    /// that is in force no more. Not from those that are on their way out, whose end takes all away.
+    /// that is in force no more, or in the place of an address that a daemon had no time to replace. Not from those that are on their way out, whose end takes all away.
     pub fn leaving(&self, now: u64) -> Vec<(AttachmentId, Also)> {
         let prefix = self.terms.prefix;
         let leaves = |a: &Attachment, also: &Also| match also.role {
@@ -96,7 +97,10 @@ impl Book {
                 let wanted = prefix.contains(also.address) && !prefix.contains(a.port.address);
                 until <= now && !wanted
             }
-            Role::Coming => !prefix.contains(also.address),
+            Role::Coming => {
+                let replaces = prefix.contains(a.port.address);
+                !prefix.contains(also.address) || (replaces && !self.replacing.contains(&a.id))
+            }
         };
         let staying = self.all().filter(|a| a.phase.shown().is_some());
         let each = staying.flat_map(|a| {
@@ -123,25 +127,28 @@ impl Book {
         address: Ipv6Addr,
         now: Instant,
     ) -> Option<&Attachment> {
-        let port = &mut self.attachments.get_mut(id)?.port;
-        let at = port.also.iter().position(|also| also.address == address)?;
-        port.also.remove(at);
+        let a = self.attachments.get_mut(id)?;
+        let at = a.port.also.iter().position(|also| also.address == address)?;
+        a.port.also.remove(at);
         self.by_address.remove(&address);
-        self.pool.release(address, now);
+        self.pool.release(address, a.owner, now);
         self.find(id)
     }
 
-    /// Takes an address in the prefix with the same host part, or if that cannot be had any.
+    /// Takes an address in the owner's range with the same host part, or if that cannot be had any.
     fn take_like<E>(
         &mut self,
         address: Ipv6Addr,
+        owner: Uid,
         now: Instant,
         random: impl FnMut() -> Result<u128, E>,
     ) -> Result<Option<Ipv6Addr>, E> {
-        let prefix = self.terms.prefix;
-        let host = address.to_bits() & prefix.host_mask();
-        let same = Ipv6Addr::from_bits(prefix.net().network().to_bits() | host);
-        if self.pool.take(same) { Ok(Some(same)) } else { self.pool.draw(now, random) }
+        let Some(range) = self.slices.of(owner, self.terms.prefix) else { return Ok(None) };
+        let same = self.terms.prefix.address(address.to_bits());
+        if range.contains(same) && self.pool.take_for(same, owner) {
+            return Ok(Some(same));
+        }
+        self.pool.draw_in(range, now, random)
     }
 }
 

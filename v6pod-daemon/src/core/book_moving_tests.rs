@@ -9,7 +9,9 @@ use v6pod_proto::{Mode, Uid, Wishes};
 use super::*;
 use crate::core::attachment::NamespaceId;
 use crate::core::book::{Terms, Wanted};
+use crate::core::choice::Choice;
 use crate::core::open::OpenPorts;
+use crate::core::secret::Secret;
 
 fn prefix(n: usize) -> Prefix {
     // One is smaller, so that host parts do not fit.
@@ -28,7 +30,15 @@ fn walk(seed: u64) -> impl FnMut() -> Result<u128, Infallible> {
 
 fn book(prefix: Prefix) -> Book {
     let quarantine = Duration::from_secs(300);
-    Book::new(Terms { prefix, mtu: 1500, mode: Mode::Bridge, quarantine, per_owner: 1000 })
+    Book::new(Terms {
+        prefix,
+        mtu: 1500,
+        mode: Mode::Bridge,
+        quarantine,
+        per_owner: 1000,
+        slice: None,
+        secret: Secret::new(1),
+    })
 }
 
 fn serve(book: &mut Book, n: u64) -> AttachmentId {
@@ -38,6 +48,7 @@ fn serve(book: &mut Book, n: u64) -> AttachmentId {
         name: None,
         wishes: Wishes::default(),
         found: OtherWishes::default(),
+        choice: Choice::Any,
         open: OpenPorts::default(),
         namespace: NamespaceId { inode: n, cookie: Some(n) },
         interface: "eth0".parse().unwrap(),

@@ -26,6 +26,8 @@ pub const EACH: usize = 64;
 pub struct Description {
     /// Which it is.
     pub container: ContainerId,
+    /// What it is called, where that had to be known.
+    pub name: Option<String>,
     /// What it asks for.
     pub wishes: Wishes,
     /// And by other means than annotations.
@@ -127,6 +129,7 @@ mod tests {
     fn of(container: &str) -> Description {
         Description {
             container: container.repeat(32).parse().unwrap(),
+            name: None,
             wishes: Wishes::default(),
             found: OtherWishes::default(),
         }

@@ -46,6 +46,8 @@ fn that_asks(number: u64, mode: Mode, asked: &[(&str, &str)], published: &str) -
         mode,
         quarantine: Duration::ZERO,
         per_owner: 1,
+        slice: None,
+        secret: crate::core::secret::Secret::new(1),
     };
     let mut findings = Findings::default();
     if !published.is_empty() {
@@ -65,6 +67,7 @@ fn that_asks(number: u64, mode: Mode, asked: &[(&str, &str)], published: &str) -
         name: Some("web".to_owned()),
         wishes,
         found,
+        choice: crate::core::choice::Choice::Any,
         open,
         namespace: NamespaceId { inode: number, cookie: Some(number) },
         interface: "eth0".parse().unwrap(),

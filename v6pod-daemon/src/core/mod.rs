@@ -5,6 +5,7 @@
 pub mod address;
 pub mod attachment;
 pub mod book;
+pub mod choice;
 pub mod delegations;
 pub mod description;
 pub mod egress;
@@ -20,6 +21,7 @@ pub mod prefix;
 pub mod prefixes;
 pub mod reconcile;
 pub mod ruleset;
+pub mod secret;
 pub mod step;
 
 #[cfg(test)]

@@ -75,6 +75,27 @@ impl Prefix {
         self.0.hostmask().to_bits()
     }
 
+    /// The address whose host bits are the low bits of the number.
+    pub fn address(self, bits: u128) -> Ipv6Addr {
+        Ipv6Addr::from_bits(self.0.network().to_bits() | (bits & self.host_mask()))
+    }
+
+    /// How long it is, in bits.
+    pub const fn length(self) -> u8 {
+        self.0.prefix_len()
+    }
+
+    /// The `index`th part of this length, which is no shorter than its own; `None` if it does not have
+    /// that many, or the length is none of a prefix's.
+    pub fn part(self, length: u8, index: u128) -> Option<Self> {
+        let bits = length.checked_sub(self.length())?;
+        let fits = index.checked_shr(bits.into()).unwrap_or(0) == 0;
+        let shift = 128_u32.checked_sub(length.into())?;
+        let network = self.0.network().to_bits() | index.checked_shl(shift).unwrap_or(0);
+        let net = Ipv6Net::new(Ipv6Addr::from_bits(network), length).ok().filter(|_| fits)?;
+        Self::new(net).ok()
+    }
+
     /// How many addresses a container can have: all but `P::` (the subnet-router anycast address,
     /// RFC 4291, section 2.6.1) and the gateway.
     pub fn room(self) -> u128 {
@@ -165,6 +186,17 @@ mod tests {
         assert!(sixty_four.subnet(0x10000).is_err());
         assert_eq!(prefix("2001:db8::/96").subnet(0).unwrap(), prefix("2001:db8::/96"));
         assert!(prefix("2001:db8::/96").subnet(1).is_err());
+    }
+
+    #[test]
+    fn a_part_lies_in_its_prefix_and_there_is_no_more_than_there_are_bits_for() {
+        let eighty = prefix("2001:db8:1:2:3::/80");
+        assert_eq!(eighty.part(96, 0xab), Some(prefix("2001:db8:1:2:3:ab::/96")));
+        assert_eq!(eighty.part(96, 0xffff), Some(prefix("2001:db8:1:2:3:ffff::/96")));
+        assert_eq!(eighty.part(80, 0), Some(eighty));
+        for (length, index) in [(96, 0x10000), (80, 1), (79, 0), (125, 0), (129, 0)] {
+            assert_eq!(eighty.part(length, index), None, "/{length} number {index}");
+        }
     }
 
     #[test]

@@ -51,6 +51,12 @@ pub const NAMES: &[&str] = &[
     "ending:undone",
     "ending:rested",
     "ending:forgotten",
+    // Another address than the first one, for who asks for that.
+    "replacing:coming",
+    "replacing:ready",
+    "replacing:arrived",
+    "replacing:moved",
+    "replacing:left",
     // Another prefix, and one attachment that follows it.
     "renumbering:recorded",
     "renumbering:prepared",

@@ -65,8 +65,7 @@ fn configuration() -> (Option<Config>, Written) {
             let line = match mistake {
                 Mistake::Syntax { line, .. }
                 | Mistake::UnknownKey { line, .. }
-                | Mistake::Value { line, .. }
-                | Mistake::NotYet { line, .. } => line,
+                | Mistake::Value { line, .. } => line,
             };
             (None, Written::Wrong { line, why: mistake.to_string() })
         }
