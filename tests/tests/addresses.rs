@@ -16,7 +16,7 @@ use std::os::fd::AsFd;
 use v6pod_proto::{Activate, Attachment};
 use v6pod_tests::{
     Body, Config, HostNs, OwnedNs, PATIENCE, Response, Stage, User, eventually,
-    random_container_id, require,
+    random_container_id, require, run,
 };
 
 const STABLE: &str = "--annotation=v6pod.address=stable";
@@ -127,6 +127,17 @@ fn a_wished_address_is_given_to_whom_the_administrator_lets_ask_and_to_one_at_a_
     refused(ask(&stage, &bobs, "web", &[("v6pod.address", "::43")]), 422, "addresses.wished");
     // What everybody may.
     granted(ask(&stage, &bobs, "web", &[("v6pod.address", "stable")]));
+
+    // Over TCP, where a container may speak with its user's uid, nobody at all.
+    let body = format!(
+        r#"{{"user": {}, "id": "{}", "annotations": {{"v6pod.address": "stable"}}}}"#,
+        alice.uid(),
+        random_container_id()
+    );
+    let mut curl = alice.command("curl");
+    curl.args(["-sS", "-m", "20", "-H", "Content-Type: application/json", "-d", &body]);
+    let answer = run(curl.arg("http://localhost:6781/api/activate"));
+    assert!(answer.ok().contains("addresses chosen, over the unix socket alone"), "{answer}");
 
     // Whose it was gets it again at once.
     let caller = stage.daemon.as_user(alice.uid());

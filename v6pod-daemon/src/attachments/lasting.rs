@@ -1,8 +1,9 @@
 //! What outlives a boot: the secret behind stable addresses, and the owners' slices, in `/var/lib/INSTANCE`.
 //!
 //! Guarantees: the secret is made once, and nobody but root and the daemon reads it. A slice that was given is
-//! an owner's for good. A file is whole or absent, and what makes no sense in it harms nothing else; only a
-//! secret that cannot be kept keeps the daemon from starting, for the next one's addresses would be others.
+//! an owner's for good. A file is whole or absent, and what makes no sense in it harms nothing else. A disk that
+//! is full or broken keeps no daemon from starting: without its secret the next one's stable addresses are
+//! others, and the log says so.
 
 use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
@@ -23,15 +24,16 @@ const SECRET: &str = "secret";
 /// The file of the slices: `UID BITS NUMBER` in a line each, the number in hex.
 const SLICES: &str = "slices";
 
-/// This host's secret, drawn and kept if there is none.
+/// This host's secret, drawn and kept if there is none. What is there and cannot be read is not overwritten.
 ///
 /// # Errors
-/// It can be neither read nor kept.
+/// There is none, and there are no random numbers.
 pub(super) fn secret(
     state_dir: &Path,
     draw: impl FnOnce() -> Result<u128, SysError>,
-) -> io::Result<Secret> {
+) -> Result<Secret, SysError> {
     let path = state_dir.join(SECRET);
+    let mut keeps = true;
     match read(&path) {
         Ok(bytes) => {
             let text = String::from_utf8_lossy(&bytes);
@@ -43,12 +45,22 @@ pub(super) fn secret(
                 ),
             }
         }
-        // What is there and cannot be read is not overwritten.
-        Err(why) if fs::symlink_metadata(&path).is_ok() => return Err(io::Error::other(why)),
+        Err(why) if fs::symlink_metadata(&path).is_ok() => {
+            keeps = false;
+            tracing::error!(
+                file = %path.display(), why,
+                "cannot be read: stable addresses are others for as long as this daemon runs"
+            );
+        }
         Err(_) => {}
     }
-    let bits = draw().map_err(io::Error::other)?;
-    keep(&path, format!("{bits:032x}\n").as_bytes())?;
+    let bits = draw()?;
+    if keeps && let Err(error) = keep(&path, format!("{bits:032x}\n").as_bytes()) {
+        tracing::error!(
+            file = %path.display(), %error,
+            "cannot be kept: the next daemon's stable addresses will be others"
+        );
+    }
     Ok(Secret::new(bits))
 }
 
@@ -131,11 +143,13 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_that_cannot_be_read_is_not_replaced() {
+    fn a_secret_that_cannot_be_read_or_kept_is_one_for_this_time() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join(SECRET)).unwrap();
-        assert!(secret(dir.path(), || Ok(1)).is_err());
-        assert!(dir.path().join(SECRET).is_dir());
+        assert_eq!(secret(dir.path(), || Ok(1)).unwrap(), Secret::new(1));
+        assert!(dir.path().join(SECRET).is_dir(), "it was replaced");
+        let nowhere = dir.path().join("none");
+        assert_eq!(secret(&nowhere, || Ok(2)).unwrap(), Secret::new(2));
     }
 
     #[test]

@@ -173,7 +173,7 @@ pub async fn start(config: Config, closer: Closer) -> Result<Attachments, StartE
     let (memberships, remembered) =
         Memberships::open(&config.run_dir()).map_err(in_file(&config.run_dir()))?;
     let secret = lasting::secret(&config.state_dir(), making::random);
-    let secret = secret.map_err(in_file(&config.state_dir()))?;
+    let secret = secret.map_err(StartError::Random)?;
     let (ended, news) = mpsc::unbounded_channel();
     let names = Embedded::default();
     let shared = Arc::new(Shared {
