@@ -14,18 +14,40 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
-use v6pod_proto::Traffic;
+use v6pod_proto::{Status, Traffic};
 
-use crate::attachments::{Attachments, Measured, Viewer};
+use crate::attachments::{Attachments, Measured, Metrics, Viewer};
 
 /// The OpenMetrics text format.
 pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// All metrics as they are now, and this viewer's attachments.
 pub(crate) async fn text(attachments: &Attachments, viewer: Viewer) -> String {
-    let mut registry = Registry::with_prefix("v6pod");
-    attachments.metrics().register(&mut registry);
     let status = attachments.status();
+    let more = Gauged {
+        open_elements: attachments.open_elements(),
+        at_flow_limit: attachments.at_flow_limit().await,
+    };
+    let measured = attachments.measured(viewer).await;
+    encoded(&registry(attachments.metrics(), &status, &more, measured))
+}
+
+/// What is asked for when it is told, beside the status.
+#[derive(Debug)]
+struct Gauged {
+    open_elements: usize,
+    at_flow_limit: [usize; 2],
+}
+
+/// Everything under its name.
+fn registry(
+    metrics: &Metrics,
+    status: &Status,
+    more: &Gauged,
+    measured: Vec<Measured>,
+) -> Registry {
+    let mut registry = Registry::with_prefix("v6pod");
+    metrics.register(&mut registry);
     let by_mode: Family<[(&str, &str); 1], Gauge<i64, AtomicI64>> = Family::default();
     let counts = status.counts;
     let bridged = counts.attachments - counts.routed;
@@ -38,26 +60,30 @@ pub(crate) async fn text(attachments: &Attachments, viewer: Viewer) -> String {
         gauge.set(value);
         registry.register(name, help, gauge);
     };
-    gauge("leases", "Attachments that a connection holds", signed(status.counts.leases));
-    gauge("addresses_resting", "Released addresses that rest", signed(status.counts.resting));
+    gauge("leases", "Attachments that a connection holds", signed(counts.leases));
+    gauge("addresses_resting", "Released addresses that rest", signed(counts.resting));
     gauge(
         "open_elements",
         "Elements of the firewall that openings take",
-        signed(attachments.open_elements() as u64),
+        signed(more.open_elements as u64),
     );
     gauge("registry_pending", "Names on their way", signed(status.registry.pending));
     gauge("registry_healthy", "Whether the registry answers", status.registry.healthy.into());
     let at_limit: Family<[(&str, &str); 1], Gauge<i64, AtomicI64>> = Family::default();
-    for (flows, count) in ["begun", "offered"].into_iter().zip(attachments.at_flow_limit().await) {
+    for (flows, count) in ["begun", "offered"].into_iter().zip(more.at_flow_limit) {
         at_limit.get_or_create(&[("flows", flows)]).set(signed(count as u64));
     }
     let help =
         "Attachments that were refused a flow in the last second: they hold as many as they may";
     registry.register("attachments_at_flow_limit", help, at_limit);
-    registry.register_collector(Box::new(PerAttachment(attachments.measured(viewer).await)));
+    registry.register_collector(Box::new(PerAttachment(measured)));
+    registry
+}
+
+fn encoded(registry: &Registry) -> String {
     let mut text = String::new();
     // Writing to a string cannot fail.
-    let _ = encode(&mut text, &registry);
+    let _ = encode(&mut text, registry);
     text
 }
 
@@ -149,12 +175,15 @@ fn described(measured: &Measured) -> Vec<(&'static str, String)> {
 }
 
 #[cfg(test)]
+mod documents;
+
+#[cfg(test)]
 mod tests {
     use v6pod_proto::{Passed, Uid};
 
     use super::*;
 
-    fn measured() -> Measured {
+    pub(super) fn measured() -> Measured {
         let passed = |packets, bytes, dropped| Passed { packets, bytes, dropped };
         Measured {
             id: "0123456789abcdef0123456789abcdef".parse().unwrap(),
@@ -169,9 +198,7 @@ mod tests {
     fn encoded(all: Vec<Measured>) -> String {
         let mut registry = Registry::with_prefix("v6pod");
         registry.register_collector(Box::new(PerAttachment(all)));
-        let mut text = String::new();
-        encode(&mut text, &registry).unwrap();
-        text
+        super::encoded(&registry)
     }
 
     #[test]

@@ -112,6 +112,19 @@ impl Metrics {
         self.dns.register(registry);
     }
 
+    /// Counters that have each counted something: what has not does not appear.
+    #[cfg(test)]
+    pub(crate) fn all_counted() -> Self {
+        let all = Self::default();
+        for part in [Part::Check, Part::Record, Part::Wire, Part::Total] {
+            all.took(part, Duration::from_micros(300));
+        }
+        all.conflict("test");
+        all.refused("test");
+        all.dns.count_one();
+        all
+    }
+
     pub(super) fn took(&self, part: Part, time: Duration) {
         let label = match part {
             Part::Check => "check",

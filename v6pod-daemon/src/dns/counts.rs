@@ -59,6 +59,12 @@ impl Counts {
         self.refused.inc();
     }
 
+    /// For a test of what is told.
+    #[cfg(test)]
+    pub(crate) fn count_one(&self) {
+        self.question(Outcome::Ours);
+    }
+
     #[cfg(test)]
     pub(super) fn of(&self, outcome: &'static str) -> u64 {
         self.questions.get_or_create(&[("outcome", outcome)]).get()
