@@ -134,9 +134,10 @@ fn what_a_pods_user_says_by_labels_counts_as_annotations() {
     pod("--label=other=x").ok();
     let member = user.start("m", &["--pod=p"], &["sleep", "1000"]);
     finds(&scene.found(), &[name, published]);
-    eventually(PATIENCE, "the attachment bears the pod's name", || {
+    eventually(PATIENCE, "the attachment bears the pod's name, and its member's", || {
         let names = scene.stage.daemon.the_attachment().names;
-        (names.len() == 1 && names[0].name == "p").then_some(())
+        let names: Vec<_> = names.iter().map(|name| name.name.as_str()).collect();
+        (names == ["p", "m"]).then_some(())
     });
     member.remove();
     user.podman(&["pod", "rm", "-f", "-t", "0", "p"]).ok();
