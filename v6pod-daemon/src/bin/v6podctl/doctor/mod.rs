@@ -30,6 +30,10 @@ Exit status: 0 nothing is broken, 1 something is, 2 nothing that was looked at i
 /// What is taken for podman's version where none is told: most of what is asked then holds for all.
 const USUAL_PODMAN: Version = Version(4, 3, 1);
 
+/// What a daemon that does not answer is explained by, and the commands against which start it again.
+const KEEP_FROM_STARTING: [&str; 6] =
+    ["nft-missing", "nft-not-executable", "prefix-clash", "run-full", "kernel-old", "ipv6-off"];
+
 /// A report that is not a good one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Ill {
@@ -66,9 +70,7 @@ pub(crate) async fn examine(socket: &Path) -> Report {
     let (programs, versions) = look::programs::programs();
     report.versions.extend(versions);
     let podman = programs.podman.unwrap_or(USUAL_PODMAN);
-    let of_programs = programs.judge();
-    let nft_is_why = of_programs.iter().any(|finding| finding.code.starts_with("nft-"));
-    report.check("programs", of_programs);
+    report.check("programs", programs.judge());
     report.check("podman's configuration", look::podman::configuration(podman).judge());
     if look::caller() == By::Root {
         report.by_others("users' own podman configuration", "each user's own doctor sees it");
@@ -82,24 +84,11 @@ pub(crate) async fn examine(socket: &Path) -> Report {
         Some(_) => report.check("subordinate ids", host.judge_ids()),
         None => report.by_others("subordinate ids", "a directory service gives them"),
     }
-    let of_system = host.judge_system();
-    let host_is_why = of_system.iter().any(|finding| finding.severity == Severity::Broken);
-    report.check("system", of_system);
+    report.check("system", host.judge_system());
 
     let (daemon, config) = look::daemon::daemon(socket).await;
-    let mut network_is_why = false;
     match look::daemon::network(&daemon, config.as_ref()) {
-        Ok(network) => {
-            let (ways, prefix) = (network.judge_ways(), network.judge_prefix());
-            network_is_why = !ways.is_empty() || !prefix.is_empty();
-            report.check("forwarding and routes", ways);
-            if network.prefixes.is_empty() {
-                report.by_others("prefix", "v6podd knows it, and does not answer");
-            } else {
-                report.check("prefix", prefix);
-            }
-            report.check("kernel's limits", network.judge_limits());
-        }
+        Ok(network) => of_network(&mut report, &network),
         Err(why) => report.not_seen("network", why),
     }
     if daemon.units.is_none() {
@@ -108,7 +97,9 @@ pub(crate) async fn examine(socket: &Path) -> Report {
     if daemon.config == daemon::Written::Unread {
         report.by_others("v6podd's configuration", "only root can read it");
     }
-    report.check("daemon", daemon.judge_running(nft_is_why || host_is_why || network_is_why));
+    let explained =
+        report.findings.iter().any(|finding| KEEP_FROM_STARTING.contains(&finding.code));
+    report.check("daemon", daemon.judge_running(explained));
     if daemon.status.is_ok() {
         report.check("daemon's own state", daemon.judge_status());
         report.check("other firewalls", daemon.judge_firewalls());
@@ -120,6 +111,16 @@ pub(crate) async fn examine(socket: &Path) -> Report {
     report
 }
 
+fn of_network(report: &mut Report, network: &network::Facts) {
+    report.check("forwarding and routes", network.judge_ways());
+    if network.prefixes.is_empty() {
+        report.by_others("prefix", "v6podd knows it, and does not answer");
+    } else {
+        report.check("prefix", network.judge_prefix());
+    }
+    report.check("kernel's limits", network.judge_limits());
+}
+
 /// The report as text.
 pub(crate) fn for_people(report: &Report) -> String {
     let mut text = String::new();
@@ -129,12 +130,12 @@ pub(crate) fn for_people(report: &Report) -> String {
             Severity::Warning => "warning",
         };
         text += &format!("{severity}: {}: {}\n", finding.code, printable(&finding.what));
+        let mut by = None;
         for command in &finding.commands {
-            text += &format!(
-                "  as {}:\n    {}\n",
-                printable(&command.by.to_string()),
-                printable(&command.line)
-            );
+            if by.replace(&command.by) != Some(&command.by) {
+                text += &format!("  as {}:\n", printable(&command.by.to_string()));
+            }
+            text += &format!("    {}\n", printable(&command.line));
         }
     }
     if report.findings.is_empty() {

@@ -259,69 +259,57 @@ impl Facts {
     /// Who else has the prefix, and whether anybody sends packets for it here.
     pub(crate) fn judge_prefix(&self) -> Vec<Finding> {
         let Some(&prefix) = self.prefixes.first() else { return Vec::new() };
-        let restart = if self.serving { String::new() } else { format!(" && {RESTART}") };
-        let meaning = if self.serving { "its packets go astray" } else { "v6podd does not start" };
-        let mut found = Vec::new();
-        for a in &self.addresses {
-            if prefix.contains(&a.address) && !self.is_ours(&a.link) {
-                let what = format!(
-                    "{} of the prefix {prefix} is an address of {}: {meaning}",
-                    a.address, a.link
-                );
-                let line = format!(
-                    "ip -6 addr del {}/{} dev {}{restart}",
-                    a.address,
-                    a.length,
-                    word(&a.link)
-                );
-                found.push(Finding::broken("prefix-clash", what).root(line));
-            }
-        }
+        let inside = |a: &&Address| prefix.contains(&a.address) && !self.is_ours(&a.link);
+        let of_addresses = self.addresses.iter().filter(inside).map(|a| {
+            let what = format!("{} of the prefix {prefix} is an address of {}", a.address, a.link);
+            self.clash(&what, &format!("addr del {}/{} dev {}", a.address, a.length, word(&a.link)))
+        });
         let of_ours = |route: &Route| {
             self.is_ours(&route.link) && route.link != "lo"
                 || route.flags & REJECT != 0 && self.prefixes.contains(&route.net)
         };
-        for route in self.routes.iter().filter(|route| route.counts() && !of_ours(route)) {
-            let inside = prefix.contains(&route.net);
-            let around = route.net.contains(&prefix)
-                && route.net.prefix_len() >= SUBNET
-                && route.gateway.is_none();
-            let by_uplink =
-                self.uplink.as_ref().or(self.uplink_wanted.as_ref()) == Some(&route.link);
-            // The address of such a subnet is named already.
-            let named = self.addresses.iter().any(|a| {
-                a.link == route.link
-                    && prefix.contains(&a.address)
-                    && route.net.contains(&a.address)
-            });
-            if named {
-                continue;
-            }
-            if inside || around && !by_uplink && self.uplink.is_some() {
-                let what = format!(
-                    "there is a route to {} by {}, which the prefix {prefix} overlaps: {meaning}",
-                    route.net, route.link
-                );
-                let kind = if route.flags & REJECT != 0 { "unreachable " } else { "" };
-                let line = format!(
-                    "ip -6 route del {kind}{} dev {}{restart}",
-                    route.net,
-                    word(&route.link)
-                );
-                found.push(Finding::broken("prefix-clash", what).root(line));
-            } else if around && by_uplink && !self.ndp_proxy {
-                let what = format!(
-                    "the prefix {prefix} is a part of the subnet {} on {}: unless a router there has a route to it by this host, nobody outside reaches containers, or answers them",
-                    route.net, route.link
-                );
-                let path = word(&self.config_path);
-                let line = format!(
-                    "sed -i -e '1i ndp_proxy = true' -e '/^[[:space:]]*ndp_proxy[[:space:]]*=/d' {path} && {RESTART}"
-                );
-                found.push(Finding::warning("prefix-on-link", what).root(line));
-            }
+        let of_others = self.routes.iter().filter(|route| route.counts() && !of_ours(route));
+        of_addresses.chain(of_others.filter_map(|route| self.judge_route(prefix, route))).collect()
+    }
+
+    fn judge_route(&self, prefix: Ipv6Net, route: &Route) -> Option<Finding> {
+        let (net, link) = (route.net, &route.link);
+        let on_link = route.gateway.is_none() && net.prefix_len() >= SUBNET;
+        let around = net.contains(&prefix) && on_link;
+        let uplink = self.uplink.as_ref().or(self.uplink_wanted.as_ref());
+        let elsewhere = self.uplink.is_some() && uplink != Some(link);
+        // The address of such a subnet is named already.
+        let is_it = |a: &Address| {
+            a.link == *link && prefix.contains(&a.address) && net.contains(&a.address)
+        };
+        if self.addresses.iter().any(is_it) {
+            return None;
         }
-        found
+        if prefix.contains(&net) || around && elsewhere {
+            let what =
+                format!("there is a route to {net} by {link}, which the prefix {prefix} overlaps");
+            let kind = if route.flags & REJECT != 0 { "unreachable " } else { "" };
+            return Some(self.clash(&what, &format!("route del {kind}{net} dev {}", word(link))));
+        }
+        (around && uplink == Some(link) && !self.ndp_proxy).then(|| {
+            let what = format!(
+                "the prefix {prefix} is a part of the subnet {net} on {link}: unless a router there has a route to it by this host, nobody outside reaches containers, or answers them"
+            );
+            let path = word(&self.config_path);
+            Finding::warning("prefix-on-link", what).root(format!(
+                "sed -i -e '1i ndp_proxy = true' -e '/^[[:space:]]*ndp_proxy[[:space:]]*=/d' {path} && {RESTART}"
+            ))
+        })
+    }
+
+    /// Somebody else has a part of the prefix, which these words of `ip -6` take from him.
+    fn clash(&self, what: &str, words: &str) -> Finding {
+        let (meaning, restart) = match self.serving {
+            true => ("its packets go astray", String::new()),
+            false => ("v6podd does not start", format!(" && {RESTART}")),
+        };
+        let finding = Finding::broken("prefix-clash", format!("{what}: {meaning}"));
+        finding.root(format!("ip -6 {words}{restart}"))
     }
 
     /// Tables of the kernel's that are about to be full, and a setting that breaks fragments.

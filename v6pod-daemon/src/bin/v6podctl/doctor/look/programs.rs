@@ -33,9 +33,11 @@ pub(crate) fn programs() -> (Facts, Vec<(&'static str, String)>) {
     let mut version = |name: &'static str, program: &Option<PathBuf>| {
         let said = say(program.as_deref()?, &["--version"]).ok()?;
         let line = said.lines().next().unwrap_or_default();
+        let line = line.strip_prefix(name).unwrap_or(line).trim();
         let version = Version::find(&said);
-        versions
-            .push((name, version.map_or_else(|| line.to_owned(), |version| version.to_string())));
+        let told = version.map_or_else(|| line.to_owned(), |version| version.to_string());
+        // Some builds of pasta do not know theirs.
+        versions.extend(Some((name, told)).filter(|(_, told)| !told.is_empty()));
         version
     };
     let real: Vec<PathBuf> = path()
