@@ -52,7 +52,7 @@ hooks   := $(DESTDIR)/usr/share/containers/oci/hooks.d
 relocate := sed -E -e 's,@PREFIX@,$(PREFIX),g' \
 	-e 's,/usr/(local/)?(sbin/v6podd|bin/v6podctl|libexec/v6pod|share/doc/v6pod),$(PREFIX)/\2,g'
 
-.PHONY: help deps build test test-matrix demo lint fuzz miri bench deb deb-portable install uninstall clean
+.PHONY: help deps build test test-matrix demo lint fuzz miri bench deb deb-portable dist install uninstall clean
 
 help:
 	@echo 'make deps       install what building and testing need (Debian, as root)'
@@ -66,6 +66,7 @@ help:
 	@echo 'make bench      what an attachment costs and what passes through it, beside others'
 	@echo 'make deb        a Debian package for this Debian and later ones, in target/debian'
 	@echo 'make deb-portable  the same for Debian 11 and later (needs mmdebstrap)'
+	@echo 'make dist       the sources of this commit as a tarball, and what builds packages of it elsewhere'
 	@echo 'make install    to DESTDIR and PREFIX ($(PREFIX))'
 	@echo 'make uninstall  undo that; configuration and state stay'
 	@echo 'make clean      remove what was built'
@@ -150,6 +151,10 @@ deb-portable:
 	export RUSTFLAGS="$(RUSTFLAGS) -Clinker=$$CC" && \
 	$(MAKE) --no-print-directory deb DEBS=$(DEBS) \
 		RELEASE=$(PORTABLE)/release SHIM=$(PORTABLE)/shim/v6pod-shim
+
+# Fedora's and Arch's packages are built of it where those are.
+dist:
+	@packaging/dist.sh target/dist
 
 # Does not build: `make build` as yourself, then this as root.
 install:
