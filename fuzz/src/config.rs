@@ -14,8 +14,7 @@ pub fn v6pod_toml(data: &[u8]) {
         Err(
             Mistake::Syntax { line, .. }
             | Mistake::UnknownKey { line, .. }
-            | Mistake::Value { line, .. }
-            | Mistake::NotYet { line, .. },
+            | Mistake::Value { line, .. },
         ) => {
             let lines = 1 + text.bytes().filter(|&b| b == b'\n').count();
             assert!((1..=lines).contains(&line), "line {line} of {lines}");
