@@ -21,9 +21,11 @@ packages=(
     # To fetch Consul.
     ca-certificates debian-archive-keyring
 )
-# What only tests look at the status page with, and a font for it.
+# What only tests look at the status page with, and a font for it; and what another client needs, which
+# makes up requests by the API's contract and is Python's.
 what=${1:-all}
-[[ $what == demo ]] || packages+=(chromium-headless-shell fonts-dejavu-core)
+[[ $what == demo ]] || packages+=(chromium-headless-shell fonts-dejavu-core python3-venv)
+schemathesis=4.32.5
 cache=/var/cache/v6pod-tests
 here=$(cd "$(dirname "$0")" && pwd)
 
@@ -58,14 +60,18 @@ root() {
     say "there is no root for whole hosts: what needs one will be skipped"
 }
 
-if ((${#missing[@]} == 0)) && [[ -z $consul ]]; then
+client=
+[[ $what == demo || -x $cache/schemathesis/bin/schemathesis ]] || client=wanted
+
+if ((${#missing[@]} == 0)) && [[ -z $consul && -z $client ]]; then
     root
     say "all there"
     exit 0
 fi
 if ((EUID != 0)); then
     ((${#missing[@]} == 0)) || fail "missing: as root, apt-get install --no-install-recommends ${missing[*]}"
-    fail "Consul is missing: as root, $here/consul.sh $cache"
+    [[ -z $consul ]] || fail "Consul is missing: as root, $here/consul.sh $cache"
+    fail "schemathesis is missing: run this as root"
 fi
 
 export DEBIAN_FRONTEND=noninteractive
@@ -78,6 +84,14 @@ fi
 if [[ -n $consul ]]; then
     say "fetching Consul for the tests"
     sh "$here/consul.sh" "$cache"
+fi
+if [[ -n $client ]]; then
+    say "installing schemathesis $schemathesis for the tests"
+    # In one piece or not at all: a half is not taken for a whole.
+    mkdir -p "$cache" && rm -rf "$cache/schemathesis"
+    /usr/bin/python3 -m venv "$cache/schemathesis"
+    "$cache/schemathesis/bin/pip" install --quiet "schemathesis==$schemathesis" ||
+        { rm -rf "$cache/schemathesis"; fail "schemathesis could not be installed"; }
 fi
 root
 say "done"

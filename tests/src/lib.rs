@@ -78,7 +78,7 @@ pub use http::{Body, Caller, Response, decode_chunked};
 pub use image::IMAGE;
 pub use invariants::Invariants;
 pub use lan::{Lan, Member};
-pub use machine::{Machine, Need};
+pub use machine::{Machine, Need, schemathesis};
 pub use namespace::{BareNs, OwnedNs, random_container_id};
 pub use neighbours::{Attached, LAWS, Law, Neighbours, Ports, everywhere};
 pub use process::{Process, processes};

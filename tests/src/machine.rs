@@ -42,6 +42,8 @@ pub enum Need {
     Dhcp,
     /// A browser.
     Browser,
+    /// The client that makes up requests by the API's contract.
+    Schemathesis,
     /// Whole hosts to boot. Implies [`Need::Root`].
     WholeHost,
 }
@@ -86,6 +88,12 @@ pub(crate) fn on_path(program: &str) -> Option<PathBuf> {
     env::split_paths(&path).map(|dir| dir.join(program)).find(|file| file.is_file())
 }
 
+/// The client that makes up requests by the API's contract, where `make deps` puts it.
+pub fn schemathesis() -> Option<PathBuf> {
+    let cached = Path::new("/var/cache/v6pod-tests/schemathesis/bin/schemathesis");
+    cached.is_file().then(|| cached.to_owned())
+}
+
 fn lack(need: Need) -> Option<String> {
     if !rustix::process::geteuid().is_root() {
         return Some("needs root".to_owned());
@@ -95,6 +103,7 @@ fn lack(need: Need) -> Option<String> {
         Need::Podman => [FOR_NAMESPACES, FOR_PODMAN].concat(),
         Need::Musl => vec!["musl-gcc"],
         Need::Browser => vec![browser::PROGRAM],
+        Need::Schemathesis => Vec::new(),
         Need::Dhcp => [FOR_NAMESPACES, &["dhcpd", "dhclient", "radvd", "dig"]].concat(),
         Need::WholeHost => [FOR_NAMESPACES, FOR_WHOLE_HOSTS].concat(),
     };
@@ -107,6 +116,9 @@ fn lack(need: Need) -> Option<String> {
             .iter()
             .find(|device| !Path::new(device).exists())
             .map(|device| format!("needs {device}")),
+        Need::Schemathesis => {
+            schemathesis().is_none().then(|| "needs schemathesis (make deps)".to_owned())
+        }
         Need::Consul => Consul::program()
             .is_none()
             .then(|| "needs Consul (make deps, or V6POD_CONSUL=path)".to_owned()),

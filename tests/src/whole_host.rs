@@ -206,16 +206,22 @@ impl WholeHost {
         run(self.command("journalctl").args(words)).stdout
     }
 
-    /// Installs the package of this suite as its README says, without a mirror to ask, and does
-    /// what it then asks for; gives what was said.
+    /// Brings the package of this suite along; gives its path on the host.
     #[track_caller]
-    pub fn install(&self, version: &str) -> Finished {
+    pub fn package(&self, version: &str) -> String {
         let package = match self.suite {
             Suite::Bookworm | Suite::Trixie | Suite::NetworkManager => Package::make(version),
             // Too old for what the tests are linked with, and those that tell what is to come.
             Suite::Bullseye | Suite::Forky | Suite::Experimental => Package::portable(version),
         };
-        let file = self.take_in(package.file());
+        self.take_in(package.file())
+    }
+
+    /// Installs the package of this suite as its README says, without a mirror to ask, and does
+    /// what it then asks for; gives what was said.
+    #[track_caller]
+    pub fn install(&self, version: &str) -> Finished {
+        let file = self.package(version);
         let said = self.sh(&format!("apt-get install --yes {file} 2>&1"));
         let line = said.stdout.lines().map(str::trim).find(|l| l.starts_with("network_cmd_path"));
         if let Some(line) = line {

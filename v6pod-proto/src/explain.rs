@@ -99,7 +99,7 @@ impl<'de> Deserialize<'de> for Kind {
 /// An end is `host`, `outside`, an address, or a container's name, id, or beginning of an id. A container
 /// that bears one of these two words as its name is meant by its address or id.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams))]
+#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams), into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields)]
 pub struct Explain {
     /// Who sends: `host`, `outside`, an address, or a container's name or id, or the beginning of one.

@@ -21,7 +21,11 @@ impl std::error::Error for ParseIdError {}
 
 /// A user id as the initial user namespace sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[cfg_attr(
+    feature = "openapi",
+    derive(utoipa::ToSchema),
+    schema(format = "uint32", maximum = 4_294_967_294_u64)
+)]
 #[serde(transparent)]
 pub struct Uid(u32);
 

@@ -159,7 +159,7 @@ pub(crate) async fn deactivate(
 
 /// The query of `GET /api/attachments`.
 #[derive(Debug, Deserialize)]
-#[cfg_attr(test, derive(utoipa::IntoParams))]
+#[cfg_attr(test, derive(utoipa::IntoParams), into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Filter {
     /// Whose.
