@@ -32,6 +32,7 @@ use super::rules::{self, Rules, RulesError};
 use super::spoken::Spoken;
 use super::sweeping::Waiting;
 use super::traffic::Readings;
+use super::view::most_members;
 use super::{
     Attachments, Ended, Ledger, Metrics, Shared, delegated, ending, lasting, lock, making, mending,
     proxying, renumbering,
@@ -303,7 +304,7 @@ fn ledger(config: &Config, terms: Terms, rests: &[Rested], descriptions: Descrip
     Ledger {
         book,
         names: Names::new(reserved),
-        members: Members::default(),
+        members: Members::with_room(most_members()),
         conflicts: Conflicts::new(),
         descriptions,
     }

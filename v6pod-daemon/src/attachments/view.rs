@@ -165,7 +165,17 @@ fn most_leases() -> u64 {
     /// What connections that are no leases may take.
     const OTHERS: u64 = 2048;
 
-    descriptors::limit().saturating_sub(OTHERS) / 2
+    descriptors::limit().saturating_sub(OTHERS).saturating_sub(for_members()) / 2
+}
+
+/// How many members pods may have in all: each takes the pidfd of its first process.
+pub(super) fn most_members() -> usize {
+    usize::try_from(for_members()).unwrap_or(usize::MAX)
+}
+
+/// The part of the daemon's descriptors that is members'.
+fn for_members() -> u64 {
+    descriptors::limit() / 8
 }
 
 /// The one attachment that this reference means to this viewer.

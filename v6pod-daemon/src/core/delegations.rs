@@ -13,7 +13,8 @@ use ipnet::Ipv6Net;
 pub struct Delegations {
     known: BTreeSet<Ipv6Net>,
     followed: Option<Ipv6Net>,
-    refused: Option<Ipv6Net>,
+    /// Those that could not be used when they were said, the one that was longest not said first.
+    refused: Vec<Ipv6Net>,
 }
 
 /// What is to be said of a range.
@@ -29,7 +30,7 @@ impl Delegations {
     /// Those of which all has been said already; the followed one is among them.
     pub fn heard(known: BTreeSet<Ipv6Net>, followed: Option<Ipv6Net>) -> Self {
         let followed = followed.filter(|range| known.contains(range));
-        Self { known, followed, refused: None }
+        Self { known, followed, refused: Vec::new() }
     }
 
     /// Those of which all has been said.
@@ -46,21 +47,30 @@ impl Delegations {
     pub fn look(&mut self, now: BTreeSet<Ipv6Net>) -> Vec<Said> {
         let mut said: Vec<_> =
             self.known.difference(&now).map(|gone| Said::TakenBack(*gone)).collect();
-        let come = now.difference(&self.known).next().copied();
+        // What was said and not refused is used.
+        self.refused.retain(|range| now.contains(range) && self.followed != Some(*range));
+        let untried = |range: &&Ipv6Net| !self.refused.contains(*range);
+        let come = now.difference(&self.known).find(untried).copied();
         let stays = self.followed.filter(|range| now.contains(range));
-        // If the one that counted has gone, another one that is still there has to be said again.
-        let next = come.or(stays).or_else(|| now.first().copied());
+        // If the one that counted has gone, another one that is still there has to be said again: those that
+        // cannot be used by turns, and only where there is no other.
+        let others = || now.iter().find(untried).or(self.refused.first()).copied();
+        let next = come.or(stays).or_else(others);
         said.extend(next.filter(|_| next != stays).map(Said::Delegated));
-        self.refused.take_if(|refused| !now.contains(refused));
         (self.known, self.followed) = (now, next);
         said
     }
 
-    /// This one cannot be used now, and is said again at the next look. False if that was so the last time.
+    /// This one cannot be used now: the next look says another one, or this one again. False if it could not be
+    /// used before either.
     pub fn refused(&mut self, range: Ipv6Net) -> bool {
         self.known.remove(&range);
         self.followed.take_if(|followed| *followed == range);
-        self.refused.replace(range) != Some(range)
+        let before = self.refused.len();
+        self.refused.retain(|refused| *refused != range);
+        let is_news = self.refused.len() == before;
+        self.refused.push(range);
+        is_news
     }
 }
 
@@ -102,19 +112,56 @@ mod tests {
 
     #[test]
     fn what_was_heard_is_not_said_again_after_a_restart_and_what_was_refused_is() {
-        let mut known = Delegations::heard(ranges(&[1, 2]), Some(range(1)));
-        assert_eq!(known.look(ranges(&[1, 2])), []);
+        let mut known = Delegations::heard(ranges(&[1]), Some(range(1)));
+        assert_eq!(known.look(ranges(&[1])), []);
         for is_news in [true, false] {
             assert_eq!(known.refused(range(1)), is_news);
-            assert_eq!(known.look(ranges(&[1, 2])), [Said::Delegated(range(1))]);
+            assert_eq!(known.look(ranges(&[1])), [Said::Delegated(range(1))]);
         }
-        known.look(ranges(&[2]));
-        known.look(ranges(&[1, 2]));
+        known.look(ranges(&[]));
+        known.look(ranges(&[1]));
         assert!(known.refused(range(1)), "it had gone");
         assert_eq!(Delegations::heard(ranges(&[1]), Some(range(9))).followed(), None);
     }
 
+    #[test]
+    fn one_that_cannot_be_used_keeps_no_other_from_being_tried() {
+        let all = ranges(&[1, 2, 3]);
+        let mut known = Delegations::default();
+        let mut tried = Vec::new();
+        for _ in 0..6 {
+            for said in known.look(all.clone()) {
+                let Said::Delegated(range) = said else { panic!("{said:?}") };
+                known.refused(range);
+                tried.push(range);
+            }
+        }
+        assert_eq!(tried, [1, 2, 3, 1, 2, 3].map(range));
+    }
+
     proptest! {
+        #[test]
+        fn one_that_can_be_used_is_found_whatever_else_is_there(
+            looks in proptest::collection::vec(proptest::collection::btree_set(0_u8..5, 0..5), 1..12),
+            bad in proptest::collection::btree_set(0_u8..5, 0..5),
+        ) {
+            let bad: BTreeSet<_> = bad.into_iter().map(range).collect();
+            let mut known = Delegations::default();
+            for look in looks {
+                let now: BTreeSet<_> = look.into_iter().map(range).collect();
+                for _ in 0..5 {
+                    for said in known.look(now.clone()) {
+                        if let Said::Delegated(range) = said && bad.contains(&range) {
+                            known.refused(range);
+                        }
+                    }
+                }
+                let good = now.difference(&bad).next().is_some();
+                prop_assert_eq!(known.followed().is_some(), good);
+                prop_assert!(known.followed().is_none_or(|range| !bad.contains(&range)));
+            }
+        }
+
         #[test]
         fn whatever_comes_and_goes_one_that_is_there_counts_and_was_said_last(
             looks in proptest::collection::vec(proptest::collection::btree_set(0_u8..5, 0..5), 1..12)

@@ -2,7 +2,8 @@
 //! which is a name.
 //!
 //! What [`Members`] guarantees, whoever joins and leaves in whatever order:
-//! - No attachment has more than [`EACH`], and no owner more than [`OF_OWNER`] in all.
+//! - No attachment has more than [`EACH`], no owner more than [`OF_OWNER`] in all, and all together no more than
+//!   there is room for.
 //! - No two members of an attachment have the same place, and each keeps its own.
 //! - The end of a process takes nobody away but who came with that process.
 //! - An attachment without members takes no memory here.
@@ -87,6 +88,9 @@ pub enum NotJoined {
     /// The owner has.
     #[error("its owner's pods have {OF_OWNER} members with names already")]
     OwnerFull,
+    /// All of this host have.
+    #[error("this host's pods have {0} members with names already")]
+    HostFull(usize),
 }
 
 impl Member {
@@ -135,8 +139,11 @@ fn names_of(wishes: Wishes) -> Wishes {
 }
 
 /// All members of all attachments.
-#[derive(Debug, Default)]
-pub struct Members(HashMap<AttachmentId, Pod>);
+#[derive(Debug)]
+pub struct Members {
+    pods: HashMap<AttachmentId, Pod>,
+    room: usize,
+}
 
 #[derive(Debug)]
 struct Pod {
@@ -146,14 +153,19 @@ struct Pod {
 }
 
 impl Members {
+    /// None, and room for so many.
+    pub fn with_room(room: usize) -> Self {
+        Self { pods: HashMap::new(), room }
+    }
+
     /// Those of this attachment, in order of place.
     pub fn of(&self, pod: &AttachmentId) -> &[Member] {
-        self.0.get(pod).map_or(&[], |pod| &pod.members)
+        self.pods.get(pod).map_or(&[], |pod| &pod.members)
     }
 
     /// Where this owner's container is a member, and by which process.
     pub fn find(&self, owner: Uid, container: &ContainerId) -> Option<(&AttachmentId, Holder)> {
-        let own = self.0.iter().filter(|(_, pod)| pod.owner == owner);
+        let own = self.pods.iter().filter(|(_, pod)| pod.owner == owner);
         own.flat_map(|(id, pod)| pod.members.iter().map(move |member| (id, member)))
             .find(|(_, member)| member.container == *container)
             .map(|(id, member)| (id, member.process))
@@ -186,9 +198,12 @@ impl Members {
     }
 
     fn free(&self, pod: &AttachmentId, owner: Uid) -> Result<Place, NotJoined> {
-        let own = self.0.values().filter(|pod| pod.owner == owner);
+        let own = self.pods.values().filter(|pod| pod.owner == owner);
         if own.map(|pod| pod.members.len()).sum::<usize>() >= OF_OWNER {
             return Err(NotJoined::OwnerFull);
+        }
+        if self.pods.values().map(|pod| pod.members.len()).sum::<usize>() >= self.room {
+            return Err(NotJoined::HostFull(self.room));
         }
         let taken = self.of(pod);
         let mut places = (0..=u8::MAX).map_while(|number| Place::try_from(number).ok());
@@ -199,7 +214,8 @@ impl Members {
 
     /// Takes a member in, in place of who has its place.
     pub fn take_in(&mut self, pod: &AttachmentId, owner: Uid, member: Member) {
-        let pod = self.0.entry(pod.clone()).or_insert_with(|| Pod { owner, members: Vec::new() });
+        let pod =
+            self.pods.entry(pod.clone()).or_insert_with(|| Pod { owner, members: Vec::new() });
         pod.members
             .retain(|there| there.place != member.place && there.container != member.container);
         let at = pod.members.partition_point(|there| there.place < member.place);
@@ -213,7 +229,7 @@ impl Members {
         container: &ContainerId,
         name: Option<String>,
     ) -> Option<&Member> {
-        let members = &mut self.0.get_mut(pod)?.members;
+        let members = &mut self.pods.get_mut(pod)?.members;
         let member = members.iter_mut().find(|member| member.container == *container)?;
         member.name = name.or(member.name.take());
         Some(member)
@@ -226,19 +242,19 @@ impl Members {
         container: &ContainerId,
         process: Holder,
     ) -> Option<Member> {
-        let there = self.0.get_mut(pod)?;
+        let there = self.pods.get_mut(pod)?;
         let meant = |member: &Member| member.container == *container && member.process == process;
         let at = there.members.iter().position(meant)?;
         let gone = there.members.remove(at);
         if there.members.is_empty() {
-            self.0.remove(pod);
+            self.pods.remove(pod);
         }
         Some(gone)
     }
 
     /// The attachment ends, and its members with it.
     pub fn end(&mut self, pod: &AttachmentId) -> Vec<Member> {
-        self.0.remove(pod).map_or_else(Vec::new, |pod| pod.members)
+        self.pods.remove(pod).map_or_else(Vec::new, |pod| pod.members)
     }
 }
 

@@ -46,7 +46,7 @@ fn numbers(all: &Members, pod: &AttachmentId) -> Vec<u8> {
 
 #[test]
 fn a_member_has_its_place_until_it_goes_and_over_a_restart_of_its_own() {
-    let mut all = Members::default();
+    let mut all = Members::with_room(usize::MAX);
     for n in 0..3 {
         join(&mut all, &pod(1), OWNER, n, 1).unwrap();
     }
@@ -66,12 +66,12 @@ fn a_member_has_its_place_until_it_goes_and_over_a_restart_of_its_own() {
     assert_eq!(found, Some((pod(1), joining(7, 1).process)));
     assert_eq!(all.find(Uid::new(1001).unwrap(), &container(7)), None);
     assert_eq!(all.end(&pod(1)).len(), 3);
-    assert!(all.0.is_empty());
+    assert!(all.pods.is_empty());
 }
 
 #[test]
 fn attack_21_an_attachment_has_so_many_members_and_an_owner_has() {
-    let mut all = Members::default();
+    let mut all = Members::with_room(usize::MAX);
     for n in 0..OF_OWNER as u32 {
         join(&mut all, &pod((n as usize / EACH) as u128), OWNER, n, 1).unwrap();
     }
@@ -82,6 +82,17 @@ fn attack_21_an_attachment_has_so_many_members_and_an_owner_has() {
         join(&mut all, &pod(1 << 64), other, n, 1).unwrap();
     }
     assert_eq!(all.plan(&pod(1 << 64), other, joining(9999, 1)), Err(NotJoined::Full));
+}
+
+#[test]
+fn attack_26_all_members_together_leave_descriptors_for_others() {
+    let mut all = Members::with_room(2);
+    for n in 0..2 {
+        join(&mut all, &pod(n.into()), Uid::new(1000 + n).unwrap(), n, 1).unwrap();
+    }
+    let full = all.plan(&pod(2), Uid::new(1002).unwrap(), joining(2, 1));
+    assert_eq!(full, Err(NotJoined::HostFull(2)));
+    assert!(join(&mut all, &pod(0), Uid::new(1000).unwrap(), 0, 2).is_ok(), "who is one already");
 }
 
 #[test]
@@ -99,7 +110,7 @@ fn a_member_offers_a_name_and_nothing_else_of_it_counts() {
     let wishes = Wishes::read([("v6pod.egress", "deny"), ("v6pod.address", "stable")]).unwrap();
     let found = OtherWishes::read(&findings).unwrap();
     let asks = Joining { wishes, found, ..joining(1, 1) };
-    let member = Members::default().plan(&pod(1), OWNER, asks).unwrap().unwrap();
+    let member = Members::with_room(usize::MAX).plan(&pod(1), OWNER, asks).unwrap().unwrap();
     assert_eq!(member.wishes, Wishes::default());
     let of = attachment();
     let named = Named { user: Some("alice"), owner: OWNER, host: "h" };
@@ -118,7 +129,7 @@ proptest! {
     fn whoever_comes_and_goes_places_are_told_apart_and_bounds_hold(
         moves in prop::collection::vec((0..3_u128, 0..40_u32, 0..3_u64, any::<bool>()), 0..300),
     ) {
-        let mut all = Members::default();
+        let mut all = Members::with_room(usize::MAX);
         for (to, n, run, comes) in moves {
             let (id, owner) = (pod(to), Uid::new(u32::try_from(to / 2).unwrap()).unwrap());
             if comes {
@@ -138,6 +149,6 @@ proptest! {
         for id in 0..3 {
             all.end(&pod(id));
         }
-        prop_assert!(all.0.is_empty());
+        prop_assert!(all.pods.is_empty());
     }
 }
