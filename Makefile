@@ -184,7 +184,7 @@ install:
 	@# In one go: half a hook file would keep every container of the machine from starting.
 	$(relocate) systemd/v6pod-hook.json | install -m 0644 /dev/stdin $(hooks)/.v6pod.new
 	mv -f $(hooks)/.v6pod.new $(hooks)/v6pod.json
-	install -m 0644 README.md CHANGELOG.md docs/*.md docs/*.png docs/*.json docs/*.yml $(docs)
+	install -m 0644 README.md CHANGELOG.md SECURITY.md docs/*.md docs/*.png docs/*.json docs/*.yml $(docs)
 	@# By the program itself, which cannot say anything else than it does.
 	install -d $(man)/man1 $(man)/man8 $(bash) $(zsh) $(fish)
 	$(RELEASE)/v6podctl man $(man)/man1 && mv -f $(man)/man1/v6podd.8 $(man)/man8/

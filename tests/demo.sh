@@ -286,13 +286,14 @@ say "v6podd, with a prefix made up for this host"
 start_daemon
 status=$(curl -sf --unix-socket "$work/run/$instance.sock" http://localhost/api/status)
 prefix=$(jq -r .prefix.prefix <<<"$status")
+resolver=$(jq -r .resolver.address <<<"$status")
 note "prefix $prefix, gateway $(jq -r .gateway <<<"$status"), bridge $(jq -r .bridge <<<"$status")"
 
 say "${users[0]}\$ podman run -d --name web $image httpd -f -p 80 -h /www"
 as "${users[0]}" podman run -d --name web "$image" httpd -f -p 80 -h /www | cut -c1-12 | show
 await_attachments 1
 
-say "Its address, by its name"
+say "Its address"
 echo '$ v6podctl ls' | show
 ctl ls | show
 web=$(ctl --json show web)
@@ -321,6 +322,17 @@ note "nobody gets in but root and ${users[0]}, until it is opened:"
 echo '$ v6podctl open web tcp/80' | show
 as "${users[0]}" "$work/v6podctl" --socket "$work/run/$instance.sock" open web tcp/80 | show
 page=$(as "${users[1]}" podman run --rm "$image" wget -qO- "$url")
+show <<<"$page"
+[[ $page == Hello* ]] || die "that is not the page"
+
+say "The same by its name, which v6podd answers for at $resolver"
+echo "\$ dig @$resolver +short web.v6pod.internal AAAA" | show
+named=$(dig "@$resolver" +short +time=2 web.v6pod.internal AAAA)
+show <<<"$named"
+[[ $named == "$address" ]] || die "that is not web's address"
+# Without v6pod's hook, which only an installation has, a container is told of the resolver by hand.
+echo "\$ podman run --rm --dns $resolver $image wget -qO- http://web.v6pod.internal/" | show
+page=$(as "${users[1]}" podman run --rm --dns "$resolver" "$image" wget -qO- http://web.v6pod.internal/)
 show <<<"$page"
 [[ $page == Hello* ]] || die "that is not the page"
 

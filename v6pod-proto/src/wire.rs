@@ -542,7 +542,7 @@ pub struct Status {
 pub struct PrefixView {
     /// In CIDR notation.
     pub prefix: String,
-    /// Where it comes from: `static`, `auto`, `file`, or the word of whoever said it with `PUT`.
+    /// Where it comes from: `static`, `auto`, `file`, `delegated`, or the word of whoever said it with `PUT`.
     pub source: String,
     /// Whether the rest of the world cannot reach it (RFC 4193).
     pub ula: bool,
