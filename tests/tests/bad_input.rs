@@ -161,7 +161,7 @@ fn media_types_methods_paths_and_sizes() {
 
     let (response, _) = caller.call("GET", "/api/activate", Body::None, None);
     scene.is_refused(&response, &[Code::MethodNotAllowed], "GET activate");
-    for path in ["/", "/api", "/api/nothing", "/api/attachments/none", "/api/attachments/%2e%2e"] {
+    for path in ["/api", "/api/nothing", "/api/attachments/none", "/api/attachments/%2e%2e"] {
         let response = caller.get(path);
         assert_eq!(response.status, 404, "{path}: {response}");
     }

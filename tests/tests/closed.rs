@@ -255,12 +255,14 @@ fn goes_nowhere(scene: &Neighbours) {
         uplink.frames_within(Duration::from_millis(300)).with(mark)
     };
     assert_eq!(sent(b"v6t-lost"), 1);
-    // Without the route that catches it.
+    // Without the route that catches it, which the daemon would put back.
+    scene.daemon.pause();
     scene.host.ip("-6 route del unreachable 2001:db8:1:2:3::/80").ok();
     // The outside routes it back.
     run(scene.host.outside("sh").args(["-c", "echo 1 >/proc/sys/net/ipv6/conf/all/forwarding"]))
         .ok();
     assert!(sent(b"v6t-loop") > 5);
+    scene.daemon.resume();
 }
 
 #[test]
