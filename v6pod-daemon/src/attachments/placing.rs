@@ -9,6 +9,7 @@
 
 use std::net::Ipv6Addr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use v6pod_proto::wishes::{AddressWish, OtherWishes, Source};
 use v6pod_proto::{AttachmentId, ContainerId, Happening, Wishes};
@@ -118,7 +119,7 @@ pub(super) fn place(
     if choice == Choice::Any {
         return Ok(Place::Here);
     }
-    let spot = ledger.book.spot(owner, ask.container.as_ref(), &choice, Some(id));
+    let spot = ledger.book.spot(owner, ask.container.as_ref(), &choice, Some(id), Instant::now());
     match spot {
         Ok(Spot::Anywhere) => Ok(Place::Here),
         Ok(Spot::At(there)) if there == address => Ok(Place::Here),
@@ -154,7 +155,7 @@ pub(super) fn book(
     place: Place,
 ) -> Result<Option<(Attachment, Also)>, Refused> {
     let Place::At(address) = place else { return Ok(None) };
-    let Some((a, also)) = ledger.book.replace(id, address) else { return Ok(None) };
+    let Some((a, also)) = ledger.book.replace(id, address, Instant::now()) else { return Ok(None) };
     if let Err(error) = shared.records.write(&a) {
         tracing::error!(attachment = %id, %error, "cannot write a record");
         given_up(shared, ledger, id);

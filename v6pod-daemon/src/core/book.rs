@@ -315,11 +315,11 @@ impl Book {
         let id = AttachmentId::from_bits(random().map_err(Refusal::Random)?);
         let mac = self.free_mac(&mut random).map_err(Refusal::Random)?;
         let (owner, container) = (wanted.owner, wanted.container.clone());
-        let spot = self.spot(owner, container.as_ref(), &wanted.choice, None)?;
+        let spot = self.spot(owner, container.as_ref(), &wanted.choice, None, now)?;
         let range = self.slices.of(owner, self.terms.prefix);
         let range = range.ok_or(NoSpot::Slices(self.terms.prefix))?;
         let address = match spot {
-            Spot::At(address) => self.pool.take_for(address, owner).then_some(address),
+            Spot::At(address) => self.pool.take_for(address, owner, now).then_some(address),
             Spot::Anywhere => self.pool.draw_in(range, now, random).map_err(Refusal::Random)?,
         };
         let address = address.ok_or(Refusal::Addresses(range))?;

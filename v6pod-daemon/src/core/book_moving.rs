@@ -145,7 +145,7 @@ impl Book {
     ) -> Result<Option<Ipv6Addr>, E> {
         let Some(range) = self.slices.of(owner, self.terms.prefix) else { return Ok(None) };
         let same = self.terms.prefix.address(address.to_bits());
-        if range.contains(same) && self.pool.take_for(same, owner) {
+        if range.contains(same) && self.pool.take_for(same, owner, now) {
             return Ok(Some(same));
         }
         self.pool.draw_in(range, now, random)

@@ -143,6 +143,22 @@ fn a_wished_address_is_given_once_and_to_nobody_too_soon() {
 }
 
 #[test]
+fn another_owner_may_have_a_wished_address_once_it_has_rested_though_nobody_has_drawn() {
+    let mut book = book("2001:db8::/112", None);
+    let first = ask(&mut book, (1, 1, 1), Choice::Host(0x42)).unwrap();
+    let there = address(&book, &first);
+    book.begin_release(&first);
+    let ended = Instant::now();
+    book.forget(&first, ended);
+    let mut at = |seconds| {
+        let now = ended + Duration::from_secs(seconds);
+        book.spot(uid(2), None, &Choice::Host(0x42), None, now)
+    };
+    assert_eq!(at(299), Err(NoSpot::Taken(there)));
+    assert_eq!(at(300), Ok(Spot::At(there)));
+}
+
+#[test]
 fn with_slices_everything_of_an_owner_is_in_his() {
     let mut book = book("2001:db8::/112", Some(116));
     let mut slices = std::collections::HashSet::new();
@@ -185,10 +201,10 @@ fn the_first_address_is_replaced_and_what_a_crash_leaves_of_it_goes() {
     let mut book = book("2001:db8::/80", None);
     let id = ask(&mut book, (1, 1, 1), Choice::Any).unwrap();
     let first = address(&book, &id);
-    let there = Ipv6Addr::from_bits(first.to_bits() ^ 0xff00);
-    let (recorded, also) = book.replace(&id, there).unwrap();
+    let (there, now) = (Ipv6Addr::from_bits(first.to_bits() ^ 0xff00), Instant::now());
+    let (recorded, also) = book.replace(&id, there, now).unwrap();
     assert_eq!((also.address, address(&book, &id)), (there, first));
-    assert!(book.is_replacing(&id) && book.replace(&id, there).is_none());
+    assert!(book.is_replacing(&id) && book.replace(&id, there, now).is_none());
     assert_eq!(book.leaving(0), [], "somebody is at it");
     assert_eq!(book.by_address(there).map(|a| a.id.clone()), Some(id.clone()));
 
@@ -217,7 +233,7 @@ fn what_asks_for_nothing_stays_and_what_is_there_already_too() {
     let mut book = book("2001:db8::/80", None);
     let id = ask(&mut book, (1, 1, 1), stable("web")).unwrap();
     let there = address(&book, &id);
-    let mut spot = |choice| book.spot(uid(1), None, &choice, Some(&id)).unwrap();
+    let mut spot = |choice| book.spot(uid(1), None, &choice, Some(&id), Instant::now()).unwrap();
     assert_eq!(spot(Choice::Any), Spot::Anywhere);
     assert_eq!(spot(stable("web")), Spot::At(there));
 }
