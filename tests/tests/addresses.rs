@@ -10,8 +10,10 @@
 #![forbid(unsafe_code)]
 
 use std::collections::HashSet;
+use std::fs;
 use std::net::Ipv6Addr;
 use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt as _;
 
 use v6pod_proto::{Activate, Attachment};
 use v6pod_tests::{
@@ -160,6 +162,48 @@ fn podman_says_why_a_container_does_not_start_that_asks_for_what_it_may_not() {
         let options = [&["--rm", "--label=v6pod.address=::42"], order].concat();
         let seen = first_seen(stage.user(), &options);
         assert!(seen.len() == 1 && !seen[0].contains("00000042 "), "{seen:?}");
+    }
+    before.comes_back(&stage.daemon);
+}
+
+/// An image that asks for an address by an annotation of its manifest.
+const BUILD: &str = "printf 'FROM localhost/v6test\\n' | podman build --quiet --format oci \
+     --annotation v6pod.address=::42 --tag localhost/bearing -f - .";
+
+#[test]
+fn attack_22_an_image_chooses_no_address_also_if_nobody_can_tell_it_from_its_user() {
+    let _machine = require!(Podman);
+    let stage = stage("wished = [\"*\"]", 1);
+    let user = stage.user();
+    user.use_hook(&stage.daemon.socket());
+    let before = stage.daemon.footprint();
+    run(user.command("sh").args(["-c", BUILD])).ok();
+    let start = |options: &[&str]| {
+        let words =
+            [&["run", "--detach", "--name=c"], options, &["localhost/bearing", "sleep", "1000"]];
+        user.podman(&words.concat()).ok();
+        let attachment = stage.daemon.the_attachment();
+        user.podman(&["rm", "-f", "-t", "0", "c"]).ok();
+        attachment
+    };
+    let is_random = |attachment: &Attachment| {
+        let host = attachment.address.to_bits() & ((1 << 48) - 1);
+        attachment.wishes.address.is_none() && host != 0x42 && host != 0x43
+    };
+    let images = start(&[]);
+    assert!(is_random(&images), "{images:?}");
+    let users = start(&["--annotation=v6pod.address=::43"]);
+    assert!(users.address.to_string().ends_with("::43"), "{users:?}");
+
+    // Whoever reads podman's files is too late: all that is known is the annotation, whosever it is.
+    fs::write(user.wishes(), "#!/bin/sh\nexec sleep 1000\n").expect("writing a file");
+    fs::set_permissions(user.wishes(), fs::Permissions::from_mode(0o755)).expect("chmod");
+    for options in [&[][..], &["--annotation=v6pod.address=::43"]] {
+        for order in [&[][..], &["--userns=keep-id"]] {
+            let doubtful = start(&[options, order].concat());
+            assert!(is_random(&doubtful), "{options:?} {order:?}: {doubtful:?}");
+            assert!(doubtful.found.image_annotations.address.is_some(), "{doubtful:?}");
+        }
     }
     before.comes_back(&stage.daemon);
 }
