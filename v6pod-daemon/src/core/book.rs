@@ -25,7 +25,7 @@ use super::hole::Holes;
 use super::name::Label;
 use super::open::OpenPorts;
 use super::secret::Secret;
-use super::step::ROUTED_GATEWAY;
+use super::step::{Also, ROUTED_GATEWAY, Role};
 use super::{Port, Prefix};
 
 /// How many ports a Linux bridge takes (BR_MAX_PORTS is 1024; port 0 is no port).
@@ -382,6 +382,11 @@ impl Book {
         if took.len() < all.len() {
             took.into_iter().for_each(|address| self.pool.give_back(address));
             return false;
+        }
+        // A daemon had no time to give it what it asks for.
+        let comes = |also: &Also| also.role == Role::Coming && prefix.contains(also.address);
+        if prefix.contains(attachment.port.address) && attachment.port.also.iter().any(comes) {
+            attachment.forget_place();
         }
         attachment.generation = self.next_generation();
         attachment.phase = Phase::Serving;

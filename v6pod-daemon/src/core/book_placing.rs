@@ -107,9 +107,17 @@ impl Book {
         Some(((**a).clone(), also))
     }
 
-    /// It has been, or cannot be. What is still coming then goes.
+    /// It has been.
     pub fn replaced(&mut self, id: &AttachmentId) {
         self.replacing.remove(id);
+    }
+
+    /// It cannot be: what is still coming goes, and who asks for it again is not taken for served.
+    pub fn not_replaced(&mut self, id: &AttachmentId) -> Option<&Attachment> {
+        self.replacing.remove(id);
+        let a = self.attachments.get_mut(id)?;
+        a.forget_place();
+        Some(a)
     }
 
     fn at_host(&self, range: Prefix, host: u64, who: Who<'_>) -> Result<Spot, NoSpot> {

@@ -229,6 +229,45 @@ fn the_first_address_is_replaced_and_what_a_crash_leaves_of_it_goes() {
 }
 
 #[test]
+fn who_did_not_get_the_address_that_he_asks_for_is_not_taken_for_served() {
+    let asks = Wishes::read([("v6pod.address", "stable"), ("v6pod.name", "web")]).unwrap();
+    let mut found = OtherWishes { pod_labels: asks.clone(), ..OtherWishes::default() };
+    found.labels = asks.clone();
+    let left = |a: &Attachment| {
+        let all = [&a.wishes, &a.found.pod_labels, &a.found.labels];
+        assert!(all.iter().all(|wishes| wishes.name.is_some()), "the rest of it counts");
+        Choice::said(&a.wishes, &a.found)
+    };
+    let container = format!("{:064x}", 1).parse().unwrap();
+    let begun = || {
+        let mut book = book("2001:db8::/80", None);
+        let id = ask(&mut book, (1, 1, 1), Choice::Any).unwrap();
+        book.describe(&id, &container, &asks, &found).unwrap();
+        let there = Ipv6Addr::from_bits(address(&book, &id).to_bits() ^ 0xff00);
+        let (recorded, _) = book.replace(&id, there, Instant::now()).unwrap();
+        assert!(Choice::said(&recorded.wishes, &recorded.found).is_some());
+        (book, id, there, recorded)
+    };
+    let (mut book, id, _, _) = begun();
+    assert_eq!(left(book.not_replaced(&id).unwrap()), None);
+    assert!(!book.is_replacing(&id) && book.leaving(0).len() == 1);
+
+    // By a daemon that died.
+    let (_, id, _, recorded) = begun();
+    let mut next = another("2001:db8::/80");
+    assert!(next.adopt(recorded, 1));
+    assert_eq!(left(next.find(&id).unwrap()), None);
+
+    // Who has it has what he asks for.
+    let (mut book, id, there, _) = begun();
+    let moved = book.arrive(&id, there, 0).unwrap().clone();
+    assert!(left(&moved).is_some());
+    let mut next = another("2001:db8::/80");
+    assert!(next.adopt(moved, 1));
+    assert!(left(next.find(&id).unwrap()).is_some());
+}
+
+#[test]
 fn what_asks_for_nothing_stays_and_what_is_there_already_too() {
     let mut book = book("2001:db8::/80", None);
     let id = ask(&mut book, (1, 1, 1), stable("web")).unwrap();
