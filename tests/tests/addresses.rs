@@ -10,8 +10,10 @@
 #![forbid(unsafe_code)]
 
 use std::collections::HashSet;
+use std::fs;
 use std::net::Ipv6Addr;
 use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt as _;
 
 use v6pod_proto::{Activate, Attachment};
 use v6pod_tests::{
@@ -160,6 +162,108 @@ fn podman_says_why_a_container_does_not_start_that_asks_for_what_it_may_not() {
         let options = [&["--rm", "--label=v6pod.address=::42"], order].concat();
         let seen = first_seen(stage.user(), &options);
         assert!(seen.len() == 1 && !seen[0].contains("00000042 "), "{seen:?}");
+    }
+    before.comes_back(&stage.daemon);
+}
+
+/// A container that had any address, and the refusal that it got when it asked for a stable one: the daemon was
+/// stopped when its record said what comes, and could not write the next one.
+fn caught(stage: &Stage) -> Option<(OwnedNs, Attachment, Activate, Response)> {
+    let namespace = OwnedNs::new(stage.user());
+    let made = ask(stage, &namespace, "web", &[]).unwrap_or_else(|refused| panic!("{refused}"));
+    let folder = stage.daemon.run_dir().join("attachments");
+    let record = folder.join(format!("{}.json", made.id));
+    let comes =
+        || fs::read_to_string(&record).is_ok_and(|text| text.contains("\"role\":\"coming\""));
+    let annotations = [("v6pod.address".to_owned(), "stable".to_owned())].into();
+    let word = Activate { plug: false, annotations, ..Activate::new(made.container.clone()) };
+    let caller = stage.daemon.as_user(namespace.uid());
+    let (caught, answer) = std::thread::scope(|scope| {
+        let asked = scope.spawn(|| caller.activate(&word, namespace.network().as_fd()).0);
+        while !comes() && !asked.is_finished() {}
+        stage.daemon.pause();
+        // Where the next record is written before it takes the place of this one.
+        let beside = folder.join(format!(".{}", made.id));
+        let caught = comes() && fs::create_dir(beside).is_ok();
+        stage.daemon.resume();
+        (caught, asked.join().expect("an answer"))
+    });
+    caught.then(|| (namespace, made, word, answer.expect_err("it was granted")))
+}
+
+#[test]
+fn where_no_record_can_say_that_an_address_has_arrived_the_first_one_stays() {
+    let _machine = require!(Root);
+    let mut stage = Stage::with_users(1);
+    let before = stage.daemon.footprint();
+    for restarted in [true, false] {
+        // Stopped in time: luck, so as often as it takes.
+        let found = (0..50).find_map(|_| caught(&stage));
+        let (namespace, first, word, refusal) = found.expect("it was never stopped in time");
+        assert_eq!(refusal.status, 500, "{refusal}");
+        assert!(namespace.addresses().contains(&first.address), "{:?}", namespace.addresses());
+        if restarted {
+            stage.daemon.kill9();
+            stage.daemon.restart();
+            eventually(PATIENCE, "it has its first address alone", || {
+                (namespace.addresses() == [first.address]).then_some(())
+            });
+        } else {
+            let beside = stage.daemon.run_dir().join(format!("attachments/.{}", first.id));
+            fs::remove_dir(beside).expect("making room");
+        }
+        let own = |all: Vec<Attachment>| all.into_iter().find(|a| a.id == first.id);
+        assert_eq!(own(stage.daemon.attachments()).map(|a| a.address), Some(first.address));
+        // Who asks again is served, or told that he is not.
+        let caller = stage.daemon.as_user(namespace.uid());
+        let now = eventually(PATIENCE, "it has what it asks for", || {
+            caller.activate(&word, namespace.network().as_fd()).0.ok()
+        });
+        assert_ne!(now.address, first.address, "{now:?}");
+        assert_eq!(namespace.addresses(), [now.address]);
+        drop(namespace);
+        before.comes_back(&stage.daemon);
+    }
+}
+
+/// An image that asks for an address by an annotation of its manifest.
+const BUILD: &str = "printf 'FROM localhost/v6test\\n' | podman build --quiet --format oci \
+     --annotation v6pod.address=::42 --tag localhost/bearing -f - .";
+
+#[test]
+fn attack_22_an_image_chooses_no_address_also_if_nobody_can_tell_it_from_its_user() {
+    let _machine = require!(Podman);
+    let stage = stage("wished = [\"*\"]", 1);
+    let user = stage.user();
+    user.use_hook(&stage.daemon.socket());
+    let before = stage.daemon.footprint();
+    run(user.command("sh").args(["-c", BUILD])).ok();
+    let start = |options: &[&str]| {
+        let words =
+            [&["run", "--detach", "--name=c"], options, &["localhost/bearing", "sleep", "1000"]];
+        user.podman(&words.concat()).ok();
+        let attachment = stage.daemon.the_attachment();
+        user.podman(&["rm", "-f", "-t", "0", "c"]).ok();
+        attachment
+    };
+    let is_random = |attachment: &Attachment| {
+        let host = attachment.address.to_bits() & ((1 << 48) - 1);
+        attachment.wishes.address.is_none() && host != 0x42 && host != 0x43
+    };
+    let images = start(&[]);
+    assert!(is_random(&images), "{images:?}");
+    let users = start(&["--annotation=v6pod.address=::43"]);
+    assert!(users.address.to_string().ends_with("::43"), "{users:?}");
+
+    // Whoever reads podman's files is too late: all that is known is the annotation, whosever it is.
+    fs::write(user.wishes(), "#!/bin/sh\nexec sleep 1000\n").expect("writing a file");
+    fs::set_permissions(user.wishes(), fs::Permissions::from_mode(0o755)).expect("chmod");
+    for options in [&[][..], &["--annotation=v6pod.address=::43"]] {
+        for order in [&[][..], &["--userns=keep-id"]] {
+            let doubtful = start(&[options, order].concat());
+            assert!(is_random(&doubtful), "{options:?} {order:?}: {doubtful:?}");
+            assert!(doubtful.found.image_annotations.address.is_some(), "{doubtful:?}");
+        }
     }
     before.comes_back(&stage.daemon);
 }

@@ -28,7 +28,7 @@ pub fn is_wish(annotation: &str) -> bool {
 
 const ATTACH: &str = "v6pod";
 /// The annotation that opens ports.
-pub const INGRESS: &str = "v6pod.ingress";
+const INGRESS: &str = "v6pod.ingress";
 /// What a pod is called stands under this name.
 pub const POD_NAME: &str = "name";
 /// What an image is called stands under this name.
@@ -39,6 +39,10 @@ const SUBNET: &str = "v6pod.subnet";
 const NAME: &str = "v6pod.name";
 const TAGS: &str = "v6pod.tags";
 const CHECK: &str = "v6pod.check";
+
+/// What its user alone asks for: it opens ports, or chooses addresses. Where nobody can tell his annotation of
+/// such a name from his image's, it is taken for the image's.
+pub const USERS_ALONE: [&str; 3] = [INGRESS, ADDRESS, SUBNET];
 
 /// Of all that there are.
 const NAMES: [&str; 8] = [ATTACH, INGRESS, EGRESS, ADDRESS, SUBNET, NAME, TAGS, CHECK];

@@ -21,7 +21,7 @@ use rustix::event::PollFlags;
 use rustix::io::retry_on_intr;
 use serde::Deserialize;
 use v6pod_proto::oci::State;
-use v6pod_proto::wishes::{Findings, INGRESS, Source, WishError, Wishes};
+use v6pod_proto::wishes::{Findings, Source, USERS_ALONE, WishError, Wishes};
 use v6pod_proto::{Activate, ContainerId, Deactivate, Resolver};
 
 use crate::asking::{self, Answer};
@@ -42,8 +42,9 @@ const TOO_MUCH: &str =
     "podman keeps so much of it that nobody can tell its annotations v6pod from its image's";
 
 /// What its user is told whose annotation may be the image's.
-const DOUBT: &str = "podman's files could not be read in time, so nobody can tell its annotation v6pod.ingress \
-                     from its image's: it opens nothing; v6podctl open does";
+const DOUBT: &str = "podman's files could not be read in time, so nobody can tell its annotations v6pod.ingress, \
+                     v6pod.address and v6pod.subnet from its image's: they open nothing and choose no \
+                     address; v6podctl open opens";
 
 /// Reads the state of a container from stdin and does what is due at that point of its life.
 pub(crate) fn run() -> ExitCode {
@@ -135,7 +136,7 @@ struct Asked {
     annotations: BTreeMap<String, String>,
     /// By other means.
     found: Findings,
-    /// Whether an annotation that would open ports is taken for the image's because nothing is known.
+    /// Whether an annotation that is to be its user's alone is taken for the image's because nothing is known.
     doubt: bool,
 }
 
@@ -144,6 +145,11 @@ impl Asked {
     /// whose they are cannot be known.
     fn of(state: State, look: bool) -> Option<Self> {
         let answer = look.then(|| asking::about(state.bundle.as_ref()));
+        Self::told(state, answer)
+    }
+
+    /// The same by this answer, if any was asked for.
+    fn told(state: State, answer: Option<Option<Answer>>) -> Option<Self> {
         let (mut found, known) = match answer {
             None => (Findings::default(), true),
             Some(Some(Answer::Found(findings))) => (findings, true),
@@ -152,11 +158,13 @@ impl Asked {
         };
         let mut annotations = state.annotations;
         // Podman 4 makes an image's annotations the container's. What opens nothing can wait for its user's
-        // word; what is open cannot be taken back from who came in.
-        let doubtful = annotations.get(INGRESS).filter(|_| !known);
-        let doubt = doubtful.is_some();
-        if let Some(openings) = doubtful {
-            found.add(Source::ImageAnnotation, INGRESS, openings.clone());
+        // word; what is open cannot be taken back from who came in, nor an address that was another's.
+        let mut doubt = false;
+        for name in USERS_ALONE.iter().filter(|_| !known) {
+            if let Some(value) = annotations.remove(*name) {
+                found.add(Source::ImageAnnotation, name, value);
+                doubt = true;
+            }
         }
         // Now, and not by who reads both: what is found may not fit into the request.
         for (name, _) in found.of(Source::ImageAnnotation) {
@@ -254,5 +262,34 @@ fn read_state(end: Deadline) -> Result<State, Failure> {
         if bytes.len() > STATE_LIMIT {
             return Err(Failure::Garbled("too long a state"));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ANNOTATED: &[u8] =
+        br#"{"id":"x","annotations":{"v6pod.ingress":"tcp/22","v6pod.address":"::42",
+        "v6pod.subnet":"/96","v6pod.name":"web"}}"#;
+
+    #[test]
+    fn attack_22_what_nobody_can_tell_from_the_images_opens_nothing_and_chooses_no_address() {
+        let told = |answer| Asked::told(State::read(ANNOTATED).unwrap(), answer).unwrap();
+        let doubtful = told(Some(None));
+        assert!(doubtful.doubt);
+        let own: Vec<_> = doubtful.annotations.keys().map(String::as_str).collect();
+        assert_eq!(own, ["v6pod.name"]);
+        let images: Vec<_> = doubtful.found.of(Source::ImageAnnotation).collect();
+        let all = [("v6pod.address", "::42"), ("v6pod.ingress", "tcp/22"), ("v6pod.subnet", "/96")];
+        assert_eq!(images, all);
+
+        // What v6pod-wishes has seen is no annotation of the image's is the user's.
+        let known = told(Some(Some(Answer::Found(Findings::default()))));
+        assert!(!known.doubt && known.found.is_empty());
+        assert_eq!(known.annotations.len(), 4);
+        assert!(
+            Asked::told(State::read(ANNOTATED).unwrap(), Some(Some(Answer::TooMuch))).is_none()
+        );
     }
 }

@@ -260,9 +260,14 @@ fn attempt(
                 if matches!(place, Place::Later) {
                     return Ok((Attempt::InMotion(ns), process));
                 }
-                return match completing::existing(shared, &mut ledger, ask, &found, process)? {
+                // Before anything that was said is noted: who asks again is to find that he has not been served.
+                let booked = placing::book(shared, &mut ledger, &found, place)?;
+                let existing = completing::existing(shared, &mut ledger, ask, &found, process);
+                if existing.is_err() && booked.is_some() {
+                    placing::given_up(shared, &mut ledger, &found);
+                }
+                return match existing? {
                     Existing::Attached { hold, renamed, pending } => {
-                        let booked = placing::book(shared, &mut ledger, &found, place)?;
                         drop(ledger);
                         let enforced = shared.enforce(worker, rules, pending);
                         if enforced.is_err() && booked.is_some() {

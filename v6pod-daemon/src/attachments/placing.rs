@@ -4,11 +4,14 @@
 //! had an address for some milliseconds when the wish becomes known. Guarantees: what may not be asked for, or
 //! cannot be had, is refused before anything is changed; what is granted is in force when the hook is
 //! answered, before the container's first instruction, and the first address is gone from inside by then.
-//! The record says what is coming before the kernel is touched, and whatever a crash leaves is taken away as an
-//! address that had its time ([`super::renumbering`]).
+//! The record says what is coming before the kernel is touched, and that it is there before the first one goes;
+//! whatever a crash leaves is taken away as an address that had its time ([`super::renumbering`]). Who was
+//! refused may ask again, and is never answered with the first one.
 
+use std::io;
 use std::net::Ipv6Addr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use v6pod_proto::wishes::{AddressWish, OtherWishes, Source};
 use v6pod_proto::{AttachmentId, ContainerId, Happening, Wishes};
@@ -118,7 +121,7 @@ pub(super) fn place(
     if choice == Choice::Any {
         return Ok(Place::Here);
     }
-    let spot = ledger.book.spot(owner, ask.container.as_ref(), &choice, Some(id));
+    let spot = ledger.book.spot(owner, ask.container.as_ref(), &choice, Some(id), Instant::now());
     match spot {
         Ok(Spot::Anywhere) => Ok(Place::Here),
         Ok(Spot::At(there)) if there == address => Ok(Place::Here),
@@ -146,7 +149,10 @@ pub(super) fn make_room(
     }
 }
 
-/// Books another address for an attachment, and records it. `None` if it is not to be had any more.
+/// Books another address for an attachment, and records it. `None` if it is to stay where it is.
+///
+/// # Errors
+/// It cannot be booked now, or not recorded.
 pub(super) fn book(
     shared: &Shared,
     ledger: &mut Ledger,
@@ -154,18 +160,29 @@ pub(super) fn book(
     place: Place,
 ) -> Result<Option<(Attachment, Also)>, Refused> {
     let Place::At(address) = place else { return Ok(None) };
-    let Some((a, also)) = ledger.book.replace(id, address) else { return Ok(None) };
+    let booked = ledger.book.replace(id, address, Instant::now());
+    let (a, also) = booked.ok_or(Refused::NotReady("its address is being changed"))?;
     if let Err(error) = shared.records.write(&a) {
-        tracing::error!(attachment = %id, %error, "cannot write a record");
         given_up(shared, ledger, id);
-        return Err(Refused::Failed("the daemon cannot write its record; its log says why".into()));
+        return Err(unrecorded(id, &error));
     }
     Ok(Some((a, also)))
 }
 
-/// What was booked is not to be: it goes as soon as somebody looks after it.
+fn unrecorded(id: &AttachmentId, error: &io::Error) -> Refused {
+    tracing::error!(attachment = %id, %error, "cannot write a record");
+    Refused::Failed("the daemon cannot write its record; its log says why".to_owned())
+}
+
+/// What was asked for is not to be. What was booked of it goes as soon as somebody looks after it.
 pub(super) fn given_up(shared: &Shared, ledger: &mut Ledger, id: &AttachmentId) {
-    ledger.book.replaced(id);
+    if let Some(a) = ledger.book.not_replaced(id)
+        && a.phase.shown().is_some()
+        && let Err(error) = shared.records.write(a)
+    {
+        // Of what the record says is coming the next daemon thinks the same.
+        tracing::warn!(attachment = %id, %error, "cannot record that it stays at its address");
+    }
     shared.changing.woken.notify_one();
     shared.rested.notify_waiters();
 }
@@ -236,13 +253,13 @@ fn replace_now(
     failpoint::reach("replacing:arrived");
     let moved = {
         let mut ledger = shared.ledger();
-        let moved = ledger.book.arrive(&a.id, new.address, 0).ok_or(ENDED)?.clone();
-        if moved.phase.shown().is_some()
-            && let Err(error) = shared.records.write(&moved)
-        {
-            // The one before says what is coming: after a restart that goes, and the first one stays.
-            tracing::warn!(attachment = %a.id, %error, "cannot record the new address");
-        }
+        let there = ledger.book.find(&a.id).filter(|a| a.phase.shown().is_some()).ok_or(ENDED)?;
+        let port = there.port.arrived(new.address, 0).ok_or(ENDED)?;
+        let moved = Attachment { port, ..there.clone() };
+        // The record before says what is coming: after a restart that goes, and the first one stays. So the
+        // first one is not touched until there is another record.
+        shared.records.write(&moved).map_err(|error| unrecorded(&a.id, &error))?;
+        ledger.book.arrive(&a.id, new.address, 0).ok_or(ENDED)?;
         moved
     };
     failpoint::reach("replacing:moved");

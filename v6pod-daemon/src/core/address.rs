@@ -122,16 +122,17 @@ impl Pool {
     }
 
     /// Whether this owner may be given this very address now.
-    pub fn is_free_for(&self, address: Ipv6Addr, owner: Uid) -> bool {
-        let rests = self.resting.get(&address);
+    pub fn is_free_for(&self, address: Ipv6Addr, owner: Uid, now: Instant) -> bool {
+        // A rest is over by time alone: nobody may have drawn since, which is what forgets it.
+        let rests = self.resting.get(&address).filter(|rest| !self.is_over(rest.since, now));
         self.is_usable(address)
             && !self.taken.contains(&address)
             && rests.is_none_or(|rest| rest.owner == Some(owner))
     }
 
     /// Takes this very address for its owner, if he may be given it.
-    pub fn take_for(&mut self, address: Ipv6Addr, owner: Uid) -> bool {
-        let free = self.is_free_for(address, owner);
+    pub fn take_for(&mut self, address: Ipv6Addr, owner: Uid, now: Instant) -> bool {
+        let free = self.is_free_for(address, owner, now);
         if free {
             self.forget_rest(address);
             self.taken.insert(address);
@@ -183,7 +184,7 @@ impl Pool {
     /// Ends the rest of all that have rested long enough.
     pub fn wake(&mut self, now: Instant) {
         while let Some(&(since, address)) = self.by_rest.first() {
-            if now.saturating_duration_since(since) < self.quarantine {
+            if !self.is_over(since, now) {
                 break;
             }
             self.forget_rest(address);
@@ -194,6 +195,11 @@ impl Pool {
     pub fn is_usable(&self, address: Ipv6Addr) -> bool {
         let host = address.to_bits() & self.prefix.host_mask();
         self.prefix.contains(address) && host > 1
+    }
+
+    /// Whether a rest since then is over.
+    fn is_over(&self, since: Instant, now: Instant) -> bool {
+        now.saturating_duration_since(since) >= self.quarantine
     }
 
     fn is_free(&self, address: Ipv6Addr) -> bool {
@@ -351,16 +357,27 @@ mod tests {
     fn attack_12_a_certain_address_rests_for_all_but_who_had_it() {
         let mut pool = pool("2001:db8::/80");
         let (address, now) = ("2001:db8::42".parse().unwrap(), Instant::now());
-        assert!(pool.take_for(address, uid(1)) && !pool.take_for(address, uid(1)));
+        let at = |seconds| now + Duration::from_secs(seconds);
+        assert!(pool.take_for(address, uid(1), now) && !pool.take_for(address, uid(1), now));
         pool.release(address, uid(1), now);
-        assert!(!pool.take_for(address, uid(2)) && !pool.take(address));
-        assert!(pool.take_for(address, uid(1)) && pool.resting() == 0);
+        assert!(!pool.take_for(address, uid(2), at(299)) && !pool.take(address));
+        assert!(pool.take_for(address, uid(1), now) && pool.resting() == 0);
         pool.release(address, uid(1), now);
-        pool.wake(now + Duration::from_secs(300));
-        assert!(pool.take_for(address, uid(2)));
         for not in ["2001:db8::", "2001:db8::1", "2001:db8:1::42"] {
-            assert!(!pool.take_for(not.parse().unwrap(), uid(1)), "{not}");
+            assert!(!pool.take_for(not.parse().unwrap(), uid(1), now), "{not}");
         }
+    }
+
+    #[test]
+    fn the_rest_of_a_certain_address_ends_by_time_though_nobody_draws() {
+        let mut pool = pool("2001:db8::/80");
+        let (address, now) = ("2001:db8::42".parse().unwrap(), Instant::now());
+        let at = |seconds| now + Duration::from_secs(seconds);
+        assert!(pool.take_for(address, uid(1), now));
+        pool.release(address, uid(1), now);
+        assert!(!pool.take_for(address, uid(2), at(299)));
+        assert!(pool.take_for(address, uid(2), at(300)));
+        assert_eq!(pool.resting(), 0);
     }
 
     #[test]

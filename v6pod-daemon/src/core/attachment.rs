@@ -128,6 +128,14 @@ impl Attachment {
         self.wishes.name.as_ref().or_else(|| self.found.name())
     }
 
+    /// It does not get the address that it asks for: whoever asks for it again is not taken for served.
+    pub fn forget_place(&mut self) {
+        let found = &mut self.found;
+        for wishes in [&mut self.wishes, &mut found.pod_labels, &mut found.labels] {
+            wishes.address = None;
+        }
+    }
+
     /// Whether it bears this label, as far as is remembered.
     pub fn bears(&self, label: &Label) -> bool {
         self.label.as_ref() == Some(label) || self.further.contains(label)

@@ -25,7 +25,7 @@ use super::hole::Holes;
 use super::name::Label;
 use super::open::OpenPorts;
 use super::secret::Secret;
-use super::step::ROUTED_GATEWAY;
+use super::step::{Also, ROUTED_GATEWAY, Role};
 use super::{Port, Prefix};
 
 /// How many ports a Linux bridge takes (BR_MAX_PORTS is 1024; port 0 is no port).
@@ -315,11 +315,11 @@ impl Book {
         let id = AttachmentId::from_bits(random().map_err(Refusal::Random)?);
         let mac = self.free_mac(&mut random).map_err(Refusal::Random)?;
         let (owner, container) = (wanted.owner, wanted.container.clone());
-        let spot = self.spot(owner, container.as_ref(), &wanted.choice, None)?;
+        let spot = self.spot(owner, container.as_ref(), &wanted.choice, None, now)?;
         let range = self.slices.of(owner, self.terms.prefix);
         let range = range.ok_or(NoSpot::Slices(self.terms.prefix))?;
         let address = match spot {
-            Spot::At(address) => self.pool.take_for(address, owner).then_some(address),
+            Spot::At(address) => self.pool.take_for(address, owner, now).then_some(address),
             Spot::Anywhere => self.pool.draw_in(range, now, random).map_err(Refusal::Random)?,
         };
         let address = address.ok_or(Refusal::Addresses(range))?;
@@ -382,6 +382,11 @@ impl Book {
         if took.len() < all.len() {
             took.into_iter().for_each(|address| self.pool.give_back(address));
             return false;
+        }
+        // A daemon had no time to give it what it asks for.
+        let comes = |also: &Also| also.role == Role::Coming && prefix.contains(also.address);
+        if prefix.contains(attachment.port.address) && attachment.port.also.iter().any(comes) {
+            attachment.forget_place();
         }
         attachment.generation = self.next_generation();
         attachment.phase = Phase::Serving;

@@ -77,13 +77,8 @@ impl Book {
         address: Ipv6Addr,
         until: u64,
     ) -> Option<&Attachment> {
-        let port = &mut self.attachments.get_mut(id)?.port;
-        let coming = port.also.iter().position(|also| also.address == address)?;
-        let Also { address, gateway, .. } = port.also.remove(coming);
-        let before =
-            Also { address: port.address, gateway: port.gateway, role: Role::Going(until) };
-        port.also.push(before);
-        (port.address, port.gateway) = (address, gateway);
+        let a = self.attachments.get_mut(id)?;
+        a.port = a.port.arrived(address, until)?;
         self.find(id)
     }
 
@@ -145,7 +140,7 @@ impl Book {
     ) -> Result<Option<Ipv6Addr>, E> {
         let Some(range) = self.slices.of(owner, self.terms.prefix) else { return Ok(None) };
         let same = self.terms.prefix.address(address.to_bits());
-        if range.contains(same) && self.pool.take_for(same, owner) {
+        if range.contains(same) && self.pool.take_for(same, owner, now) {
             return Ok(Some(same));
         }
         self.pool.draw_in(range, now, random)

@@ -7,6 +7,7 @@
 //! until the first is let go of, and a crash in between leaves it what it had.
 
 use std::net::Ipv6Addr;
+use std::time::Instant;
 
 use v6pod_proto::{AttachmentId, ContainerId, Uid};
 
@@ -16,8 +17,8 @@ use crate::core::attachment::{Attachment, Phase};
 use crate::core::choice::{Choice, Slice};
 use crate::core::step::{Also, Role};
 
-/// Who asks: the owner, the container if it is known, and the attachment that it has already.
-type Who<'a> = (Uid, Option<&'a ContainerId>, Option<&'a AttachmentId>);
+/// Who asks: the owner, the container if it is known, and the attachment that it has already; and when.
+type Who<'a> = (Uid, Option<&'a ContainerId>, Option<&'a AttachmentId>, Instant);
 
 /// Whether an address can be had.
 enum Standing {
@@ -42,7 +43,7 @@ impl Book {
         self.slices.known(owner, self.terms.prefix)
     }
 
-    /// Where an attachment of this owner's is to be that asks for this: `own`, if it is there already.
+    /// Where an attachment of this owner's is to be that asks for this now: `own`, if it is there already.
     ///
     /// # Errors
     /// It cannot be there, or not yet.
@@ -52,20 +53,22 @@ impl Book {
         container: Option<&ContainerId>,
         choice: &Choice,
         own: Option<&AttachmentId>,
+        now: Instant,
     ) -> Result<Spot, NoSpot> {
+        let who = (owner, container, own, now);
         let prefix = self.terms.prefix;
         let range = self.slices.of(owner, prefix).ok_or(NoSpot::Slices(prefix))?;
         match choice {
             Choice::Any => Ok(Spot::Anywhere),
-            Choice::Host(host) => self.at_host(range, *host, (owner, container, own)),
-            Choice::Preferably(host) => match self.at_host(range, *host, (owner, container, own)) {
+            Choice::Host(host) => self.at_host(range, *host, who),
+            Choice::Preferably(host) => match self.at_host(range, *host, who) {
                 Err(NoSpot::Taken(_) | NoSpot::Outside { .. }) => Ok(Spot::Anywhere),
                 other => other,
             },
             Choice::Stable(name) => {
                 for host in Choice::stable_hosts(&self.terms.secret, owner, name) {
                     let address = range.address(host);
-                    match self.standing(address, (owner, container, own)) {
+                    match self.standing(address, who) {
                         Standing::Free => return Ok(Spot::At(address)),
                         Standing::Soon(id) => return Err(NoSpot::Soon(id)),
                         Standing::Not => {}
@@ -84,12 +87,17 @@ impl Book {
 
     /// Has the attachment be given this address in the place of the one that it is known by. `None` if it has
     /// that, is still being made or on its way out, or if the address cannot be had.
-    pub fn replace(&mut self, id: &AttachmentId, address: Ipv6Addr) -> Option<(Attachment, Also)> {
+    pub fn replace(
+        &mut self,
+        id: &AttachmentId,
+        address: Ipv6Addr,
+        now: Instant,
+    ) -> Option<(Attachment, Also)> {
         let a = self.attachments.get_mut(id)?;
         let whole = matches!(a.phase, Phase::Wired | Phase::Serving | Phase::Ending);
         // One that follows the prefix is at two addresses already; it has what it asks for at its next start.
         let in_force = self.terms.prefix.contains(a.port.address) && a.port.also.is_empty();
-        if !whole || !in_force || !self.pool.take_for(address, a.owner) {
+        if !whole || !in_force || !self.pool.take_for(address, a.owner, now) {
             return None;
         }
         let also = Also { address, gateway: a.port.gateway, role: Role::Coming };
@@ -99,9 +107,17 @@ impl Book {
         Some(((**a).clone(), also))
     }
 
-    /// It has been, or cannot be. What is still coming then goes.
+    /// It has been.
     pub fn replaced(&mut self, id: &AttachmentId) {
         self.replacing.remove(id);
+    }
+
+    /// It cannot be: what is still coming goes, and who asks for it again is not taken for served.
+    pub fn not_replaced(&mut self, id: &AttachmentId) -> Option<&Attachment> {
+        self.replacing.remove(id);
+        let a = self.attachments.get_mut(id)?;
+        a.forget_place();
+        Some(a)
     }
 
     fn at_host(&self, range: Prefix, host: u64, who: Who<'_>) -> Result<Spot, NoSpot> {
@@ -116,9 +132,9 @@ impl Book {
         }
     }
 
-    fn standing(&self, address: Ipv6Addr, (owner, container, own): Who<'_>) -> Standing {
+    fn standing(&self, address: Ipv6Addr, (owner, container, own, now): Who<'_>) -> Standing {
         let Some(there) = self.by_address(address) else {
-            return match self.pool.is_free_for(address, owner) {
+            return match self.pool.is_free_for(address, owner, now) {
                 true => Standing::Free,
                 false => Standing::Not,
             };

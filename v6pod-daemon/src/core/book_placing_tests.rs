@@ -143,6 +143,22 @@ fn a_wished_address_is_given_once_and_to_nobody_too_soon() {
 }
 
 #[test]
+fn another_owner_may_have_a_wished_address_once_it_has_rested_though_nobody_has_drawn() {
+    let mut book = book("2001:db8::/112", None);
+    let first = ask(&mut book, (1, 1, 1), Choice::Host(0x42)).unwrap();
+    let there = address(&book, &first);
+    book.begin_release(&first);
+    let ended = Instant::now();
+    book.forget(&first, ended);
+    let mut at = |seconds| {
+        let now = ended + Duration::from_secs(seconds);
+        book.spot(uid(2), None, &Choice::Host(0x42), None, now)
+    };
+    assert_eq!(at(299), Err(NoSpot::Taken(there)));
+    assert_eq!(at(300), Ok(Spot::At(there)));
+}
+
+#[test]
 fn with_slices_everything_of_an_owner_is_in_his() {
     let mut book = book("2001:db8::/112", Some(116));
     let mut slices = std::collections::HashSet::new();
@@ -185,10 +201,10 @@ fn the_first_address_is_replaced_and_what_a_crash_leaves_of_it_goes() {
     let mut book = book("2001:db8::/80", None);
     let id = ask(&mut book, (1, 1, 1), Choice::Any).unwrap();
     let first = address(&book, &id);
-    let there = Ipv6Addr::from_bits(first.to_bits() ^ 0xff00);
-    let (recorded, also) = book.replace(&id, there).unwrap();
+    let (there, now) = (Ipv6Addr::from_bits(first.to_bits() ^ 0xff00), Instant::now());
+    let (recorded, also) = book.replace(&id, there, now).unwrap();
     assert_eq!((also.address, address(&book, &id)), (there, first));
-    assert!(book.is_replacing(&id) && book.replace(&id, there).is_none());
+    assert!(book.is_replacing(&id) && book.replace(&id, there, now).is_none());
     assert_eq!(book.leaving(0), [], "somebody is at it");
     assert_eq!(book.by_address(there).map(|a| a.id.clone()), Some(id.clone()));
 
@@ -213,11 +229,50 @@ fn the_first_address_is_replaced_and_what_a_crash_leaves_of_it_goes() {
 }
 
 #[test]
+fn who_did_not_get_the_address_that_he_asks_for_is_not_taken_for_served() {
+    let asks = Wishes::read([("v6pod.address", "stable"), ("v6pod.name", "web")]).unwrap();
+    let mut found = OtherWishes { pod_labels: asks.clone(), ..OtherWishes::default() };
+    found.labels = asks.clone();
+    let left = |a: &Attachment| {
+        let all = [&a.wishes, &a.found.pod_labels, &a.found.labels];
+        assert!(all.iter().all(|wishes| wishes.name.is_some()), "the rest of it counts");
+        Choice::said(&a.wishes, &a.found)
+    };
+    let container = format!("{:064x}", 1).parse().unwrap();
+    let begun = || {
+        let mut book = book("2001:db8::/80", None);
+        let id = ask(&mut book, (1, 1, 1), Choice::Any).unwrap();
+        book.describe(&id, &container, &asks, &found).unwrap();
+        let there = Ipv6Addr::from_bits(address(&book, &id).to_bits() ^ 0xff00);
+        let (recorded, _) = book.replace(&id, there, Instant::now()).unwrap();
+        assert!(Choice::said(&recorded.wishes, &recorded.found).is_some());
+        (book, id, there, recorded)
+    };
+    let (mut book, id, _, _) = begun();
+    assert_eq!(left(book.not_replaced(&id).unwrap()), None);
+    assert!(!book.is_replacing(&id) && book.leaving(0).len() == 1);
+
+    // By a daemon that died.
+    let (_, id, _, recorded) = begun();
+    let mut next = another("2001:db8::/80");
+    assert!(next.adopt(recorded, 1));
+    assert_eq!(left(next.find(&id).unwrap()), None);
+
+    // Who has it has what he asks for.
+    let (mut book, id, there, _) = begun();
+    let moved = book.arrive(&id, there, 0).unwrap().clone();
+    assert!(left(&moved).is_some());
+    let mut next = another("2001:db8::/80");
+    assert!(next.adopt(moved, 1));
+    assert!(left(next.find(&id).unwrap()).is_some());
+}
+
+#[test]
 fn what_asks_for_nothing_stays_and_what_is_there_already_too() {
     let mut book = book("2001:db8::/80", None);
     let id = ask(&mut book, (1, 1, 1), stable("web")).unwrap();
     let there = address(&book, &id);
-    let mut spot = |choice| book.spot(uid(1), None, &choice, Some(&id)).unwrap();
+    let mut spot = |choice| book.spot(uid(1), None, &choice, Some(&id), Instant::now()).unwrap();
     assert_eq!(spot(Choice::Any), Spot::Anywhere);
     assert_eq!(spot(stable("web")), Spot::At(there));
 }

@@ -90,6 +90,19 @@ impl Port {
         Self { address, gateway, also: Vec::new(), ..self.clone() }
     }
 
+    /// The same port once the container has this address, which was coming: it is known by that, and the one
+    /// before goes at that time, in seconds since the epoch. `None` if it was not coming.
+    pub fn arrived(&self, address: Ipv6Addr, until: u64) -> Option<Self> {
+        let at = self.also.iter().position(|also| also.address == address)?;
+        let mut port = self.clone();
+        let Also { address, gateway, .. } = port.also.remove(at);
+        let before =
+            Also { address: port.address, gateway: port.gateway, role: Role::Going(until) };
+        port.also.push(before);
+        (port.address, port.gateway) = (address, gateway);
+        Some(port)
+    }
+
     /// The link that the address's route and neighbour entry are by, of a host with this bridge, if
     /// the port has this number. None: they are by a bridge that is not there.
     pub fn link(&self, bridge: Option<u32>, port: u32) -> Option<u32> {

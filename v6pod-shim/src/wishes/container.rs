@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use v6pod_proto::wishes::{
-    Findings, IMAGE_NAME, INGRESS, Openings, POD_NAME, Published, Services, Source, is_wish,
+    Findings, IMAGE_NAME, Openings, POD_NAME, Published, Services, Source, USERS_ALONE, is_wish,
 };
 
 use super::image::Image;
@@ -119,9 +119,10 @@ impl Container {
         }
         let spec = self.spec.unwrap_or_default();
         // Podman 4 makes the image's annotations the container's, podman 5 does not. Where that is not
-        // known, what would open ports is the image's.
+        // known, what would open ports or choose an address is the image's.
         for (name, value) in spec.annotations.unwrap_or_default() {
-            let may_be = |image: &Image| image.annotates(&name, &value).unwrap_or(name == INGRESS);
+            let doubtful = USERS_ALONE.contains(&name.as_str());
+            let may_be = |image: &Image| image.annotates(&name, &value).unwrap_or(doubtful);
             if is_wish(&name) && image.is_some_and(may_be) {
                 findings.add(Source::ImageAnnotation, &name, value);
             }
@@ -261,15 +262,19 @@ mod tests {
             let all = [name(users), tags, ingress(Source::ImageLabel)];
             assert_eq!(found(&json(infra), Some(&image)), all);
         }
-        // What would open ports is the image's as long as it is not known that it is not.
-        let annotated = format!(
-            r#"{{"rootfsImageID":"{ID}","spec":{{"annotations":{{"v6pod.ingress":"tcp/80"}}}}}}"#
-        );
-        let annotation = text(Source::ImageAnnotation, "v6pod.ingress", "tcp/80");
-        assert_eq!(found(&annotated, Some(&image)), []);
+        // What would open ports or choose an address is the image's as long as it is not known that it is not.
         let unknown = Image::read(&images.path().join("elsewhere"), ID);
-        assert_eq!(found(&annotated, Some(&unknown)), [annotation]);
-        assert_eq!(found(&annotated, None), []);
+        for (wish, value) in
+            [("v6pod.ingress", "tcp/80"), ("v6pod.address", "::42"), ("v6pod.subnet", "/96")]
+        {
+            let annotated = format!(
+                r#"{{"rootfsImageID":"{ID}","spec":{{"annotations":{{"{wish}":"{value}"}}}}}}"#
+            );
+            assert_eq!(found(&annotated, Some(&image)), []);
+            let annotation = text(Source::ImageAnnotation, wish, value);
+            assert_eq!(found(&annotated, Some(&unknown)), [annotation]);
+            assert_eq!(found(&annotated, None), []);
+        }
         // Without an image there is nobody else.
         let all = [ingress(Source::Label), name(Source::Label)];
         assert_eq!(found(&json(false), None), all);
