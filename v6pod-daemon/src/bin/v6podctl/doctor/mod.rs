@@ -11,12 +11,14 @@ mod host;
 mod look;
 mod network;
 mod programs;
+mod written;
 
 use std::path::Path;
 use std::process::ExitCode;
 
 use finding::{By, Report, Severity};
 use programs::Version;
+use written::Written;
 
 use super::table::printable;
 
@@ -94,7 +96,7 @@ pub(crate) async fn examine(socket: &Path) -> Report {
     if daemon.units.is_none() {
         report.by_others("units", "systemd does not run here, or does not say");
     }
-    if daemon.config == daemon::Written::Unread {
+    if daemon.config == Written::Unread {
         report.by_others("v6podd's configuration", "only root can read it");
     }
     let explained =

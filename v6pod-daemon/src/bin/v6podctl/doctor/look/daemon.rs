@@ -12,13 +12,14 @@ use nix::net::if_::InterfaceFlags;
 use nix::unistd::User;
 use tokio::time::timeout;
 use v6pod_daemon::client::Client;
-use v6pod_daemon::config::{Config, DEFAULT_PATH, Mistake, PrefixSource};
+use v6pod_daemon::config::{Config, DEFAULT_PATH, PrefixSource};
 use v6pod_daemon::core::Links;
 use v6pod_daemon::report::chain;
 use v6pod_proto::{DEFAULT_SOCKET, Status};
 
-use super::super::daemon::{Facts, Socket, UNITS, Unit, Written};
+use super::super::daemon::{Facts, Socket, UNITS, Unit};
 use super::super::network::{self, Filling, Link};
+use super::super::written::{self, Written};
 use super::{number, say, text, variable};
 
 /// How long it may take to answer; it takes milliseconds.
@@ -59,17 +60,7 @@ fn configuration() -> (Option<Config>, Written) {
         Some(Ok(text)) => text,
         Some(Err(_)) => return (None, Written::Unread),
     };
-    match Config::parse(&text) {
-        Ok(config) => (Some(config), Written::Fine),
-        Err(mistake) => {
-            let line = match mistake {
-                Mistake::Syntax { line, .. }
-                | Mistake::UnknownKey { line, .. }
-                | Mistake::Value { line, .. } => line,
-            };
-            (None, Written::Wrong { line, why: mistake.to_string() })
-        }
-    }
+    written::read(&text)
 }
 
 /// What systemd knows of ours, and whether it knows Consul; none where it does not run, or does not say.
