@@ -184,3 +184,13 @@ fn a_restriction_that_is_mistyped_is_named_and_not_lifted() {
         assert_eq!(Config::parse(&after).unwrap(), Config::parse(restricted).unwrap(), "{after}");
     }
 }
+
+#[test]
+fn of_a_socket_that_is_somebodys_own_nothing_is_said() {
+    let socket_path = "/run/user/1000/v6pod.sock".to_owned();
+    let own = Facts { socket: Socket::NotAsked, socket_path, ..fine() };
+    assert_eq!(judged(&own), []);
+    // What root is told to open is the usual one alone.
+    let closed = Facts { socket: Socket::Hidden, ..own };
+    assert_eq!(judged(&closed), [("socket-hidden", Some("chmod 0755 /run/v6pod".to_owned()))]);
+}
