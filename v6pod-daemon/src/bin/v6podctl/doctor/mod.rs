@@ -69,8 +69,12 @@ impl Ill {
 /// Looks at everything.
 pub(crate) async fn examine(socket: &Path) -> Report {
     let mut report = Report::default();
-    let (programs, versions) = look::programs::programs();
+    let look::programs::Seen { facts: programs, versions, not_asked } = look::programs::programs();
     report.versions.extend(versions);
+    if !not_asked.is_empty() {
+        let why = format!("others than root could have put them there: {}", not_asked.join(" "));
+        report.by_others("programs' versions", why);
+    }
     let podman = programs.podman.unwrap_or(USUAL_PODMAN);
     report.check("programs", programs.judge());
     report.check("podman's configuration", look::podman::configuration(podman).judge());

@@ -21,7 +21,7 @@ use v6pod_proto::{DEFAULT_SOCKET, Status};
 use super::super::daemon::{Facts, Socket, UNITS, Unit};
 use super::super::network::{self, Filling, Link};
 use super::super::written::{self, Written};
-use super::{number, say, text, variable};
+use super::{caller, number, search, text, variable};
 
 /// How long it may take to answer; it takes milliseconds.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -71,7 +71,9 @@ fn units() -> (Option<[Unit; 3]>, bool) {
     }
     let properties = "--property=LoadState,ActiveState,UnitFileState,ExecMainStatus,DropInPaths";
     let words = [&["show", properties][..], &UNITS, &["consul.service"]].concat();
-    let Ok(said) = say(Path::new("systemctl"), &words) else { return (None, false) };
+    let systemctl = search::find("systemctl", &search::folders(), &caller());
+    let said = systemctl.and_then(|systemctl| systemctl.say(&words).ok());
+    let Some(said) = said else { return (None, false) };
     let units: Vec<Unit> = said.split("\n\n").map(unit).collect();
     let [service, socket, dns, consul] = &*units else { return (None, false) };
     (Some([service.clone(), socket.clone(), dns.clone()]), consul.load == "loaded")
