@@ -2,16 +2,21 @@
 #![allow(clippy::expect_used, reason = "a test")]
 #![forbid(unsafe_code)]
 
-use std::fs;
-use std::path::Path;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use v6pod_tests::run;
 
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
 /// What `packaging/dist.sh` puts into this folder, but for a tree that is no git repository of ours.
 #[track_caller]
 fn dist(folder: &Path) -> Option<[String; 2]> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let root = root();
     let known = run(Command::new("git").current_dir(&root).args(["rev-parse", "HEAD"]));
     if !known.status.success() {
         return None;
@@ -47,5 +52,80 @@ fn a_release_is_the_same_each_time_and_its_recipes_fit_it() {
     // Where there is an rpm, it reads the other.
     if Path::new("/usr/bin/rpmspec").exists() {
         run(Command::new("rpmspec").arg("-P").arg(one.path().join("v6pod.spec"))).ok();
+    }
+}
+
+/// What stands in for the programs that `make install` copies: it is about where they go. v6podctl writes its own
+/// manuals there.
+const STAND_IN: &str = r#"#!/bin/sh
+case $1 in man) touch "$2/v6podctl.1" "$2/v6podctl-ls.1" "$2/v6podd.8" ;; esac
+"#;
+
+/// Puts into `$1` what is installed, as the recipe's script `$2` does it, and says where everything is but folders.
+const INSTALLED: &str = r#"eval "$2" >&2
+cd "$1"
+find . ! -type d | sort"#;
+
+/// Says what of it the entries `$2` name. One that names nothing is as wrong as a file that none names.
+const LISTED: &str = r#"cd "$1"
+found=$(for path in $2; do find "$path" ! -type d || exit; done)
+echo "$found" | sort"#;
+
+/// What is between this line and the scripts that follow, or the end.
+#[track_caller]
+fn section<'a>(spec: &'a str, name: &str) -> impl Iterator<Item = &'a str> {
+    let (_, rest) = spec.split_once(&format!("\n{name}\n")).expect("the section");
+    rest.lines().take_while(|line| !line.starts_with("%post"))
+}
+
+/// A line of the recipe as rpm has it on Fedora.
+#[track_caller]
+fn expanded(line: &str, buildroot: &str, sbin: &str) -> String {
+    let macros = [
+        ("%{buildroot}", buildroot),
+        ("%{_sbindir}", sbin),
+        ("%{_bindir}", "/usr/bin"),
+        ("%{_libexecdir}", "/usr/libexec"),
+        ("%{_datadir}", "/usr/share"),
+        ("%{_docdir}", "/usr/share/doc"),
+        ("%{_mandir}", "/usr/share/man"),
+        ("%{_sysconfdir}", "/etc"),
+    ];
+    let line = macros.iter().fold(line.to_owned(), |line, (name, value)| line.replace(name, value));
+    assert!(!line.contains("%{"), "{line}");
+    line
+}
+
+#[test]
+fn the_rpm_lists_each_file_that_is_installed_and_no_other() {
+    let spec = fs::read_to_string(root().join("packaging/v6pod.spec")).expect("the recipe");
+    let programs = tempfile::tempdir().expect("a folder");
+    let ours = ["v6pod-shim", "v6pod-hook", "v6pod-wishes", "v6pod-cni", "v6pod-netavark"];
+    for name in ["v6podd", "v6podctl"].into_iter().chain(ours) {
+        let path = programs.path().join(name);
+        fs::write(&path, STAND_IN).expect("a program");
+        fs::set_permissions(&path, Permissions::from_mode(0o755)).expect("a program");
+    }
+    let stand_ins = programs.path().display();
+    let flags = format!("RELEASE={stand_ins} SHIM={stand_ins}/v6pod-shim");
+    // Fedora has one folder for both since 42.
+    for sbin in ["/usr/sbin", "/usr/bin"] {
+        let stage = tempfile::tempdir().expect("a folder");
+        let buildroot = stage.path().display().to_string();
+        let expanded = |line: &str| expanded(line, &buildroot, sbin);
+        let script: Vec<String> = section(&spec, "%install").map(expanded).collect();
+        // Licences are the sources' own, and a folder alone is no file.
+        let entries = section(&spec, "%files")
+            .filter(|line| !["#", "%license", "%dir"].iter().any(|word| line.starts_with(word)));
+        let paths = entries.filter_map(|line| line.split_whitespace().last());
+        let paths: Vec<String> = paths.map(|path| format!(".{}", expanded(path))).collect();
+        let sh = |script: &str, of: &[String]| {
+            let mut sh = Command::new("sh");
+            sh.current_dir(root()).env("MAKEFLAGS", &flags).args(["-ec", script, "sh"]);
+            run(sh.args([&*buildroot, &of.join("\n")])).ok().to_owned()
+        };
+        let installed = sh(INSTALLED, &script);
+        assert!(installed.lines().any(|path| path == format!(".{sbin}/v6podd")), "{installed}");
+        assert_eq!(installed, sh(LISTED, &paths), "what is installed, and what is listed");
     }
 }

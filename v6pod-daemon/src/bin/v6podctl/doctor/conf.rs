@@ -363,15 +363,39 @@ impl Facts {
                 "podman {} reads no drop-ins, and {MAIN} does not name v6pod's slirp4netns: no container gets an address",
                 self.podman
             );
-            let line = format!(
-                "printf '%s\\n' '[engine]' 'network_cmd_path = \"{}/slirp4netns\"' >>{MAIN}",
-                self.libexec
-            );
-            return make("dropin-not-read", what.clone()).root(line);
+            let finding = make("dropin-not-read", what);
+            return match self.add_to_main() {
+                Some(line) => finding.root(line),
+                None => finding,
+            };
         }
         let what =
             format!("{DROP_IN} is not there: containers of {whom} on {program} get no address");
         make("dropin-missing", what).root(self.write_drop_in())
+    }
+
+    /// Has the main file say what our drop-in says; none where one line more does not. With a table twice it would
+    /// be no TOML, and podman would start nothing for anybody.
+    fn add_to_main(&self) -> Option<String> {
+        let program = format!("{}/slirp4netns", self.libexec);
+        let key = format!("network_cmd_path = \"{program}\"");
+        let main = self.layers.iter().find(|layer| layer.path == MAIN);
+        let text = main.map_or(Ok(""), |layer| layer.text.as_deref()).ok()?;
+        let is_table = |line: &str| line.trim_start().starts_with("[engine]");
+        let (after, command) = if text.lines().any(is_table) {
+            let with_key = |line| match is_table(line) {
+                true => format!("{line}\n{key}\n"),
+                false => format!("{line}\n"),
+            };
+            let script = format!(r"/^[[:space:]]*\[engine\]/a {key}");
+            (text.lines().map(with_key).collect(), format!("sed -i {} {MAIN}", word(&script)))
+        } else {
+            // The last line may have no end.
+            let words = format!("'' '[engine]' {}", word(&key));
+            (format!("{text}\n[engine]\n{key}\n"), format!("printf '%s\\n' {words} >>{MAIN}"))
+        };
+        let file: File = toml::from_str(&after).ok()?;
+        (file.engine.network_cmd_path == Some(program)).then_some(command)
     }
 
     /// Makes our drop-in what it was.

@@ -1,8 +1,9 @@
 //! The daemon: whether it runs, comes back after a boot, can be asked, and what it says of itself.
 
-use v6pod_proto::{RegistryView, Status};
+use v6pod_proto::{DEFAULT_SOCKET, RegistryView, Status};
 
 use super::finding::{Finding, word};
+use super::written::Written;
 
 /// Starts the daemon again.
 pub(crate) const RESTART: &str = "systemctl restart v6podd.service";
@@ -30,27 +31,18 @@ pub(crate) struct Unit {
     pub(crate) drop_ins: Vec<String>,
 }
 
-/// The configuration file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Written {
-    /// It can be done.
-    Fine,
-    /// It cannot, because of this line.
-    Wrong { line: usize, why: String },
-    /// The caller may not read it.
-    Unread,
-}
-
-/// The socket for everybody.
+/// The socket for everybody, which is at [`DEFAULT_SOCKET`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Socket {
+    /// Another is asked, of whose access nothing is known: it may be meant for one user alone.
+    NotAsked,
     /// It is there, for everybody.
     Fine,
     /// It is there, and not for everybody.
     Closed,
     /// It is in a folder that not everybody may look into.
     Hidden,
-    /// It is not there.
+    /// There is none, whatever else is there.
     Missing,
 }
 
@@ -63,6 +55,7 @@ pub(crate) struct Facts {
     /// Where the configuration is.
     pub(crate) config_path: String,
     pub(crate) socket: Socket,
+    /// Which is asked.
     pub(crate) socket_path: String,
     /// Whether `V6POD_SOCKET` is set to somewhere else than the usual place.
     pub(crate) socket_by_variable: bool,
@@ -92,10 +85,15 @@ impl Facts {
             let by = super::look::caller();
             return vec![Finding::broken("socket-variable", what).run(by, "unset V6POD_SOCKET")];
         }
-        if let Written::Wrong { line, why } = &self.config {
+        if let Written::Wrong { line, why, can_go } = &self.config {
             let what = format!("{}: {why}: v6podd does not start", self.config_path);
-            let command = format!("sed -i '{line}s/^/#/' {} && {RESTART}", word(&self.config_path));
-            found.push(Finding::broken("config-mistake", what).root(command));
+            let finding = Finding::broken("config-mistake", what);
+            let path = word(&self.config_path);
+            // Otherwise it may be somebody's restriction, which only who has written it can put right.
+            found.push(match can_go {
+                true => finding.root(format!("sed -i '{line}s/^/#/' {path} && {RESTART}")),
+                false => finding,
+            });
         }
         let Some([service, socket, _]) = &self.units else {
             if let Err(why) = &self.status {
@@ -166,30 +164,26 @@ impl Facts {
     }
 
     fn judge_socket(&self) -> Option<Finding> {
-        let (path, nobody) = (&self.socket_path, "who starts a container by it gets no address");
+        let (path, nobody) = (DEFAULT_SOCKET, "who starts a container by it gets no address");
         match self.socket {
-            Socket::Fine => None,
+            Socket::Fine | Socket::NotAsked => None,
             Socket::Closed => {
                 let what = format!("{path} is not for everybody: {nobody}");
-                Some(
-                    Finding::broken("socket-closed", what)
-                        .root(format!("chmod 0666 {}", word(path))),
-                )
+                let line = format!("chmod 0666 {}", word(path));
+                Some(Finding::broken("socket-closed", what).root(line))
             }
             Socket::Hidden => {
                 let folder = path.rsplit_once('/').map_or("/", |(folder, _)| folder);
                 let what = format!(
                     "{folder}, in which v6podd's socket is, is not for everybody: {nobody}"
                 );
-                Some(
-                    Finding::broken("socket-hidden", what)
-                        .root(format!("chmod 0755 {}", word(folder))),
-                )
+                let line = format!("chmod 0755 {}", word(folder));
+                Some(Finding::broken("socket-hidden", what).root(line))
             }
             // It is not there either while nobody is.
             Socket::Missing if self.status.is_err() => None,
             Socket::Missing => {
-                let what = format!("{path} is not there, though v6podd runs: {nobody}");
+                let what = format!("there is no socket {path}, though v6podd runs: {nobody}");
                 let line = "systemctl restart v6podd.socket v6podd.service";
                 Some(Finding::broken("socket-missing", what).root(line))
             }

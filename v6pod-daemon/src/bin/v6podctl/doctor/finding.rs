@@ -1,12 +1,14 @@
 //! What a doctor says: what is wrong and for whom, and the command that mends it.
 //!
 //! Guarantee: every command is one line that can be pasted into a shell as it stands, whatever is in the names and
-//! paths that it is about ([`word`]).
+//! paths that it is about ([`word`]); where those have in them what a terminal does not show, there is none.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Serialize, Serializer};
+
+use crate::table::printable;
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -58,7 +60,7 @@ pub(crate) struct Finding {
     pub(crate) severity: Severity,
     /// One sentence.
     pub(crate) what: String,
-    /// In this order. None where only the administrator can know what is wanted.
+    /// In this order. None where only the administrator can know what is wanted, or no line says it.
     pub(crate) commands: Vec<Command>,
 }
 
@@ -78,7 +80,11 @@ impl Finding {
 
     /// What this one has to run, next.
     pub(crate) fn run(mut self, by: By, line: impl Into<String>) -> Self {
-        self.commands.push(Command { by, line: line.into() });
+        let line = line.into();
+        // A name may have an end of line in it: as text it would be another's, and as JSON more than one line.
+        if printable(&line) == line {
+            self.commands.push(Command { by, line });
+        }
         self
     }
 }
@@ -135,6 +141,16 @@ pub(crate) fn word(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_command_of_a_name_with_an_end_of_line_is_not_printed() {
+        let of = |name| Finding::broken("odd", "it is odd").root(format!("rm {}", word(name)));
+        assert_eq!(of("it's ä").commands[0].line, r"rm 'it'\''s ä'");
+        for name in ["a\nreboot", "a\tb", "a\u{1b}[2Kb", "a\u{202e}b"] {
+            assert_eq!(of(name).commands, [], "{name:?}");
+            assert_eq!(of(name).what, "it is odd");
+        }
+    }
 
     #[test]
     fn a_word_is_what_a_shell_makes_of_it() {

@@ -11,12 +11,14 @@ mod host;
 mod look;
 mod network;
 mod programs;
+mod written;
 
 use std::path::Path;
 use std::process::ExitCode;
 
 use finding::{By, Report, Severity};
 use programs::Version;
+use written::Written;
 
 use super::table::printable;
 
@@ -67,8 +69,12 @@ impl Ill {
 /// Looks at everything.
 pub(crate) async fn examine(socket: &Path) -> Report {
     let mut report = Report::default();
-    let (programs, versions) = look::programs::programs();
+    let look::programs::Seen { facts: programs, versions, not_asked } = look::programs::programs();
     report.versions.extend(versions);
+    if !not_asked.is_empty() {
+        let why = format!("others than root could have put them there: {}", not_asked.join(" "));
+        report.by_others("programs' versions", why);
+    }
     let podman = programs.podman.unwrap_or(USUAL_PODMAN);
     report.check("programs", programs.judge());
     report.check("podman's configuration", look::podman::configuration(podman).judge());
@@ -94,7 +100,7 @@ pub(crate) async fn examine(socket: &Path) -> Report {
     if daemon.units.is_none() {
         report.by_others("units", "systemd does not run here, or does not say");
     }
-    if daemon.config == daemon::Written::Unread {
+    if daemon.config == Written::Unread {
         report.by_others("v6podd's configuration", "only root can read it");
     }
     let explained =

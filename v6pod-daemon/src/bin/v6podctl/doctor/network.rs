@@ -274,8 +274,10 @@ impl Facts {
 
     fn judge_route(&self, prefix: Ipv6Net, route: &Route) -> Option<Finding> {
         let (net, link) = (route.net, &route.link);
-        let on_link = route.gateway.is_none() && net.prefix_len() >= SUBNET;
-        let around = net.contains(&prefix) && on_link;
+        // What is unreachable around the prefix, as an administrator has it of all that was delegated to him, is in
+        // nobody's way: ours is longer. v6podd judges likewise when it starts.
+        let leads = route.flags & REJECT == 0 && route.gateway.is_none();
+        let around = net.contains(&prefix) && leads && net.prefix_len() >= SUBNET;
         let uplink = self.uplink.as_ref().or(self.uplink_wanted.as_ref());
         let elsewhere = self.uplink.is_some() && uplink != Some(link);
         // The address of such a subnet is named already.

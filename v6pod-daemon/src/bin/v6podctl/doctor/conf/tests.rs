@@ -111,6 +111,47 @@ fn the_drop_in_is_written_as_it_was() {
 }
 
 #[test]
+fn a_table_that_the_main_file_has_is_not_written_a_second_time() {
+    let old = |layers| facts(Version(3, 0, 1), layers);
+    let main = |text: &str| layer(MAIN, Whose::System, text);
+    let network = "[network]\ndns_bind_port = 5\n";
+    for text in [
+        "",
+        network,
+        "[containers]\nlog_size_max = 5",
+        "[engine]\nruntime = \"crun\"\n",
+        "[containers]\n  [engine] # ours\nruntime = \"crun\"\n[engine.runtimes]\na = [\"/a\"]\n",
+        "[engine]",
+    ] {
+        let before = old(vec![main(text)]).judge();
+        let [finding] = &*before else { panic!("{text}: {before:#?}") };
+        let [command] = &*finding.commands else { panic!("{text}: {finding:#?}") };
+        assert_eq!((finding.code, &command.by), ("dropin-not-read", &By::Root));
+        // The command itself, on a file of that text.
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("containers.conf");
+        std::fs::write(&path, text).unwrap();
+        let here = command.line.replace(MAIN, &path.display().to_string());
+        assert!(Command::new("sh").args(["-c", &here]).status().unwrap().success(), "{here}");
+        let after = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(old(vec![main(&after)]).judge(), [], "{after}");
+        assert!(after.starts_with(text.lines().next().unwrap_or_default()), "{after}");
+    }
+    // Where one line more would make no TOML of it, or say something else.
+    for text in [
+        "engine.runtime = \"crun\"\n",
+        "engine = { runtime = \"crun\" }\n",
+        "[ engine ]\nruntime = \"crun\"\n",
+        "[engine]\nnetwork_cmd_path = \"\"\n",
+        "[containers]\nnote = \"\"\"\n[engine]\n\"\"\"\n",
+    ] {
+        let found = old(vec![main(text)]).judge();
+        let [finding] = &*found else { panic!("{text}: {found:#?}") };
+        assert_eq!((finding.code, &*finding.commands), ("dropin-not-read", &[][..]), "{text}");
+    }
+}
+
+#[test]
 fn what_cannot_be_read_and_what_the_environment_says_is_named() {
     let podman = Version(4, 3, 1);
     let denied = Layer { text: Err(Unread::Denied), for_all: false, ..system("") };

@@ -1,3 +1,4 @@
+use v6pod_daemon::config::Config;
 use v6pod_proto::Obstacle;
 
 use super::*;
@@ -70,7 +71,7 @@ fn each_thing_that_is_not_right_is_named_with_what_mends_it() {
     let drop_ins = vec!["/etc/systemd/system/v6podd.service.d/a.conf".to_owned()];
     let masked = Unit { load: "masked".to_owned(), ..dead() };
     let disabled = Unit { file: "disabled".to_owned(), ..unit() };
-    let wrong = Written::Wrong { line: 7, why: "line 7: prefix: no".to_owned() };
+    let wrong = Written::Wrong { line: 7, why: "line 7: uplnk: no".to_owned(), can_go: true };
     let cases: [(&str, &str, Facts); 14] = [
         ("daemon-stopped", enable, silent(in_state("inactive"), in_state("inactive"))),
         (
@@ -153,4 +154,43 @@ fn what_keeps_it_from_starting_is_said_once() {
     let resolver = says(|s| s.resolver = None);
     assert_eq!(judged(&resolver)[0].0, "resolver-off");
     assert_eq!(judged(&Facts { resolver_wanted: false, ..resolver }), []);
+}
+
+#[test]
+fn a_restriction_that_is_mistyped_is_named_and_not_lifted() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("it is.toml").display().to_string();
+    let restricted = "[limits]\nusers = [\"alice\"]\nper_owner = 3\n";
+    for (text, mended) in [
+        (format!("uplnk = \"up0\"\n{restricted}"), true),
+        (restricted.replace("users", "user"), false),
+        (restricted.replace('3', "\"3\""), false),
+    ] {
+        std::fs::write(&path, &text).unwrap();
+        let config = super::super::written::read(&text).1;
+        let found =
+            Facts { config, config_path: path.clone(), ..silent(in_state("failed"), unit()) }
+                .judge_running(false);
+        let [finding] = &*found else { panic!("{found:#?}") };
+        assert!(finding.what.contains(&format!("{path}: line ")), "{}", finding.what);
+        if !mended {
+            assert_eq!(finding.commands, [], "{text}");
+            continue;
+        }
+        // The command itself, on the file.
+        let line = finding.commands[0].line.strip_suffix(&format!(" && {RESTART}")).unwrap();
+        assert!(std::process::Command::new("sh").args(["-c", line]).status().unwrap().success());
+        let after = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(Config::parse(&after).unwrap(), Config::parse(restricted).unwrap(), "{after}");
+    }
+}
+
+#[test]
+fn of_a_socket_that_is_somebodys_own_nothing_is_said() {
+    let socket_path = "/run/user/1000/v6pod.sock".to_owned();
+    let own = Facts { socket: Socket::NotAsked, socket_path, ..fine() };
+    assert_eq!(judged(&own), []);
+    // What root is told to open is the usual one alone.
+    let closed = Facts { socket: Socket::Hidden, ..own };
+    assert_eq!(judged(&closed), [("socket-hidden", Some("chmod 0755 /run/v6pod".to_owned()))]);
 }

@@ -1,8 +1,9 @@
 //! The daemon, and the network that it has to do with.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,14 +13,15 @@ use nix::net::if_::InterfaceFlags;
 use nix::unistd::User;
 use tokio::time::timeout;
 use v6pod_daemon::client::Client;
-use v6pod_daemon::config::{Config, DEFAULT_PATH, Mistake, PrefixSource};
+use v6pod_daemon::config::{Config, DEFAULT_PATH, PrefixSource};
 use v6pod_daemon::core::Links;
 use v6pod_daemon::report::chain;
 use v6pod_proto::{DEFAULT_SOCKET, Status};
 
-use super::super::daemon::{Facts, Socket, UNITS, Unit, Written};
+use super::super::daemon::{Facts, Socket, UNITS, Unit};
 use super::super::network::{self, Filling, Link};
-use super::{number, say, text, variable};
+use super::super::written::{self, Written};
+use super::{caller, number, search, text, variable};
 
 /// How long it may take to answer; it takes milliseconds.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -41,7 +43,7 @@ pub(crate) async fn daemon(socket: &Path) -> (Facts, Option<Config>) {
         units,
         config: written,
         config_path: DEFAULT_PATH.to_owned(),
-        socket: socket_at(socket),
+        socket: socket_of(socket, Path::new(DEFAULT_SOCKET)),
         socket_path: socket.display().to_string(),
         socket_by_variable: by_variable,
         account: User::from_name("v6pod").is_ok_and(|user| user.is_some()),
@@ -59,17 +61,7 @@ fn configuration() -> (Option<Config>, Written) {
         Some(Ok(text)) => text,
         Some(Err(_)) => return (None, Written::Unread),
     };
-    match Config::parse(&text) {
-        Ok(config) => (Some(config), Written::Fine),
-        Err(mistake) => {
-            let line = match mistake {
-                Mistake::Syntax { line, .. }
-                | Mistake::UnknownKey { line, .. }
-                | Mistake::Value { line, .. } => line,
-            };
-            (None, Written::Wrong { line, why: mistake.to_string() })
-        }
-    }
+    written::read(&text)
 }
 
 /// What systemd knows of ours, and whether it knows Consul; none where it does not run, or does not say.
@@ -79,7 +71,9 @@ fn units() -> (Option<[Unit; 3]>, bool) {
     }
     let properties = "--property=LoadState,ActiveState,UnitFileState,ExecMainStatus,DropInPaths";
     let words = [&["show", properties][..], &UNITS, &["consul.service"]].concat();
-    let Ok(said) = say(Path::new("systemctl"), &words) else { return (None, false) };
+    let systemctl = search::find("systemctl", &search::folders(), &caller());
+    let said = systemctl.and_then(|systemctl| systemctl.say(&words).ok());
+    let Some(said) = said else { return (None, false) };
     let units: Vec<Unit> = said.split("\n\n").map(unit).collect();
     let [service, socket, dns, consul] = &*units else { return (None, false) };
     (Some([service.clone(), socket.clone(), dns.clone()]), consul.load == "loaded")
@@ -101,14 +95,23 @@ fn unit(said: &str) -> Unit {
     }
 }
 
-fn socket_at(path: &Path) -> Socket {
-    let mode = |path: &Path| fs::metadata(path).map(|file| file.permissions().mode());
-    match path.parent().map(mode) {
-        Some(Ok(folder)) if folder & 0o005 != 0o005 => return Socket::Hidden,
+/// Of another socket than the usual one nothing is looked at: it may be in a folder of one user's, which is to stay so.
+fn socket_of(asked: &Path, usual: &Path) -> Socket {
+    if asked != usual {
+        return Socket::NotAsked;
+    }
+    let file = match fs::symlink_metadata(usual) {
+        Ok(file) if !file.file_type().is_socket() => return Socket::Missing,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Socket::Missing,
+        other => other,
+    };
+    let is_for_all = |file: &Metadata, bits| file.permissions().mode() & bits == bits;
+    match usual.parent().map(fs::metadata) {
+        Some(Ok(folder)) if !is_for_all(&folder, 0o005) => return Socket::Hidden,
         _ => {}
     }
-    match mode(path) {
-        Ok(mode) if mode & 0o006 == 0o006 => Socket::Fine,
+    match file {
+        Ok(file) if is_for_all(&file, 0o006) => Socket::Fine,
         Ok(_) => Socket::Closed,
         Err(_) => Socket::Missing,
     }
@@ -189,4 +192,36 @@ fn links(bridge: &str) -> Result<Vec<Link>, String> {
         }
     };
     Ok(found.into_iter().map(link).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn a_socket_that_is_not_the_usual_one_is_not_opened_for_everybody() {
+        let dir = tempfile::tempdir().unwrap();
+        let [usual, own, file] = ["usual", "own", "file"].map(|name| dir.path().join(name));
+        let _listeners = [&usual, &own].map(|path| UnixListener::bind(path).unwrap());
+        fs::write(&file, "").unwrap();
+        let allow = |path: &Path, mode| fs::set_permissions(path, Permissions::from_mode(mode));
+        for path in [&usual, &own, &file] {
+            allow(path, 0o600).unwrap();
+        }
+        let judged = |path: &Path| socket_of(path, path);
+        for (folder, expected) in [(0o755, Socket::Closed), (0o700, Socket::Hidden)] {
+            allow(dir.path(), folder).unwrap();
+            assert_eq!(socket_of(&own, &usual), Socket::NotAsked);
+            assert_eq!(judged(&usual), expected);
+            // Not `chmod`, whatever it is.
+            assert_eq!(judged(&file), Socket::Missing);
+            assert_eq!(judged(&dir.path().join("none")), Socket::Missing);
+        }
+        allow(dir.path(), 0o755).unwrap();
+        allow(&usual, 0o666).unwrap();
+        assert_eq!(judged(&usual), Socket::Fine);
+    }
 }

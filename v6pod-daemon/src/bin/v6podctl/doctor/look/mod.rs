@@ -1,12 +1,14 @@
 //! What a doctor looks at, as who has called him. Nothing is changed.
 //!
 //! Guarantees: a file is read only if it is a regular one, and no more of it than [`LARGEST`]; a program that is
-//! asked ends within [`PATIENCE`] or is ended, and no more of what it says is kept than [`LARGEST`].
+//! asked ends within [`PATIENCE`] or is ended, and no more of what it says is kept than [`LARGEST`]. Which programs are
+//! asked, `search` says.
 
 pub(crate) mod daemon;
 pub(crate) mod host;
 pub(crate) mod podman;
 pub(crate) mod programs;
+mod search;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _};

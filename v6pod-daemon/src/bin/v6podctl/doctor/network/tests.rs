@@ -151,6 +151,20 @@ fn each_thing_that_is_not_right_is_named_with_what_mends_it() {
 }
 
 #[test]
+fn an_unreachable_route_around_the_prefix_is_no_clash() {
+    for serving in [true, false] {
+        let around = |flags| {
+            with(|f| {
+                f.serving = serving;
+                f.routes.push(Route { flags, ..to("2001:db8:1:2::/64", "lo") });
+            })
+        };
+        assert_eq!(judged(&around(1 | REJECT)), []);
+        assert_eq!(judged(&around(1))[0].0, "prefix-clash");
+    }
+}
+
+#[test]
 fn where_linux_forwards_for_all_or_not_at_all_advertisements_are_kept_first() {
     let facts = with(|f| f.links.iter_mut().for_each(|link| link.force_forwarding = None));
     let found = judged(&facts);
