@@ -11,11 +11,14 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::io::Write as _;
 use std::net::Ipv6Addr;
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt as _;
+use std::process::Stdio;
+use std::time::Duration;
 
-use v6pod_proto::{Activate, Attachment};
+use v6pod_proto::{Activate, Attachment, ContainerId};
 use v6pod_tests::{
     Body, Config, HostNs, OwnedNs, PATIENCE, Response, Stage, User, eventually,
     random_container_id, require, run,
@@ -164,6 +167,74 @@ fn podman_says_why_a_container_does_not_start_that_asks_for_what_it_may_not() {
         assert!(seen.len() == 1 && !seen[0].contains("00000042 "), "{seen:?}");
     }
     before.comes_back(&stage.daemon);
+}
+
+/// Has podman's list of this user's containers be this, in one step.
+fn list(user: &User, content: &str) {
+    // Of a driver that nobody here has.
+    let folder = ".local/share/containers/storage/btrfs-containers";
+    let script = format!(
+        "mkdir -p {folder} && cat >{folder}/new && mv {folder}/new {folder}/containers.json"
+    );
+    let mut command = user.command("sh");
+    let mut shell = command
+        .args(["-c", &format!("cd {} && {script}", user.home().display())])
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("a shell");
+    let mut stdin = shell.stdin.take().expect("its stdin");
+    stdin.write_all(content.as_bytes()).expect("writing a list");
+    drop(stdin);
+    assert!(shell.wait().expect("its end").success());
+}
+
+#[test]
+fn a_stable_address_does_not_become_another_because_podmans_list_cannot_be_read() {
+    let _machine = require!(Podman);
+    let stage = Stage::with_users(1);
+    let user = stage.user();
+    let caller = stage.daemon.as_user(user.uid());
+    // Without a word about its name: that stands in the list.
+    let word = |plug: bool, id: &ContainerId| Activate {
+        plug,
+        annotations: [("v6pod.address".to_owned(), "stable".to_owned())].into(),
+        ..Activate::new(id.clone())
+    };
+    let named = |id: &ContainerId| format!(r#"[{{"id":"{id}","names":["web"]}}]"#);
+    let unread = |id: &ContainerId| format!("{}{}", named(id), " ".repeat(1 << 20));
+    let over = || {
+        eventually(PATIENCE, "it is over", || stage.daemon.attachments().is_empty().then_some(()));
+    };
+    let (first, id) = (OwnedNs::new(user), random_container_id());
+    list(user, &named(&id));
+    let there = granted(caller.activate(&word(true, &id), first.network().as_fd()).0);
+    drop(first);
+    over();
+
+    for plugged in [false, true] {
+        let (namespace, id) = (OwnedNs::new(user), random_container_id());
+        let network = namespace.network();
+        list(user, &unread(&id));
+        if plugged {
+            // By a network program that knows no more than the id.
+            granted(caller.activate(&Activate::new(id.clone()), network.as_fd()).0);
+        }
+        let before = namespace.addresses();
+        let asked = || caller.activate(&word(!plugged, &id), network.as_fd()).0;
+        refused(asked(), 503, "podman's files could not be read");
+        assert_eq!(namespace.addresses(), before);
+        // The list becomes readable while it is waited for, or before it is looked at at all.
+        let answer = std::thread::scope(|scope| {
+            let waiting = scope.spawn(asked);
+            std::thread::sleep(Duration::from_millis(500));
+            list(user, &named(&id));
+            waiting.join().expect("an answer")
+        });
+        assert_eq!(granted(answer), there);
+        assert_eq!(namespace.addresses(), [there]);
+        drop((network, namespace));
+        over();
+    }
 }
 
 /// A container that had any address, and the refusal that it got when it asked for a stable one: the daemon was

@@ -120,7 +120,10 @@ impl Shared {
             let Some(mut member) = known(&shared.ledger()) else { return };
             let name = match &member.name {
                 Some(_) => None,
-                None => shared.containers.name(pod.owner, &container).await.map(|name| name.name),
+                None => {
+                    let said = shared.containers.name(pod.owner, &container).await;
+                    said.ok().flatten().map(|name| name.name)
+                }
             };
             shared.learn_owner(pod.owner).await;
             // Without a name it offers nothing, and no tags.

@@ -6,7 +6,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rand::TryRng as _;
 use rand::rngs::{SysError, SysRng};
@@ -37,6 +37,14 @@ const INTERFACE: &str = "eth0";
 /// The name if that one is taken: pasta and netavark bring an eth0 of their own.
 const SECOND_INTERFACE: &str = "v6eth0";
 
+/// When podman's files are read again that could not be.
+const READ_AGAIN: Duration = Duration::from_millis(100);
+
+/// Why nobody can say which address is a container's stable one.
+const UNREAD: Refused = Refused::NotReady(
+    "podman's files could not be read, so nobody knows by which name its address goes",
+);
+
 /// A namespace on its way through the questions.
 enum Namespace {
     /// As it came from a caller.
@@ -59,6 +67,8 @@ enum Attempt {
     },
     /// Somebody is at work on this namespace.
     InMotion(NetNs),
+    /// The name that its container's address goes by could not be read.
+    Unnamed(NetNs),
 }
 
 /// [`super::Attachments::activate_descriptor`].
@@ -105,7 +115,7 @@ pub(super) async fn activate_by_id(
     };
     let (namespace, process) = shared.work_for(ask.caller, job).await?;
     if ask.name.is_none() {
-        ask.name = shared.containers.name(ask.asker, &container).await.map(|name| name.name);
+        ask.look_up_name(shared).await;
     }
     let asked = run(shared, ask, Namespace::Opened(namespace), move || Some(process)).await;
     match asked {
@@ -123,19 +133,17 @@ async fn run(
 ) -> Result<(proto::Attachment, Option<Lease>), Refused> {
     let (began, lease, caller, plug) = (Instant::now(), ask.lease, ask.caller, ask.plug);
     let deadline = tokio::time::Instant::now() + PATIENCE;
-    if ask.needs_name()
-        && let Some(container) = &ask.container
-    {
-        ask.name = shared.containers.name(ask.asker, container).await.map(|name| name.name);
+    if ask.needs_name() {
+        ask.look_up_name(shared).await;
     }
     let mut pin: Option<Box<dyn FnOnce() -> Option<Process> + Send>> = Some(Box::new(pin));
     let mut process = None;
     loop {
         let rested = shared.rested.notified();
-        let (state, ask, first) = (Arc::clone(shared), ask.clone(), pin.take());
+        let (state, asked, first) = (Arc::clone(shared), ask.clone(), pin.take());
         let job = move |worker: &mut Worker| {
             let process: Option<Process> = first.map_or(process, |pin| pin());
-            attempt(&state, worker, &ask, namespace, process)
+            attempt(&state, worker, &asked, namespace, process)
         };
         let worked = shared.work_for(caller, job).await;
         // To find nothing is what most who only describe expect.
@@ -156,6 +164,14 @@ async fn run(
                 timeout_at(deadline, rested)
                     .await
                     .map_err(|_| Refused::NotReady("another request is at this namespace"))?;
+            }
+            (Attempt::Unnamed(known), kept) => {
+                (namespace, process) = (Namespace::Known(known), kept);
+                let again = async {
+                    tokio::time::sleep(READ_AGAIN).await;
+                    ask.look_up_name(shared).await;
+                };
+                timeout_at(deadline, again).await.map_err(|_| UNREAD)?;
             }
         }
     }
@@ -251,6 +267,9 @@ fn attempt(
         // What is said of a container may open something.
         let rules = shared.rules.hold();
         let mut ledger = shared.ledger();
+        if placing::lacks_name(&ledger, ask, owner, &id) {
+            return Ok((Attempt::Unnamed(ns), process));
+        }
         match ledger.book.at(owner, &id) {
             Found::InMotion => return Ok((Attempt::InMotion(ns), process)),
             Found::Attached(found) => {

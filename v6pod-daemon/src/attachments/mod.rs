@@ -199,6 +199,8 @@ pub struct Ask {
     /// None from one who knows the namespace alone.
     container: Option<ContainerId>,
     name: Option<String>,
+    /// Whether there may be a name in podman's files, which could not be read.
+    name_unread: bool,
     wishes: Wishes,
     found: OtherWishes,
     /// Whose namespace it has to be.
@@ -274,6 +276,7 @@ impl Ask {
             found: OtherWishes::read(&request.found).map_err(wrong)?,
             container: request.id,
             name: request.name.filter(|name| !name.is_empty() && name.len() <= NAME),
+            name_unread: false,
             asker,
             caller: asker,
             rights: None,

@@ -62,7 +62,10 @@ impl Shared {
         tokio::spawn(async move {
             let name = match &a.name {
                 Some(name) => Some(name.clone()),
-                None => shared.containers.name(a.owner, &a.container).await.map(|n| n.name),
+                None => {
+                    let said = shared.containers.name(a.owner, &a.container).await;
+                    said.ok().flatten().map(|name| name.name)
+                }
             };
             // Without a name it offers nothing, and no tags.
             a.name.clone_from(&name);

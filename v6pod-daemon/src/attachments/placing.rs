@@ -14,12 +14,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use v6pod_proto::wishes::{AddressWish, OtherWishes, Source};
-use v6pod_proto::{AttachmentId, ContainerId, Happening, Wishes};
+use v6pod_proto::{AttachmentId, ContainerId, Happening, Uid, Wishes};
 
 use super::renumbering::let_go_at;
 use super::{Ask, Ledger, Refused, Shared};
-use crate::core::attachment::Attachment;
-use crate::core::book::{NoSpot, Spot};
+use crate::core::attachment::{Attachment, NamespaceId};
+use crate::core::book::{Found, NoSpot, Spot};
 use crate::core::choice::Choice;
 use crate::core::step::{Also, Port};
 use crate::failpoint;
@@ -80,11 +80,38 @@ impl Ask {
         }
     }
 
-    /// Whether its container asks for an address that is called by the container's name.
+    /// Whether its container asks for an address that goes by the name that its engine calls it by.
     pub(super) fn needs_name(&self) -> bool {
-        let stable =
-            matches!(Choice::said(&self.wishes, &self.found), Some((AddressWish::Stable, _)));
-        stable && self.name.is_none()
+        let Self { wishes, found, .. } = self;
+        let stable = matches!(Choice::said(wishes, found), Some((AddressWish::Stable, _)));
+        let named = self.name.is_some() || Choice::is_called(wishes, found);
+        stable && !named && !self.declines()
+    }
+
+    /// Asks podman's files what its container is called.
+    pub(super) async fn look_up_name(&mut self, shared: &Shared) {
+        let Some(container) = &self.container else { return };
+        let said = shared.containers.name(self.asker, container).await;
+        self.name_unread = said.is_err();
+        self.name = said.ok().flatten().map(|name| name.name);
+    }
+}
+
+/// Whether it cannot be told which address is asked for: it goes by a name that was not read. By another, the
+/// container's id for one, a stable address would be another one.
+pub(super) fn lacks_name(ledger: &Ledger, ask: &Ask, owner: Uid, namespace: &NamespaceId) -> bool {
+    if !ask.name_unread || !ask.needs_name() {
+        return false;
+    }
+    match ledger.book.at(owner, namespace) {
+        Found::InMotion => false,
+        Found::Nothing => true,
+        // Its network program may have known it. What was known before has been applied.
+        Found::Attached(id) => ledger.book.find(&id).is_some_and(|there| {
+            let others = there.is_identified() && ask.container.as_ref() != Some(&there.container);
+            let applied = Choice::said(&there.wishes, &there.found).is_some();
+            there.name.is_none() && !others && !applied
+        }),
     }
 }
 

@@ -78,21 +78,25 @@ impl Containers {
         self.reader.run(uid, work).await?
     }
 
-    /// The name of a container of this user, running or not. None if there is no file that says it,
-    /// or not in time: a name never holds anything up.
-    pub async fn name(&self, uid: Uid, id: &ContainerId) -> Option<Name> {
+    /// The name of a container of this user, running or not. None if nobody says it.
+    ///
+    /// # Errors
+    /// What may say it was not read, or not in time.
+    pub async fn name(&self, uid: Uid, id: &ContainerId) -> Result<Option<Name>, Unknown> {
         let (places, id) = (Arc::clone(&self.places), id.clone());
         let work = move || {
-            let (runtime, home) = (places.runtime(uid), places.home(uid));
-            podman::name(&podman::Places { runtime: runtime.ok(), home }, &id)
-        };
-        match self.reader.run(uid, work).await {
-            Ok(name) => name,
-            Err(error) => {
-                debug!(%uid, %error, "a container's name was not read");
-                None
+            let own = [usable(uid, places.runtime(uid)), places.home(uid)];
+            let unread = own.iter().any(Result::is_err);
+            let [runtime, home] = own.map(|place| place.ok().flatten());
+            match podman::name(&podman::Places { runtime, home }, &id) {
+                Ok(None) if unread => Err(Unknown),
+                said => said,
             }
-        }
+        };
+        self.reader.run(uid, work).await.unwrap_or_else(|error| {
+            debug!(%uid, %error, "a container's name was not read");
+            Err(Unknown)
+        })
     }
 }
 
@@ -126,14 +130,31 @@ impl Places {
     }
 
     /// Asks the passwd database, which may block (NSS): only on the reader's threads.
-    fn home(&self, uid: Uid) -> Option<Place> {
-        let known = || User::from_uid(uid.as_raw().into()).ok().flatten().map(|user| user.dir);
-        let path = self.home.clone().or_else(known)?;
-        match Folder::open(&path, uid) {
-            Ok(folder) => Some(Place { folder, path }),
-            Err(error) => {
-                debug!(%uid, %error, "a home directory is not used");
-                None
+    fn home(&self, uid: Uid) -> Result<Option<Place>, Unknown> {
+        let path = match &self.home {
+            Some(path) => path.clone(),
+            None => match User::from_uid(uid.as_raw().into()).map_err(|_| Unknown)? {
+                Some(user) => user.dir,
+                None => return Ok(None),
+            },
+        };
+        usable(uid, Folder::open(&path, uid).map(|folder| Place { folder, path }))
+    }
+}
+
+/// The directory, if it is this user's own: podman keeps nothing of his in another.
+///
+/// # Errors
+/// Nobody can say, or he keeps it where it is not read.
+fn usable(uid: Uid, place: Result<Place, Refused>) -> Result<Option<Place>, Unknown> {
+    match place {
+        Ok(place) => Ok(Some(place)),
+        Err(Refused::Absent) => Ok(None),
+        Err(error) => {
+            debug!(%uid, %error, "a user's directory is not used");
+            match error {
+                Refused::Io(_) | Refused::Fuse => Err(Unknown),
+                _ => Ok(None),
             }
         }
     }

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use tracing::debug;
 use v6pod_proto::{ContainerId, storage};
 
+use super::Unknown;
 use super::beneath::{Folder, Refused};
 
 /// A container's name as podman knows it.
@@ -65,21 +66,32 @@ impl Name {
     }
 }
 
-/// Looks for the container's name where podman 1.x and later ones keep it.
-pub(super) fn name(places: &Places, id: &ContainerId) -> Option<Name> {
-    create_config(places, id).or_else(|| listed(places, id))
+/// Looks for the container's name where podman 1.x and later ones keep it. None if nobody says it.
+///
+/// # Errors
+/// What may say it cannot be read.
+pub(super) fn name(places: &Places, id: &ContainerId) -> Result<Option<Name>, Unknown> {
+    match create_config(places, id) {
+        Ok(Some(name)) => Ok(Some(name)),
+        unnamed => match listed(places, id)? {
+            None => unnamed,
+            name => Ok(name),
+        },
+    }
 }
 
 /// podman 1.0 to 1.4: `libpod/tmp/socket/ID`, made by conmon, is a link to the bundle. It is read,
 /// and its target opened by the same rule as everything.
-fn create_config(places: &Places, id: &ContainerId) -> Option<Name> {
+fn create_config(places: &Places, id: &ContainerId) -> Result<Option<Name>, Unknown> {
     let link: PathBuf = ["libpod", "tmp", "socket", id.as_str()].iter().collect();
-    let runtime = places.runtime.as_ref()?;
-    let target = seen(&link, runtime.folder.read_link(&link))?;
+    let Some(runtime) = &places.runtime else { return Ok(None) };
+    let Some(target) = seen(&link, runtime.folder.read_link(&link))? else { return Ok(None) };
     let file = target.join("artifacts/create-config");
     let mut all = places.home.iter().chain(Some(runtime));
-    let (place, below) = all.find_map(|place| Some((place, below(&place.path, &file)?)))?;
-    parse_create_config(&seen(&below, place.folder.read(&below))?)
+    let found = all.find_map(|place| Some((place, below(&place.path, &file)?)));
+    let Some((place, below)) = found else { return Ok(None) };
+    let config = seen(&below, place.folder.read(&below))?;
+    Ok(config.and_then(|bytes| parse_create_config(&bytes)))
 }
 
 /// The rest of a path below another, if it goes up nowhere.
@@ -89,29 +101,41 @@ fn below(base: &Path, path: &Path) -> Option<PathBuf> {
 }
 
 /// containers/storage's lists: the graph root in the home directory, and the run root, where the
-/// volatile list is if the storage is transient.
-fn listed(places: &Places, id: &ContainerId) -> Option<Name> {
+/// volatile list is if the storage is transient. One that cannot be read does not hide the next.
+fn listed(places: &Places, id: &ContainerId) -> Result<Option<Name>, Unknown> {
     let roots =
         [(&places.home, ".local/share/containers/storage"), (&places.runtime, "containers")];
-    roots.into_iter().filter_map(|(place, root)| Some((place.as_ref()?, root))).find_map(
-        |(place, root)| {
-            let folders = DRIVERS.map(|driver| format!("{root}/{driver}-containers"));
-            let mut files =
-                folders.iter().flat_map(|f| storage::FILES.map(|file| Path::new(f).join(file)));
-            files.find_map(|file| parse_list(&seen(&file, place.folder.read(&file))?, id))
-        },
-    )
+    let mut unnamed = Ok(None);
+    for (place, root) in roots {
+        let Some(place) = place else { continue };
+        let folders = DRIVERS.map(|driver| format!("{root}/{driver}-containers"));
+        let files = folders.iter().flat_map(|f| storage::FILES.map(|file| Path::new(f).join(file)));
+        for file in files {
+            match seen(&file, place.folder.read(&file)) {
+                Ok(list) => {
+                    if let Some(name) = list.and_then(|bytes| parse_list(&bytes, id)) {
+                        return Ok(Some(name));
+                    }
+                }
+                Err(unknown) => unnamed = Err(unknown),
+            }
+        }
+    }
+    unnamed
 }
 
-/// What was read; if nothing was, why, for the log.
-fn seen<T>(file: &Path, read: Result<T, Refused>) -> Option<T> {
+/// What was read; none if it is not there.
+///
+/// # Errors
+/// It is there, and was not read; the log says why.
+fn seen<T>(file: &Path, read: Result<T, Refused>) -> Result<Option<T>, Unknown> {
     match read {
-        Ok(value) => Some(value),
-        Err(Refused::Absent) => None,
+        Ok(value) => Ok(Some(value)),
+        Err(Refused::Absent) => Ok(None),
         Err(error) => {
             let cause = std::error::Error::source(&error);
             debug!(?file, %error, cause, "a file of podman's was not read");
-            None
+            Err(Unknown)
         }
     }
 }

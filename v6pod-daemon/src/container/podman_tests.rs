@@ -51,13 +51,17 @@ impl User {
         symlink(target, link).unwrap();
     }
 
-    fn name(&self) -> Option<Name> {
+    fn said(&self) -> Result<Option<Name>, Unknown> {
         let owner = Uid::new(rustix::process::geteuid().as_raw()).unwrap();
         let place = |name: &str| {
             let path = self.path(name);
             Some(Place { folder: Folder::open(&path, owner).unwrap(), path })
         };
         name(&Places { runtime: place("run"), home: place("home") }, &web())
+    }
+
+    fn name(&self) -> Option<Name> {
+        self.said().ok().flatten()
     }
 }
 
@@ -85,6 +89,19 @@ fn a_list_that_cannot_be_read_does_not_hide_the_next() {
     user.put("home/.local/share/containers/storage/overlay-containers/containers.json", b"{");
     user.put("home/.local/share/containers/storage/vfs-containers/containers.json", LIST);
     assert_eq!(user.name(), named("web"));
+}
+
+#[test]
+fn a_list_that_is_there_and_cannot_be_read_may_have_the_name() {
+    let user = User::new();
+    assert_eq!(user.said(), Ok(None));
+    let storage = "home/.local/share/containers/storage";
+    let large = vec![b' '; super::super::beneath::LIMIT as usize + 1];
+    user.put(&format!("{storage}/overlay-containers/containers.json"), &large);
+    user.put(&format!("{storage}/vfs-containers/containers.json"), b"[]");
+    assert_eq!(user.said(), Err(Unknown));
+    user.put(&format!("{storage}/vfs-containers/containers.json"), LIST);
+    assert_eq!(user.said(), Ok(named("web")));
 }
 
 #[test]

@@ -43,6 +43,11 @@ impl Choice {
         all.into_iter().find_map(|(wishes, source)| Some((wishes.address?, source)))
     }
 
+    /// Whether its user says what it is called, whatever its engine does.
+    pub fn is_called(wishes: &Wishes, found: &OtherWishes) -> bool {
+        called(wishes, found, None).is_some()
+    }
+
     /// The stable one of a container that is called so; by its id if nobody has called it anything.
     pub fn stable(
         wishes: &Wishes,
