@@ -79,7 +79,7 @@ fn typed(host: &WholeHost, anna: &Login<'_>, prompt: &str, command: &str) -> Str
     };
     assert!(finished.status.success(), "{prompt}{command}\n{finished}");
     let lines = finished.stdout.lines().filter_map(|line| {
-        let last = line.rsplit('\r').next().unwrap_or_default().trim_end();
+        let last = line.trim_end().rsplit('\r').next().unwrap_or_default();
         (!PASSING.iter().any(|passing| line.starts_with(passing))).then_some(last)
     });
     lines.collect::<Vec<_>>().join("\n").trim_end().to_owned()
