@@ -18,7 +18,7 @@ use super::completing::{self, Existing};
 use super::holding::{Hold, Unheard, holder};
 use super::metrics::Part;
 use super::placing::{self, Place};
-use super::{AT_WORK, Ask, Lease, PATIENCE, Refused, Shared, ending, opening};
+use super::{AT_WORK, Ask, Lease, PATIENCE, Refused, Shared, ending, opening, subnets};
 use crate::closer::Foreign;
 use crate::container::NotFound;
 use crate::core::attachment::{Attachment, NamespaceId, Phase};
@@ -256,6 +256,7 @@ fn attempt(
             Found::Attached(found) => {
                 ask.open_ports(shared, owner, ledger.book.room(owner, Some(&found)))?;
                 let place = placing::place(shared, &mut ledger, ask, &found)?;
+                let subnet = subnets::wanted(shared, &mut ledger, ask, &found)?;
                 shared.keep_slices(&mut ledger);
                 if matches!(place, Place::Later) {
                     return Ok((Attempt::InMotion(ns), process));
@@ -263,16 +264,25 @@ fn attempt(
                 return match completing::existing(shared, &mut ledger, ask, &found, process)? {
                     Existing::Attached { hold, renamed, pending } => {
                         let booked = placing::book(shared, &mut ledger, &found, place)?;
+                        let subnet = subnets::book(shared, &mut ledger, &found, subnet);
                         drop(ledger);
                         let enforced = shared.enforce(worker, rules, pending);
-                        if enforced.is_err() && booked.is_some() {
+                        let renamed = renamed || booked.is_some();
+                        let (moves, gives) = (booked.is_some(), matches!(subnet, Ok(Some(_))));
+                        let done = enforced.and_then(|()| {
+                            let subnet = subnet?;
+                            if let Some(booked) = booked {
+                                placing::replace(shared, worker, &ns, booked)?;
+                            }
+                            subnet.map_or(Ok(()), |s| subnets::give(shared, worker, &ns, s))
+                        });
+                        if done.is_err() && moves {
                             placing::given_up(shared, &mut shared.ledger(), &found);
                         }
-                        enforced?;
-                        let renamed = renamed || booked.is_some();
-                        if let Some(booked) = booked {
-                            placing::replace(shared, worker, &ns, booked)?;
+                        if done.is_err() && gives {
+                            subnets::given_up(shared, &mut shared.ledger(), &found);
                         }
+                        done?;
                         Ok((Attempt::Attached { id: found, hold, renamed }, None))
                     }
                     // Nobody is to see an address of it once this is answered.
@@ -282,6 +292,9 @@ fn attempt(
             Found::Nothing if !ask.plug => {
                 ask.open_ports(shared, owner, ledger.book.room(owner, None))?;
                 ask.choice()?;
+                if let Some(length) = ask.subnet(shared)? {
+                    ledger.book.allows_subnet(owner, length)?;
+                }
                 completing::keep(
                     shared,
                     &mut ledger,
@@ -296,7 +309,7 @@ fn attempt(
         let container = ask.container.as_ref();
         let replaced = container.map_or_else(Vec::new, |c| ledger.book.starts_of(owner, c));
         let open = ask.open_ports(shared, owner, ledger.book.room(owner, None))?;
-        let wanted = wanted(&ask, owner, id, process.as_ref(), open)?;
+        let wanted = wanted(shared, &ask, owner, id, process.as_ref(), open)?;
         let made = match ledger.book.reserve(wanted, Instant::now(), random) {
             Ok(made) => made.clone(),
             Err(Refusal::Spot(NoSpot::Soon(other))) => {
@@ -355,6 +368,7 @@ fn whose(ns: &NetNs, ask: &Ask) -> Result<Uid, Refused> {
 }
 
 fn wanted(
+    shared: &Shared,
     ask: &Ask,
     owner: Uid,
     namespace: NamespaceId,
@@ -372,6 +386,7 @@ fn wanted(
         wishes: ask.wishes.clone(),
         found: ask.found.clone(),
         choice: ask.choice()?,
+        subnet: ask.subnet(shared)?,
         open,
         namespace,
         interface,

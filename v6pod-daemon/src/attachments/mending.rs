@@ -2,8 +2,9 @@
 //! is unreachable.
 
 use std::collections::HashSet;
-use std::net::Ipv6Addr;
 use std::sync::Arc;
+
+use ipnet::Ipv6Net;
 
 use super::Shared;
 use crate::core::Prefix;
@@ -86,12 +87,12 @@ fn mend_one(
     let (host, port) = (shared.host(), &attachment.port);
     tell(attachment, mend(worker, &host, observed, port, ifindex));
     // If it ended meanwhile, or one of its addresses went, the undo may have come before this.
-    let living: HashSet<Ipv6Addr> = match shared.ledger().book.find(&attachment.id) {
-        Some(a) if a.phase != Phase::Releasing => a.port.addresses().collect(),
+    let living: HashSet<Ipv6Net> = match shared.ledger().book.find(&attachment.id) {
+        Some(a) if a.phase != Phase::Releasing => a.port.nets().collect(),
         Some(_) | None => HashSet::new(),
     };
-    for address in port.addresses().filter(|address| !living.contains(address)) {
-        let gone = Port { address, also: Vec::new(), ..port.clone() };
+    let has_gone = |one: &Port| one.nets().all(|net| !living.contains(&net));
+    for gone in port.each().filter(has_gone) {
         for step in [Step::Route, Step::Neighbour] {
             if let Err(error) = kernel::wire::undo(worker, &host, &gone, &step) {
                 tracing::error!(attachment = %attachment.id, %error, "cannot take it away again");

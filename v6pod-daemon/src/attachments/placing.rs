@@ -95,7 +95,7 @@ pub(super) fn place(
     ask: &Ask,
     id: &AttachmentId,
 ) -> Result<Place, Refused> {
-    if ledger.book.is_replacing(id) {
+    if ledger.book.is_replacing(id) || ledger.book.is_giving(id) {
         return Ok(Place::Later);
     }
     let Some(there) = ledger.book.find(id) else { return Ok(Place::Here) };
@@ -271,7 +271,8 @@ impl From<NoSpot> for Refused {
     fn from(no: NoSpot) -> Self {
         match no {
             NoSpot::Taken(_) | NoSpot::Outside { .. } => Self::Wish(format!("v6pod.address: {no}")),
-            NoSpot::Slices(_) => Self::Full(no.to_string()),
+            NoSpot::Short { .. } => Self::Wish(format!("v6pod.subnet: {no}")),
+            NoSpot::Slices(_) | NoSpot::Subnets { .. } => Self::Full(no.to_string()),
             NoSpot::Soon(_) => Self::NotReady("the address is still an earlier start's"),
         }
     }

@@ -21,7 +21,15 @@
 //!   containers reach port 53 alone, confined ones too: what it tells whom is the resolver's to say. None asks
 //!   so often that another's questions are lost for it (threat 18).
 //!
-//! A container is never a rule of its own: it is elements of sets, [`Elements`].
+//! - An address of a subnet that is a container's is treated as that container's own; what it begins and is
+//!   offered is counted for all of the subnet together. It asks the resolver nothing, and is nobody's kin: those
+//!   are told apart by addresses that stand alone.
+//!
+//! A container is never a rule of its own: it is elements of sets, [`Elements`]. Those of a subnet are those of
+//! its first address, which is asked for in the place of any other of it; but only after the set for the
+//! subnet's length has said that there is one, or an address that ends in zeros would speak for all that begin
+//! like it. To whom no subnet belongs that costs nothing for each packet, and a few look-ups in empty sets for
+//! each flow that begins.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -31,6 +39,8 @@ use std::num::NonZeroU32;
 use v6pod_proto::{LinkName, Mac, Mode, Uid};
 
 use super::hole::{Hole, Holes};
+use super::step::Also;
+use super::subnet::Length;
 use super::{Links, Port, Prefix};
 
 /// The set of the bridge table: `ifname . ether_addr . ipv6_addr`. Not a word of nft's own, such as
@@ -216,6 +226,8 @@ pub struct Elements {
     pub mac: Mac,
     /// The address that it sends with.
     pub address: Ipv6Addr,
+    /// How long the subnet is that begins with it; none: it stands alone.
+    pub subnet: Option<Length>,
     /// Whose processes on the host reach it.
     pub owner: Uid,
     /// What else does.
@@ -225,15 +237,17 @@ pub struct Elements {
 impl Elements {
     /// Those of the address that the attachment at this port is known by.
     pub fn of(port: &Port) -> Self {
-        let Port { name, mac, address, owner, open, mode, .. } = port;
-        let (port, open) = (name.clone(), open.clone());
-        Self { port, mode: *mode, mac: *mac, address: *address, owner: *owner, open }
+        let Port { name, mac, address, subnet, owner, open, mode, .. } = port;
+        let (port, open, subnet) = (name.clone(), open.clone(), *subnet);
+        Self { port, mode: *mode, mac: *mac, address: *address, subnet, owner: *owner, open }
     }
 
-    /// Those of each of its addresses.
+    /// Those of each of its addresses and subnets.
     pub fn of_all(port: &Port) -> impl Iterator<Item = Self> {
         let one = Self::of(port);
-        port.addresses().map(move |address| Self { address, ..one.clone() })
+        let each =
+            move |also: &Also| Self { address: also.address, subnet: also.subnet, ..one.clone() };
+        [Self::of(port)].into_iter().chain(port.also.iter().map(each))
     }
 }
 
@@ -274,6 +288,7 @@ impl Ruleset {
             ("{EAST_WEST}", east_west.rules().0.to_owned()),
             ("{SAME_OWNER}", east_west.rules().1.to_owned()),
             ("{KIN}", east_west.chain()),
+            ("{SUBNET_CHAINS}", each_length(include_str!("ruleset/subnet_chains.nft"))),
             ("{HOST}", host.rules().to_owned()),
             ("{RESOLVER_SET}", when(*resolver, include_str!("ruleset/asking.nft"))),
             ("{TO_RESOLVER}", when(*resolver, include_str!("ruleset/to_resolver.nft"))),
@@ -283,6 +298,25 @@ impl Ruleset {
             ("{BEGUN}", when(*flows, include_str!("ruleset/begun.nft"))),
             ("{OFFERED}", when(*flows, include_str!("ruleset/offered.nft"))),
             ("{TOO_MANY}", when(*flows, include_str!("ruleset/too_many.nft"))),
+            (
+                "{SUBNET_FLOWS}",
+                when(*flows, &each_length(include_str!("ruleset/subnet_flows.nft"))),
+            ),
+            ("{SUBNET_SETS}", each_length("\tset {SUBNET} { type ipv6_addr; }\n")),
+            ("{BRIDGE_SUBNET_FLUSHES}", each_length("flush set bridge {TABLE} {SUBNET}\n")),
+            ("{INET_SUBNET_FLUSHES}", each_length("flush set inet {TABLE} {SUBNET}\n")),
+            ("{BRIDGE_SUBNETS}", subnets(&known, Some(Mode::Bridge))),
+            ("{INET_SUBNETS}", subnets(&known, None)),
+            ("{SUBNET_SENDERS}", each_length(SENDERS)),
+            ("{SUBNET_KNOWN}", each_length(KNOWN)),
+            ("{SUBNET_ROUTED}", each_length(ROUTED)),
+            ("{SUBNET_CONFINED}", each_length(CONFINED)),
+            ("{SUBNET_OWNERS}", each_length(OWNERS)),
+            ("{SUBNET_TO_CONTAINER}", each_length(&format!("\t\t{TO} goto to_{{SUBNET}}\n"))),
+            ("{SUBNET_BEGUN}", each_length(&format!("\t\t{FROM} goto begun_{{SUBNET}}\n"))),
+            ("{SUBNET_OFFERED}", each_length(&format!("\t\t{TO} goto offered_{{SUBNET}}\n"))),
+            ("{SUBNET_ASKING}", each_length(&format!("\t\t{FROM} drop\n"))),
+            ("{SUBNET_KIN}", each_length(&format!("\t\t{FROM} return\n\t\t{TO} return\n"))),
             ("{FLOWS}", flows.map_or(0, NonZeroU32::get).to_string()),
             ("{GATEWAY_ADDRESS}", any_of(gateways.iter().map(ToString::to_string))),
             ("{TABLE}", links.table.to_string()),
@@ -362,7 +396,7 @@ impl Ingress {
                 ),
                 "\t\tct state established,related accept\n\
                  \t\tmeta skuid 0 accept\n\
-                 \t\tip6 daddr . meta skuid @owner accept\n",
+                 \t\tip6 daddr . meta skuid @owner accept\n{SUBNET_OWNERS}",
                 concat!(
                     "\t\tct state established,related accept\n",
                     include_str!("ruleset/ended.nft"),
@@ -390,7 +424,8 @@ impl EastWest {
             return String::new();
         }
         let mut text = "\n\t# Lets containers of one owner begin anything with each other: of no bit of his uid is \
-                        one in the set\n\t# and the other not.\n\tchain kin {\n"
+                        one in the set\n\t# and the other not. Addresses of subnets have no bits there, as root's have \
+                        none.\n\tchain kin {\n{SUBNET_KIN}"
             .to_owned();
         for bit in 0..32 {
             let coded = with_bit(Ipv6Addr::UNSPECIFIED, bit);
@@ -413,6 +448,45 @@ impl HostAccess {
             Self::Deny => include_str!("ruleset/host.nft"),
         }
     }
+}
+
+/// Whether a packet is from, or for, an address of a subnet of a length.
+const FROM: &str = "ip6 saddr & {MASK} @{SUBNET}";
+const TO: &str = "ip6 daddr & {MASK} @{SUBNET}";
+
+/// Who may send with an address of a subnet: by the bridge, the same by what can be seen on it, by a routed port.
+const SENDERS: &str = "\t\tip6 saddr & {MASK} @{SUBNET} iifname . ether saddr . (ip6 saddr & {MASK}) @sender return\n";
+const KNOWN: &str =
+    "\t\tip6 saddr & {MASK} @{SUBNET} ether saddr . (ip6 saddr & {MASK}) @known return\n";
+const ROUTED: &str =
+    "\t\tip6 saddr & {MASK} @{SUBNET} iifname . (ip6 saddr & {MASK}) @routed return\n";
+/// Of which only what is listed is reached. Mostly the first of the two sets is empty.
+const CONFINED: &str =
+    "\t\tip6 saddr & {MASK} @confined ip6 saddr & {MASK} @{SUBNET} goto confined_{SUBNET}\n";
+/// Whose processes on this host reach them.
+const OWNERS: &str =
+    "\t\tip6 daddr & {MASK} @{SUBNET} (ip6 daddr & {MASK}) . meta skuid @owner accept\n";
+
+/// The text, once for each length of subnets.
+fn each_length(text: &str) -> String {
+    let each = |length: Length| {
+        text.replace("{MASK}", &length.mask().to_string()).replace("{SUBNET}", length.set())
+    };
+    Length::ALL.map(each).concat()
+}
+
+/// The sets with the first addresses of subnets, of all or only of those at such ports.
+fn subnets(known: &[&Elements], only: Option<Mode>) -> String {
+    let mut text =
+        "\t# The first addresses of subnets that are containers', by their length.\n".to_owned();
+    for length in Length::ALL {
+        let these = known.iter().filter(|e| e.subnet == Some(length));
+        let these = these.filter(|e| only.is_none_or(|mode| e.mode == mode));
+        let elements = elements(these.map(|e| e.address.to_string()));
+        let _infallible =
+            write!(text, "\tset {} {{\n\t\ttype ipv6_addr{elements}\n\t}}\n\n", length.set());
+    }
+    text
 }
 
 /// The text, if there is what it is about.
