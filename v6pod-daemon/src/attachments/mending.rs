@@ -1,14 +1,14 @@
 //! Attachments that serve are whole, or made whole again, and so is what surrounds them: the rest of each prefix
 //! is unreachable.
 
-use std::collections::HashSet;
-use std::net::Ipv6Addr;
 use std::sync::Arc;
+
+use v6pod_proto::AttachmentId;
 
 use super::Shared;
 use crate::core::Prefix;
 use crate::core::attachment::{Attachment, Phase};
-use crate::core::step::{Port, Step};
+use crate::core::step::Step;
 use crate::kernel::mend::{is_whole, mend};
 use crate::kernel::{self, Observed, Worker};
 
@@ -16,8 +16,8 @@ use crate::kernel::{self, Observed, Worker};
 pub(super) async fn mend_all(shared: &Arc<Shared>, observed: Observed) {
     let state = Arc::clone(shared);
     let job = move |worker: &mut Worker| {
-        for (attachment, ifindex) in torn(&state, &observed) {
-            mend_one(&state, worker, &observed, &attachment, ifindex);
+        for id in torn(&state, &observed) {
+            mend_one(&state, worker, &observed, &id);
         }
         Ok::<_, kernel::Error>(())
     };
@@ -51,17 +51,18 @@ pub(super) async fn hold_ranges(shared: &Arc<Shared>) {
     }
 }
 
-/// Those of which something is missing. What came after the look is not among them: without a port
-/// that was seen there is nothing to be said.
-fn torn(shared: &Shared, observed: &Observed) -> Vec<(Attachment, u32)> {
+/// Those of which something is missing.
+fn torn(shared: &Shared, observed: &Observed) -> Vec<AttachmentId> {
     let ledger = shared.ledger();
-    let serving = ledger.book.shown().filter(|a| matches!(a.phase, Phase::Serving | Phase::Ending));
-    let there = |ifindex| observed.ports.iter().any(|port| port.ifindex == ifindex && port.up);
-    serving
-        .filter_map(|a| Some((a, a.ifindex.filter(|i| there(*i))?)))
-        .filter(|(a, ifindex)| !is_whole(observed, &a.port, *ifindex))
-        .map(|(a, ifindex)| (a.clone(), ifindex))
-        .collect()
+    ledger.book.shown().filter(|a| is_torn(a, observed).is_some()).map(|a| a.id.clone()).collect()
+}
+
+/// The number of its port, if something of it is missing. What came after the look is not torn: without a port
+/// that was seen there is nothing to be said.
+fn is_torn(a: &Attachment, observed: &Observed) -> Option<u32> {
+    let serves = matches!(a.phase, Phase::Serving | Phase::Ending);
+    let there = |i: &u32| observed.ports.iter().any(|port| port.ifindex == *i && port.up);
+    a.ifindex.filter(|_| serves).filter(there).filter(|i| !is_whole(observed, &a.port, *i))
 }
 
 /// The same for one that is yet to be taken up. A failure waits for the next look.
@@ -76,26 +77,21 @@ pub(super) fn mend_at_start(
     tell(attachment, mended);
 }
 
-fn mend_one(
-    shared: &Shared,
-    worker: &mut Worker,
-    observed: &Observed,
-    attachment: &Attachment,
-    ifindex: u32,
-) {
-    let (host, port) = (shared.host(), &attachment.port);
-    tell(attachment, mend(worker, &host, observed, port, ifindex));
-    // If it ended meanwhile, or one of its addresses went, the undo may have come before this.
-    let living: HashSet<Ipv6Addr> = match shared.ledger().book.find(&attachment.id) {
-        Some(a) if a.phase != Phase::Releasing => a.port.addresses().collect(),
-        Some(_) | None => HashSet::new(),
-    };
-    for address in port.addresses().filter(|address| !living.contains(address)) {
-        let gone = Port { address, also: Vec::new(), ..port.clone() };
-        for step in [Step::Route, Step::Neighbour] {
-            if let Err(error) = kernel::wire::undo(worker, &host, &gone, &step) {
-                tracing::error!(attachment = %attachment.id, %error, "cannot take it away again");
-            }
+fn mend_one(shared: &Shared, worker: &mut Worker, observed: &Observed, id: &AttachmentId) {
+    // Nobody takes one of its addresses away meanwhile: kernel and book agree on which it has.
+    let _rules = shared.rules.hold();
+    let _alone = shared.rules.change_alone();
+    let Some(a) = shared.ledger().book.find(id).cloned() else { return };
+    let Some(ifindex) = is_torn(&a, observed) else { return };
+    let host = shared.host();
+    tell(&a, mend(worker, &host, observed, &a.port, ifindex));
+    // If all of it ended meanwhile, its undo may have come before this.
+    if shared.ledger().book.find(id).is_some_and(|a| a.phase != Phase::Releasing) {
+        return;
+    }
+    for step in [Step::Route, Step::Neighbour] {
+        if let Err(error) = kernel::wire::undo(worker, &host, &a.port, &step) {
+            tracing::error!(attachment = %id, %error, "cannot take it away again");
         }
     }
 }

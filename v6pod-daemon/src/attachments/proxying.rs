@@ -43,6 +43,9 @@ fn settle_now(shared: &Shared, worker: &mut Worker) -> Result<(), kernel::Error>
     if missing(&prefix.gateway()) {
         proxy::add(&mut worker.socket, (prefix.gateway(), link))?;
     }
+    // Nobody takes one of a container's addresses away meanwhile: kernel and book agree on which it has.
+    let _rules = shared.rules.hold();
+    let _alone = shared.rules.change_alone();
     let added: Vec<_> = serving(shared).into_iter().filter(missing).collect();
     for address in &added {
         proxy::add(&mut worker.socket, (*address, link))?;
