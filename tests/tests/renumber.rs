@@ -217,3 +217,23 @@ fn a_file_says_the_prefix_and_what_is_none_in_it_changes_nothing() {
     assert_eq!((kept.prefix.as_str(), kept.source.as_str()), ("2001:db8:2:0:7::/80", "file"));
     assert!(container.addresses().contains(&after));
 }
+
+/// The change was given up for good, or the ports stayed without a bridge, as two made the host's side at once.
+#[test]
+fn a_bridge_that_is_deleted_while_the_prefix_changes_stops_neither() {
+    let _machine = require!(Root);
+    let (host, daemon) = scene(Mode::Bridge, "0s", "0s");
+    let crowd: Vec<_> = (0..16).map(|i| attached(&daemon, &format!("c{i}"))).collect();
+    for prefix in [NEW, PREFIX, NEW, PREFIX, NEW] {
+        let body = format!(r#"{{"prefix": "{prefix}"}}"#);
+        daemon.root().call("PUT", "/api/prefix", Body::Json(&body), None);
+        // Wherever the change is by then.
+        run(host.command("ip").args(["link", "del", daemon.bridge().as_str()])).ok();
+        eventually(PATIENCE, "all have moved", || {
+            daemon.attachments().iter().all(|a| is_new(a.address) == (prefix == NEW)).then_some(())
+        });
+        let now: Vec<_> = crowd.iter().map(|(_, a)| now(&daemon, a).address).collect();
+        let living: Vec<_> = crowd.iter().map(|(namespace, _)| namespace).zip(now).collect();
+        Invariants::hold(&daemon, &living);
+    }
+}

@@ -17,6 +17,7 @@ mod ending;
 mod events;
 mod explaining;
 mod flows;
+mod heeding;
 mod holding;
 mod joining;
 mod lasting;
@@ -114,6 +115,8 @@ struct Shared {
     ranges: Ranges,
     /// As the kernel last had it: the uplink moves, the bridge may have to be made again.
     host: Mutex<kernel::Host>,
+    /// Held by who brings the host's side about.
+    preparing: Mutex<()>,
     rules: Rules,
     obstacles: Obstacles,
     started: Instant,

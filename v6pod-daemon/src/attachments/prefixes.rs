@@ -26,7 +26,7 @@ use super::{Attachments, Refused, Shared};
 use crate::config::{Config, PrefixSource};
 use crate::core::Prefix;
 use crate::core::delegations::{Delegations, Said};
-use crate::core::prefixes::{Cut, Heard, Offer, Prefixes};
+use crate::core::prefixes::{Cut, Heard, Offer, Prefixes, Waiting};
 use crate::failpoint;
 use crate::kernel::host::PrepareError;
 use crate::kernel::overlap::overlaps;
@@ -100,6 +100,22 @@ enum NotSwitched {
     Rules(#[from] RulesError),
     #[error("cannot record it")]
     Record(#[from] io::Error),
+}
+
+impl NotSwitched {
+    /// Whether it may be otherwise later on. What else has the prefix is an operator's to take away.
+    const fn may_pass(&self) -> bool {
+        !matches!(self, Self::Host(PrepareError::Overlap(_)))
+    }
+}
+
+/// What [`Changing::switch`] has changed.
+#[derive(Debug)]
+struct Before {
+    in_force: Prefix,
+    former: Vec<Prefix>,
+    source: String,
+    waited: Option<Waiting>,
 }
 
 impl AtStart {
@@ -298,22 +314,24 @@ impl Changing {
     }
 
     /// Has it in force in memory. Gives what was.
-    fn switch(&self, to: Prefix) -> (Prefix, Vec<Prefix>, String) {
+    fn switch(&self, to: Prefix) -> Before {
         let mut state = self.state();
-        let before = (state.prefixes.in_force(), state.former.clone(), state.source.clone());
+        let (in_force, former) = (state.prefixes.in_force(), state.former.clone());
         state.former.retain(|former| *former != to);
-        state.former.push(before.0);
-        state.source = state.coming_from.clone();
-        state.prefixes.put_in_force(to);
+        state.former.push(in_force);
+        let coming_from = state.coming_from.clone();
+        let source = std::mem::replace(&mut state.source, coming_from);
+        let waited = state.prefixes.put_in_force(to);
         state.told_full = false;
-        before
+        Before { in_force, former, source, waited }
     }
 
-    /// Undoes [`Changing::switch`]. The other one is heard of no more until it is said again.
-    fn switch_back(&self, (in_force, former, source): (Prefix, Vec<Prefix>, String)) {
+    /// Undoes [`Changing::switch`]. The other one is tried again later, or heard of no more until it is said again.
+    fn switch_back(&self, before: Before, again: bool) {
         let mut state = self.state();
-        state.prefixes.put_in_force(in_force);
-        (state.former, state.source) = (former, source);
+        let waited = before.waited.filter(|_| again);
+        state.prefixes.put_back(before.in_force, waited, Instant::now());
+        (state.former, state.source) = (before.former, before.source);
     }
 
     /// These are out of use.
@@ -402,14 +420,15 @@ impl Shared {
         };
         match self.workers.run(job).await {
             Ok(()) => {
-                tracing::info!(from = %before.0, %to, "the prefix has changed");
+                tracing::info!(from = %before.in_force, %to, "the prefix has changed");
                 self.tell_prefix(to);
                 super::proxying::settle(self).await;
                 true
             }
             Err(error) => {
-                tracing::error!(prefix = %to, %error, "cannot change the prefix; the old one stays");
-                self.changing.switch_back(before);
+                let again = error.may_pass();
+                tracing::error!(prefix = %to, %error, again, "cannot change the prefix; the old one stays");
+                self.changing.switch_back(before, again);
                 self.bring_in_soon().await;
                 false
             }
@@ -447,9 +466,7 @@ impl Shared {
     /// Brings the host's side and the rules to the prefixes that are in force and that were.
     fn bring_in(self: &Arc<Self>, worker: &mut Worker) -> Result<(), NotSwitched> {
         let topology = self.topology();
-        let host = kernel::host::prepare(&mut worker.socket, &topology)?;
-        self.ledger().book.set_mtu(host.mtu);
-        self.set_host(host);
+        self.prepare_host(worker)?;
         failpoint::reach("renumbering:prepared");
         self.load_rules_for(worker, topology.prefix, &topology.former)?;
         failpoint::reach("renumbering:ruled");
@@ -551,7 +568,7 @@ mod tests {
         let back = hear("2001:db8:1::/80").unwrap();
         let before = changing.switch(back);
         assert_eq!(changing.former().len(), 3);
-        changing.switch_back(before);
+        changing.switch_back(before, false);
         assert_eq!(changing.state().prefixes.in_force(), prefix("2001:db8:4::/80"));
         changing.retire(&[prefix("2001:db8:1::/80")]);
         assert!(hear("2001:db8:5::/80").is_some());

@@ -11,7 +11,7 @@ use std::net::Ipv6Addr;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::unistd::gethostname;
 use tokio::runtime::Handle;
@@ -34,7 +34,7 @@ use super::sweeping::Waiting;
 use super::traffic::Readings;
 use super::view::most_members;
 use super::{
-    Attachments, Ended, Ledger, Metrics, Shared, delegated, ending, lasting, lock, making, mending,
+    Attachments, Ended, Ledger, Metrics, Shared, ending, heeding, lasting, lock, making, mending,
     proxying, renumbering,
 };
 use crate::access::Access;
@@ -58,16 +58,13 @@ use crate::kernel::firewall::Losses;
 use crate::kernel::firewall::nft::NftError;
 use crate::kernel::host::{Forwarding, PrepareError};
 use crate::kernel::observe::Stray;
-use crate::kernel::{self, Event, Events, Observed, Process, Topology, Worker, Workers};
+use crate::kernel::{self, Events, Observed, Process, Topology, Worker, Workers};
 use crate::pace::Paces;
 use crate::registry::{Consul, Embedded, Mark, Registrar, system_jitter};
 
 /// How many threads work on requests. Most of an activation is the kernel's, under one lock. One more
 /// than any one caller gets.
 const WORKERS: usize = 3;
-
-/// How often the kernel is compared with the book when nothing has happened.
-const ROUND: Duration = Duration::from_secs(60);
 
 /// Why the daemon cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -216,6 +213,7 @@ pub async fn start(config: Config, closer: Closer) -> Result<Attachments, StartE
         readings: Readings::default(),
         full: Readings::default(),
         host: Mutex::new(host),
+        preparing: Mutex::new(()),
         topology,
         config,
         _lock: lock,
@@ -226,7 +224,7 @@ pub async fn start(config: Config, closer: Closer) -> Result<Attachments, StartE
     }
     restore(&shared, remembered).await?;
     tokio::spawn(ending::heed(Arc::clone(&shared), news));
-    tokio::spawn(watch(Arc::clone(&shared), events));
+    tokio::spawn(heeding::watch(Arc::clone(&shared), events));
     tokio::spawn(rules::watch(Arc::clone(&shared), losses));
     tokio::spawn(obstacles::watch(Arc::clone(&shared)));
     tokio::spawn(renumbering::follow(Arc::clone(&shared)));
@@ -533,97 +531,6 @@ async fn adopt(
     shared.name_again(named).await;
     failpoint::reach("restoring:named");
     Ok(())
-}
-
-/// Heeds the kernel, for as long as the daemon runs.
-async fn watch(shared: Arc<Shared>, mut events: Events) {
-    let mut rounds = tokio::time::interval(ROUND);
-    loop {
-        let event = tokio::select! {
-            event = events.next() => event,
-            _ = rounds.tick() => Ok(Event::Overrun),
-        };
-        match event {
-            Ok(Event::PortGone { ifindex }) => shared.port_gone(ifindex),
-            Ok(Event::DefaultRouteChanged) => follow_uplink(&shared).await,
-            Ok(Event::DelegationsChanged) => delegated::look(&shared).await,
-            Ok(Event::RangeGone) => mending::hold_ranges(&shared).await,
-            Ok(Event::BridgeGone) => repair(&shared).await,
-            Ok(Event::Overrun) => look_again(&shared).await,
-            Err(error) => {
-                tracing::error!(%error, "cannot hear the kernel; looking instead");
-                tokio::time::sleep(Duration::from_secs(1)).await;
-                look_again(&shared).await;
-            }
-        }
-    }
-}
-
-/// Events were lost, or it is time for a round: what has no port any more has ended, and rules that
-/// are gone come back.
-async fn look_again(shared: &Arc<Shared>) {
-    let links = shared.links.clone();
-    // Before the look: a port that is made during it is not gone.
-    let known = shared.ledger().book.ports();
-    let look = move |worker: &mut Worker| kernel::observe::observe(&mut worker.socket, &links);
-    match shared.workers.run(look).await {
-        Ok(observed) => {
-            let there: HashSet<u32> = observed.ports.iter().map(|port| port.ifindex).collect();
-            for ifindex in known.difference(&there) {
-                shared.port_gone(*ifindex);
-            }
-            mending::mend_all(shared, observed).await;
-        }
-        Err(error) => tracing::warn!(%error, "cannot look at the kernel"),
-    }
-    mending::hold_ranges(shared).await;
-    delegated::look(shared).await;
-    proxying::settle(shared).await;
-    let state = Arc::clone(shared);
-    let look = move |worker: &mut Worker| state.look_after_rules(worker);
-    if let Err(error) = shared.workers.run(look).await {
-        tracing::error!(%error, "cannot look after the firewall's rules");
-    }
-}
-
-async fn follow_uplink(shared: &Arc<Shared>) {
-    let (topology, host) = (shared.topology(), shared.host());
-    let before = host.uplink.clone();
-    let follow = move |worker: &mut Worker| {
-        kernel::host::follow_uplink(&mut worker.socket, &topology, &host)
-    };
-    match shared.workers.run(follow).await {
-        Ok(host) => {
-            if host.uplink != before {
-                let now = host.uplink.as_ref().map_or("none", |uplink| uplink.as_str());
-                tracing::info!(uplink = now, "the uplink has changed");
-            }
-            shared.ledger().book.set_mtu(host.mtu);
-            shared.set_host(host);
-            let state = Arc::clone(shared);
-            let translate = move |worker: &mut Worker| state.translate_towards_uplink(worker);
-            if let Err(error) = shared.workers.run(translate).await {
-                tracing::error!(%error, "cannot translate towards the uplink");
-            }
-        }
-        Err(error) => tracing::warn!(%error, "cannot follow the uplink"),
-    }
-    proxying::settle(shared).await;
-}
-
-/// Somebody deleted the bridge. Its ports are still there, and on no bridge.
-async fn repair(shared: &Arc<Shared>) {
-    tracing::warn!(bridge = %shared.links.bridge, "the bridge was deleted; making it again");
-    let topology = shared.topology();
-    let prepare = move |worker: &mut Worker| kernel::host::prepare(&mut worker.socket, &topology);
-    match shared.workers.run(prepare).await {
-        Ok(host) => {
-            shared.ledger().book.set_mtu(host.mtu);
-            shared.set_host(host);
-        }
-        Err(error) => return tracing::error!(%error, "cannot make the bridge again"),
-    }
-    look_again(shared).await;
 }
 
 fn in_file(path: &Path) -> impl FnOnce(io::Error) -> StartError {

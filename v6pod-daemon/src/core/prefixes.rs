@@ -5,6 +5,7 @@
 //!   time: nothing else was said in between, nobody took it back, and it did not run out.
 //! - The one in force is never taken away without another. Who takes it back, or lets it run out, has said
 //!   nothing of what containers are to have instead.
+//! - One that could not be put in force for the kernel's reasons is tried again for as long as it is good.
 //! - A range that is delegated becomes the same /80 each time ([`Cut`]), so a renewal changes nothing.
 
 use std::time::{Duration, Instant};
@@ -16,6 +17,9 @@ use super::prefix::{Prefix, PrefixError};
 /// The shortest range that is believed, in bits: a provider's own whole allocation. Who delegates more is
 /// mistaken, or no provider.
 const SHORTEST: u8 = 32;
+
+/// How long one waits that could not be put in force.
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// The rule by which a range that is shorter than ours is cut.
 ///
@@ -80,10 +84,12 @@ pub struct Prefixes {
 
 /// One that settles.
 #[derive(Debug, Clone, Copy)]
-struct Waiting {
+pub struct Waiting {
     prefix: Prefix,
     since: Instant,
     until: Option<Instant>,
+    /// When it is tried again that could not be put in force.
+    again: Option<Instant>,
 }
 
 impl Waiting {
@@ -132,14 +138,17 @@ impl Prefixes {
         let since = waits.map_or(now, |waiting| waiting.since);
         // A lifetime without end, or one that the clock cannot hold.
         let until = valid.and_then(|valid| now.checked_add(valid));
-        self.waiting = Some(Waiting { prefix, since, until });
+        let again = waits.and_then(|waiting| waiting.again);
+        self.waiting = Some(Waiting { prefix, since, until, again });
         Heard::Settles(self.settle.saturating_sub(now.saturating_duration_since(since)))
     }
 
     /// The one that has held long enough to take the place of the one in force.
     pub fn settled(&self, now: Instant) -> Option<Prefix> {
         let held = |waiting: &Waiting| {
-            now.saturating_duration_since(waiting.since) >= self.settle && !waiting.has_run_out(now)
+            now.saturating_duration_since(waiting.since) >= self.settle
+                && waiting.again.is_none_or(|again| again <= now)
+                && !waiting.has_run_out(now)
         };
         self.waiting.filter(held).map(|waiting| waiting.prefix)
     }
@@ -148,13 +157,26 @@ impl Prefixes {
     pub fn settles_at(&self) -> Option<Instant> {
         let waiting = self.waiting?;
         let at = waiting.since.checked_add(self.settle)?;
+        let at = waiting.again.map_or(at, |again| again.max(at));
         waiting.until.is_none_or(|until| at < until).then_some(at)
     }
 
-    /// This one is in force from now on.
-    pub fn put_in_force(&mut self, prefix: Prefix) {
-        self.waiting.take_if(|waiting| waiting.prefix == prefix);
+    /// This one is in force from now on. Gives what was waiting for that, for [`Prefixes::put_back`].
+    pub fn put_in_force(&mut self, prefix: Prefix) -> Option<Waiting> {
         self.in_force = prefix;
+        self.waiting.take_if(|waiting| waiting.prefix == prefix)
+    }
+
+    /// The one that was before is in force again, since the host could not be brought to the other one. If that is
+    /// to be tried again it waits for it, unless something else has been said meanwhile: nobody may ever say it a
+    /// second time.
+    pub fn put_back(&mut self, before: Prefix, again: Option<Waiting>, now: Instant) {
+        self.in_force = before;
+        if self.waiting.is_none() {
+            let again = again.map(|waiting| Waiting { again: now.checked_add(AGAIN), ..waiting });
+            self.waiting = again;
+        }
+        self.waiting.take_if(|waiting| waiting.prefix == before);
     }
 
     /// This one cannot be: something of this host's is in its way. The one in force stays.

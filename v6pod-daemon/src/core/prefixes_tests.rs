@@ -111,6 +111,28 @@ enum Said {
     Crash,
 }
 
+#[test]
+fn one_that_the_host_could_not_be_brought_to_is_tried_again_unless_something_else_was_said() {
+    let start = Instant::now();
+    let mut prefixes = Prefixes::new(prefix(1), Duration::ZERO);
+    prefixes.hear(offer(2), start);
+    let waited = prefixes.put_in_force(prefix(2));
+    prefixes.put_back(prefix(1), waited, start);
+    assert_eq!(prefixes.in_force(), prefix(1));
+    assert_eq!((prefixes.settled(start), prefixes.settles_at()), (None, Some(start + AGAIN)));
+    assert_eq!(prefixes.settled(start + AGAIN), Some(prefix(2)));
+
+    let waited = prefixes.put_in_force(prefix(2));
+    prefixes.hear(offer(3), start);
+    prefixes.put_back(prefix(1), waited, start);
+    assert_eq!(prefixes.settled(start + AGAIN), Some(prefix(3)));
+
+    let waited = prefixes.put_in_force(prefix(3));
+    prefixes.hear(offer(1), start);
+    prefixes.put_back(prefix(1), waited, start);
+    assert_eq!(prefixes.settled(start + AGAIN), None);
+}
+
 fn said() -> impl Strategy<Value = Said> {
     prop_oneof![
         4 => (1u8..5, proptest::option::of(0u64..20)).prop_map(|(n, valid)| Said::Offer(n, valid)),
