@@ -74,7 +74,7 @@ impl Record {
             label: a.label.clone(),
             further: a.further.clone(),
             wishes: a.wishes.clone(),
-            found: a.found.clone(),
+            found: (*a.found).clone(),
             open: a.open.recorded(),
             namespace: a.namespace,
             port: a.port.clone(),
@@ -98,7 +98,7 @@ impl Record {
             label: self.label,
             further: self.further,
             wishes: self.wishes,
-            found: self.found,
+            found: self.found.into(),
             namespace: self.namespace,
             port: Port { owner: self.owner, open: open.holes(), ..self.port },
             open,
@@ -343,7 +343,8 @@ mod tests {
                 labels: Wishes::read([("v6pod.name", "web")]).unwrap(),
                 ignored: vec!["the label v6pod.x: \"?\"".to_owned()],
                 ..OtherWishes::default()
-            },
+            }
+            .into(),
             open: open.clone(),
             namespace: NamespaceId { inode: 4_026_531_840, cookie: Some(9) },
             port: Port {
@@ -387,7 +388,7 @@ mod tests {
     fn a_record_of_the_time_before_wishes_openings_and_routed_ports_is_read() {
         let mut plain = attachment();
         plain.wishes = Wishes::default();
-        plain.found = OtherWishes::default();
+        plain.found = OtherWishes::default().into();
         plain.open = OpenPorts::default();
         plain.port.open = Holes::default();
         plain.port.mode = Mode::Bridge;

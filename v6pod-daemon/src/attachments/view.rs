@@ -234,7 +234,7 @@ impl Shared {
             members: members_of(ledger, a),
             checks: self.checks_of(ledger, a),
             wishes: a.wishes.clone(),
-            found: a.found.clone(),
+            found: (*a.found).clone(),
             openings: a.open.open().to_vec(),
             unopened: a.open.unopened().iter().map(unopened).collect(),
             egress: a.open.reach().view().clone(),

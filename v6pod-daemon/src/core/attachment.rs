@@ -7,6 +7,7 @@ use v6pod_proto::{AttachmentId, ContainerId, LinkName, NetworkName, State, Uid, 
 use super::Port;
 use super::name::Label;
 use super::open::OpenPorts;
+use super::rare::Rare;
 
 /// What makes a network namespace that one and no other.
 ///
@@ -92,7 +93,7 @@ pub struct Attachment {
     /// What the container asks for.
     pub wishes: Wishes,
     /// And by other means than annotations.
-    pub found: OtherWishes,
+    pub found: Rare<OtherWishes>,
     /// What is open of it; its port has the elements of that.
     pub open: OpenPorts,
     /// The container's network namespace.
@@ -130,7 +131,7 @@ impl Attachment {
 
     /// It does not get the address that it asks for: whoever asks for it again is not taken for served.
     pub fn forget_place(&mut self) {
-        let found = &mut self.found;
+        let found: &mut OtherWishes = &mut self.found;
         for wishes in [&mut self.wishes, &mut found.pod_labels, &mut found.labels] {
             wishes.address = None;
         }
@@ -166,7 +167,7 @@ pub(crate) mod tests {
             label: None,
             further: Vec::new(),
             wishes: Wishes::default(),
-            found: OtherWishes::default(),
+            found: Rare::default(),
             open: OpenPorts::default(),
             namespace: NamespaceId { inode: 1, cookie: None },
             port: Port {

@@ -347,7 +347,7 @@ impl Book {
             label: None,
             further: Vec::new(),
             wishes: wanted.wishes,
-            found: wanted.found,
+            found: wanted.found.into(),
             open: wanted.open,
             namespace: wanted.namespace,
             port,
@@ -492,7 +492,9 @@ impl Book {
             return None;
         }
         a.wishes.complete(wishes);
-        a.found.complete(found);
+        if *found != OtherWishes::default() {
+            a.found.complete(found);
+        }
         (identified || (&a.wishes, &a.found) != (&before.0, &before.1)).then_some(a)
     }
 

@@ -100,7 +100,7 @@ impl Member {
             container: self.container.clone(),
             name: self.name.clone(),
             wishes: self.wishes.clone(),
-            found: self.found.clone(),
+            found: self.found.clone().into(),
             ..pod.clone()
         }
     }

@@ -19,6 +19,7 @@ pub mod offer;
 pub mod open;
 pub mod prefix;
 pub mod prefixes;
+pub mod rare;
 pub mod reconcile;
 pub mod ruleset;
 pub mod secret;

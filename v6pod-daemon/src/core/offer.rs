@@ -186,7 +186,7 @@ mod tests {
         let a = Attachment {
             name: Some(name.to_owned()),
             wishes: Wishes::read(annotations.iter().copied()).unwrap(),
-            found: OtherWishes::read(&findings).unwrap(),
+            found: OtherWishes::read(&findings).unwrap().into(),
             ..attachment()
         };
         let named = Named { user: Some("alice"), owner: Uid::new(1000).unwrap(), host: "h" };
