@@ -17,7 +17,7 @@ use crate::kernel::{self, Event, Events, Worker};
 /// How often the kernel is compared with the book when nothing has happened.
 const ROUND: Duration = Duration::from_secs(60);
 
-/// How soon after a failure.
+/// How soon after a failure; twice as long after each further one.
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// The host's side of all attachments could not be put back.
@@ -26,6 +26,7 @@ struct NotPutBack;
 /// Heeds the kernel, for as long as the daemon runs.
 pub(super) async fn watch(shared: Arc<Shared>, mut events: Events) {
     let mut rounds = tokio::time::interval(ROUND);
+    let mut pause = AGAIN;
     loop {
         let event = tokio::select! {
             event = events.next() => event,
@@ -39,8 +40,12 @@ pub(super) async fn watch(shared: Arc<Shared>, mut events: Events) {
                 look_again(&shared).await
             }
         };
-        if let Err(NotPutBack) = heeded {
-            rounds.reset_after(AGAIN);
+        match heeded {
+            Ok(()) => pause = AGAIN,
+            Err(NotPutBack) => {
+                rounds.reset_after(pause);
+                pause = (pause * 2).min(ROUND);
+            }
         }
     }
 }
@@ -48,7 +53,7 @@ pub(super) async fn watch(shared: Arc<Shared>, mut events: Events) {
 async fn heed(shared: &Arc<Shared>, event: Event) -> Result<(), NotPutBack> {
     match event {
         Event::PortGone { ifindex } => shared.port_gone(ifindex),
-        Event::DefaultRouteChanged => follow_uplink(shared).await,
+        Event::DefaultRouteChanged => return follow_uplink(shared).await,
         Event::DelegationsChanged => delegated::look(shared).await,
         Event::RangeGone => mending::hold_ranges(shared).await,
         Event::BridgeGone | Event::Overrun => return look_again(shared).await,
@@ -75,11 +80,14 @@ async fn look_again(shared: &Arc<Shared>) -> Result<(), NotPutBack> {
             }
             mending::mend_all(shared, observed).await;
         }
-        Err(error) => tracing::warn!(%error, "cannot look at the kernel"),
+        Err(error) => {
+            tracing::warn!(%error, "cannot look at the kernel");
+            done = Err(NotPutBack);
+        }
     }
     mending::hold_ranges(shared).await;
     delegated::look(shared).await;
-    proxying::settle(shared).await;
+    done = follow_uplink(shared).await.and(done);
     let state = Arc::clone(shared);
     let look = move |worker: &mut Worker| state.look_after_rules(worker);
     if let Err(error) = shared.workers.run(look).await {
@@ -105,7 +113,7 @@ async fn make_bridge_again(shared: &Arc<Shared>) -> Result<(), NotPutBack> {
     })
 }
 
-async fn follow_uplink(shared: &Arc<Shared>) {
+async fn follow_uplink(shared: &Arc<Shared>) -> Result<(), NotPutBack> {
     let before = shared.host().uplink;
     let state = Arc::clone(shared);
     let follow = move |worker: &mut Worker| {
@@ -115,7 +123,8 @@ async fn follow_uplink(shared: &Arc<Shared>) {
         state.take_host(host);
         Ok::<_, kernel::Error>(())
     };
-    match shared.workers.run(follow).await {
+    let followed = shared.workers.run(follow).await;
+    match &followed {
         Ok(()) => {
             let now = shared.host().uplink;
             if now != before {
@@ -131,6 +140,7 @@ async fn follow_uplink(shared: &Arc<Shared>) {
         Err(error) => tracing::warn!(%error, "cannot follow the uplink"),
     }
     proxying::settle(shared).await;
+    followed.map_err(|_| NotPutBack)
 }
 
 impl Shared {

@@ -26,7 +26,7 @@ use super::{Attachments, Refused, Shared};
 use crate::config::{Config, PrefixSource};
 use crate::core::Prefix;
 use crate::core::delegations::{Delegations, Said};
-use crate::core::prefixes::{Cut, Heard, Offer, Prefixes, Waiting};
+use crate::core::prefixes::{Cut, Heard, Offer, Prefixes};
 use crate::failpoint;
 use crate::kernel::host::PrepareError;
 use crate::kernel::overlap::overlaps;
@@ -115,7 +115,6 @@ struct Before {
     in_force: Prefix,
     former: Vec<Prefix>,
     source: String,
-    waited: Option<Waiting>,
 }
 
 impl AtStart {
@@ -321,16 +320,15 @@ impl Changing {
         state.former.push(in_force);
         let coming_from = state.coming_from.clone();
         let source = std::mem::replace(&mut state.source, coming_from);
-        let waited = state.prefixes.put_in_force(to);
+        state.prefixes.put_in_force(to);
         state.told_full = false;
-        Before { in_force, former, source, waited }
+        Before { in_force, former, source }
     }
 
     /// Undoes [`Changing::switch`]. The other one is tried again later, or heard of no more until it is said again.
     fn switch_back(&self, before: Before, again: bool) {
         let mut state = self.state();
-        let waited = before.waited.filter(|_| again);
-        state.prefixes.put_back(before.in_force, waited, Instant::now());
+        state.prefixes.put_back(before.in_force, again, Instant::now());
         (state.former, state.source) = (before.former, before.source);
     }
 
@@ -420,6 +418,7 @@ impl Shared {
         };
         match self.workers.run(job).await {
             Ok(()) => {
+                self.changing.state().prefixes.stands();
                 tracing::info!(from = %before.in_force, %to, "the prefix has changed");
                 self.tell_prefix(to);
                 super::proxying::settle(self).await;

@@ -18,8 +18,10 @@ use super::prefix::{Prefix, PrefixError};
 /// mistaken, or no provider.
 const SHORTEST: u8 = 32;
 
-/// How long one waits that could not be put in force.
+/// How long one waits that could not be put in force; twice as long each time, but no longer than so many times
+/// twice.
 const AGAIN: Duration = Duration::from_secs(5);
+const MOST_DOUBLED: u32 = 6;
 
 /// The rule by which a range that is shorter than ours is cut.
 ///
@@ -80,16 +82,20 @@ pub struct Prefixes {
     in_force: Prefix,
     settle: Duration,
     waiting: Option<Waiting>,
+    /// The one in force, as long as the host is being brought to it.
+    trying: Option<Waiting>,
 }
 
 /// One that settles.
 #[derive(Debug, Clone, Copy)]
-pub struct Waiting {
+struct Waiting {
     prefix: Prefix,
     since: Instant,
     until: Option<Instant>,
     /// When it is tried again that could not be put in force.
     again: Option<Instant>,
+    /// How often it could not be.
+    failed: u32,
 }
 
 impl Waiting {
@@ -101,7 +107,7 @@ impl Waiting {
 impl Prefixes {
     /// With this one in force.
     pub const fn new(in_force: Prefix, settle: Duration) -> Self {
-        Self { in_force, settle, waiting: None }
+        Self { in_force, settle, waiting: None, trying: None }
     }
 
     /// The one in force.
@@ -125,21 +131,26 @@ impl Prefixes {
                 self.waiting = None;
                 Heard::TakenBack
             } else if prefix == self.in_force {
+                self.trying = None;
                 Heard::Kept
             } else {
                 Heard::Nothing
             };
         }
+        // A lifetime without end, or one that the clock cannot hold.
+        let until = valid.and_then(|valid| now.checked_add(valid));
         if prefix == self.in_force {
             // Whatever was to take its place has not held.
             self.waiting = None;
+            if let Some(trying) = &mut self.trying {
+                trying.until = until;
+            }
             return Heard::InForce;
         }
-        let since = waits.map_or(now, |waiting| waiting.since);
-        // A lifetime without end, or one that the clock cannot hold.
-        let until = valid.and_then(|valid| now.checked_add(valid));
-        let again = waits.and_then(|waiting| waiting.again);
-        self.waiting = Some(Waiting { prefix, since, until, again });
+        let fresh = Waiting { prefix, since: now, until, again: None, failed: 0 };
+        let waiting = Waiting { until, ..waits.unwrap_or(fresh) };
+        self.waiting = Some(waiting);
+        let since = waiting.since;
         Heard::Settles(self.settle.saturating_sub(now.saturating_duration_since(since)))
     }
 
@@ -161,20 +172,28 @@ impl Prefixes {
         waiting.until.is_none_or(|until| at < until).then_some(at)
     }
 
-    /// This one is in force from now on. Gives what was waiting for that, for [`Prefixes::put_back`].
-    pub fn put_in_force(&mut self, prefix: Prefix) -> Option<Waiting> {
+    /// This one is in force from now on, unless the host cannot be brought to it: [`Prefixes::stands`] or
+    /// [`Prefixes::put_back`] says so.
+    pub fn put_in_force(&mut self, prefix: Prefix) {
         self.in_force = prefix;
-        self.waiting.take_if(|waiting| waiting.prefix == prefix)
+        self.trying = self.waiting.take_if(|waiting| waiting.prefix == prefix);
+    }
+
+    /// The host has been brought to the one in force.
+    pub fn stands(&mut self) {
+        self.trying = None;
     }
 
     /// The one that was before is in force again, since the host could not be brought to the other one. If that is
-    /// to be tried again it waits for it, unless something else has been said meanwhile: nobody may ever say it a
-    /// second time.
-    pub fn put_back(&mut self, before: Prefix, again: Option<Waiting>, now: Instant) {
+    /// to be tried again it waits for it, unless it was taken back or something else said meanwhile: nobody may ever
+    /// say it a second time.
+    pub fn put_back(&mut self, before: Prefix, again: bool, now: Instant) {
         self.in_force = before;
-        if self.waiting.is_none() {
-            let again = again.map(|waiting| Waiting { again: now.checked_add(AGAIN), ..waiting });
-            self.waiting = again;
+        let tried = self.trying.take().filter(|_| again && self.waiting.is_none());
+        if let Some(tried) = tried {
+            let pause = AGAIN * (1 << tried.failed.min(MOST_DOUBLED));
+            let failed = tried.failed.saturating_add(1);
+            self.waiting = Some(Waiting { again: now.checked_add(pause), failed, ..tried });
         }
         self.waiting.take_if(|waiting| waiting.prefix == before);
     }

@@ -116,21 +116,25 @@ fn one_that_the_host_could_not_be_brought_to_is_tried_again_unless_something_els
     let start = Instant::now();
     let mut prefixes = Prefixes::new(prefix(1), Duration::ZERO);
     prefixes.hear(offer(2), start);
-    let waited = prefixes.put_in_force(prefix(2));
-    prefixes.put_back(prefix(1), waited, start);
-    assert_eq!(prefixes.in_force(), prefix(1));
-    assert_eq!((prefixes.settled(start), prefixes.settles_at()), (None, Some(start + AGAIN)));
-    assert_eq!(prefixes.settled(start + AGAIN), Some(prefix(2)));
-
-    let waited = prefixes.put_in_force(prefix(2));
+    for pause in [AGAIN, 2 * AGAIN, 4 * AGAIN] {
+        prefixes.put_in_force(prefix(2));
+        prefixes.put_back(prefix(1), true, start);
+        assert_eq!(prefixes.in_force(), prefix(1));
+        assert_eq!((prefixes.settled(start), prefixes.settles_at()), (None, Some(start + pause)));
+        assert_eq!(prefixes.settled(start + pause), Some(prefix(2)));
+    }
+    prefixes.put_in_force(prefix(2));
     prefixes.hear(offer(3), start);
-    prefixes.put_back(prefix(1), waited, start);
-    assert_eq!(prefixes.settled(start + AGAIN), Some(prefix(3)));
+    prefixes.put_back(prefix(1), true, start);
+    assert_eq!(prefixes.settled(start), Some(prefix(3)));
 
-    let waited = prefixes.put_in_force(prefix(3));
-    prefixes.hear(offer(1), start);
-    prefixes.put_back(prefix(1), waited, start);
-    assert_eq!(prefixes.settled(start + AGAIN), None);
+    for said in [offer(1), taken_back(3)] {
+        prefixes.hear(offer(3), start);
+        prefixes.put_in_force(prefix(3));
+        prefixes.hear(said, start);
+        prefixes.put_back(prefix(1), true, start);
+        assert_eq!(prefixes.settles_at(), None, "{said:?}");
+    }
 }
 
 fn said() -> impl Strategy<Value = Said> {

@@ -1,13 +1,14 @@
 //! Where programs are looked for, and which of them the doctor asks anything.
 //!
 //! Guarantee: as root he runs nothing, and tells root to change nothing, that anybody else could have put there: the
-//! program, its folder and all folders above belong to root, and nobody else may write to them. Nobody's doctor
+//! program, its folder, all folders above and all links on the way belong to root, and nobody else may write to them. Nobody's doctor
 //! runs what a relative entry of `PATH` leads to, which means the folder that he happens to be in.
 
 use std::env;
 use std::fs;
+use std::ops::Range;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use super::super::finding::By;
 use super::say;
@@ -23,6 +24,9 @@ const USUAL: [&str; 8] = [
     "/usr/local/lib/podman",
     "/usr/lib/podman",
 ];
+
+/// As many links as Linux follows on one way.
+const LINKS: Range<u8> = 0..40;
 
 /// A program that is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,18 +93,39 @@ pub(super) fn runs(path: &Path, by: &By) -> bool {
     }
 }
 
-/// Whether nobody but root can change a file, or what stands at its path.
+/// Whether nobody but root can change a file, or what stands at its path: each folder and each link on the way.
 fn is_roots_alone(path: &Path) -> bool {
-    let is_roots = |path: &Path| {
-        fs::metadata(path).is_ok_and(|it| it.uid() == 0 && it.permissions().mode() & 0o022 == 0)
-    };
-    let way = |path: &Path| path.canonicalize().is_ok_and(|real| real.ancestors().all(is_roots));
-    way(path) && path.parent().is_some_and(way)
+    real_way(path, &mut LINKS.clone()).is_some()
+}
+
+/// Where an absolute path leads by root's links and folders alone.
+fn real_way(path: &Path, links: &mut Range<u8>) -> Option<PathBuf> {
+    let mut at = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::RootDir => at.push(part),
+            Component::Normal(name) => at.push(name),
+            Component::ParentDir => drop(at.pop()),
+            Component::CurDir => {}
+            Component::Prefix(_) => return None,
+        }
+        let found = fs::symlink_metadata(&at).ok().filter(|it| it.uid() == 0)?;
+        if found.is_symlink() {
+            links.next()?;
+            let target = fs::read_link(&at).ok()?;
+            at.pop();
+            at = real_way(&at.join(target), links)?;
+        } else if found.permissions().mode() & 0o022 != 0 {
+            return None;
+        }
+    }
+    Some(at)
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs::Permissions;
+    use std::os::unix::fs::symlink;
     use std::process::Command;
 
     use super::*;
@@ -132,6 +157,22 @@ mod tests {
         // Nor is root told to have everybody run it.
         fs::set_permissions(planted.path(), Permissions::from_mode(0o644)).unwrap();
         assert_eq!(find("sh", &path[..1], &By::Root), None);
+    }
+
+    #[test]
+    fn root_follows_no_link_that_is_somebody_elses() {
+        // Not below /tmp, which is everybody's.
+        let dir = tempfile::tempdir_in("/var/lib").unwrap();
+        fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
+        let at = |name: &str| dir.path().join(name);
+        symlink("/bin/sh", at("theirs")).unwrap();
+        symlink("theirs", at("sh")).unwrap();
+        let alone = |name| is_roots_alone(&at(name));
+        assert!(alone("sh"));
+        std::os::unix::fs::lchown(at("theirs"), Some(1), None).unwrap();
+        assert!(!alone("sh") && !alone("theirs"));
+        symlink("round", at("round")).unwrap();
+        assert!(!alone("round") && !alone("nowhere"));
     }
 
     #[test]
