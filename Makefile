@@ -52,6 +52,10 @@ hooks   := $(DESTDIR)/usr/share/containers/oci/hooks.d
 relocate := sed -E -e 's,@PREFIX@,$(PREFIX),g' \
 	-e 's,/usr/(local/)?(sbin/v6podd|bin/v6podctl|libexec/v6pod|share/doc/v6pod),$(PREFIX)/\2,g'
 
+# The one file of the code that documents name goes beside them.
+contract := v6pod-daemon/src/api/openapi.json
+relink := sed 's,$(contract),openapi.json,g'
+
 .PHONY: help deps build test test-matrix demo lint fuzz miri bench deb deb-portable dist install uninstall clean
 
 help:
@@ -184,7 +188,13 @@ install:
 	@# In one go: half a hook file would keep every container of the machine from starting.
 	$(relocate) systemd/v6pod-hook.json | install -m 0644 /dev/stdin $(hooks)/.v6pod.new
 	mv -f $(hooks)/.v6pod.new $(hooks)/v6pod.json
-	install -m 0644 README.md CHANGELOG.md SECURITY.md docs/*.md docs/*.png docs/*.json docs/*.yml $(docs)
+	@# As they stand here, so that their links lead somewhere.
+	install -d $(docs)/docs $(docs)/systemd
+	for page in README.md CHANGELOG.md SECURITY.md docs/*.md; do \
+		$(relink) $$page | install -m 0644 /dev/stdin $(docs)/$$page || exit; done
+	install -m 0644 docs/*.png docs/*.json docs/*.yml $(docs)/docs
+	install -m 0644 systemd/v6pod.toml systemd/shim.toml $(docs)/systemd
+	install -m 0644 $(contract) $(docs)/openapi.json
 	@# By the program itself, which cannot say anything else than it does.
 	install -d $(man)/man1 $(man)/man8 $(bash) $(zsh) $(fish)
 	$(RELEASE)/v6podctl man $(man)/man1 && mv -f $(man)/man1/v6podd.8 $(man)/man8/

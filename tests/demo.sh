@@ -7,6 +7,8 @@
 #
 # It makes two users, runs the daemon and the shim from target/, and takes all of it away again,
 # also when something goes wrong. It fails if anything is not as it says.
+#
+# From the environment: RELEASE and SHIM as in the Makefile, to show another build.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -15,6 +17,8 @@ users=(v6demo1 v6demo2)
 comment='v6pod demo, temporary'
 image=localhost/v6demo
 devices=(/dev/net/tun /dev/fuse)
+release=${RELEASE:-target/release}
+programs=("$release/v6podd" "$release/v6podctl" "${SHIM:-target/shim/v6pod-shim}")
 
 step=0
 say() { step=$((step + 1)); printf '\n==> %d. %s\n' "$step" "$*"; }
@@ -243,7 +247,7 @@ check_nothing_is_left() {
 
 ((EUID == 0)) || die "run me as root: I make two users and start a daemon"
 [[ -e /proc/sys/net/ipv6 ]] || die "this kernel has no IPv6"
-for file in target/release/v6podd target/release/v6podctl target/shim/v6pod-shim; do
+for file in "${programs[@]}"; do
     [[ -x $file ]] || die "$file is not built: make build"
 done
 if ip link show "${instance}0" >/dev/null 2>&1; then
@@ -262,7 +266,7 @@ work=$(mktemp -d /var/tmp/v6pdemo.XXXXXX)
 chmod 755 "$work"
 for user in "${users[@]}"; do remove_user "$user"; done
 remember_sysctls
-cp target/release/v6podd target/release/v6podctl target/shim/v6pod-shim "$work/"
+cp "${programs[@]}" "$work/"
 ln -s v6pod-shim "$work/slirp4netns"
 
 say "Two ordinary users, each with rootless podman and an image of busybox"

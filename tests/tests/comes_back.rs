@@ -61,13 +61,13 @@ fn is_reached(host: &WholeHost, address: Ipv6Addr) {
     run(host.net().outside("ping").args(["-n", "-c", "1", "-W", "10", &address])).ok();
 }
 
-/// Waits until these have an address each, by the names that podman has for them, and are reached.
+/// Waits until these have an address each, by the names that they are to be found by, and are reached.
 #[track_caller]
 fn have_their_addresses(host: &WholeHost, names: &[&str]) -> BTreeMap<String, Ipv6Addr> {
     let found = eventually(PATIENCE * 3, "every container has its address", || {
         let all = host.attachments();
         let by_name: BTreeMap<_, _> =
-            all.iter().filter_map(|a| Some((a.name.clone()?, a.address))).collect();
+            all.iter().filter_map(|a| Some((a.names.first()?.name.clone(), a.address))).collect();
         let all_there = names.iter().all(|name| by_name.keys().any(|key| key.contains(name)));
         (all_there && all.len() == names.len()).then_some(by_name)
     });

@@ -1,4 +1,5 @@
-//! Issue 8: what `make dist` gives is the same for the same commit, and what is built of it has its version.
+//! Issue 8: what `make dist` gives is the same for the same commit, and what is built of it has its version. What is
+//! installed is what the packages list, and its documents' links lead somewhere.
 #![allow(clippy::expect_used, reason = "a test")]
 #![forbid(unsafe_code)]
 
@@ -7,6 +8,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use tempfile::TempDir;
 use v6pod_tests::run;
 
 fn root() -> PathBuf {
@@ -96,9 +98,9 @@ fn expanded(line: &str, buildroot: &str, sbin: &str) -> String {
     line
 }
 
-#[test]
-fn the_rpm_lists_each_file_that_is_installed_and_no_other() {
-    let spec = fs::read_to_string(root().join("packaging/v6pod.spec")).expect("the recipe");
+/// Programs in a folder, and what has `make install` take those.
+#[track_caller]
+fn stand_ins() -> (TempDir, String) {
     let programs = tempfile::tempdir().expect("a folder");
     let ours = ["v6pod-shim", "v6pod-hook", "v6pod-wishes", "v6pod-cni", "v6pod-netavark"];
     for name in ["v6podd", "v6podctl"].into_iter().chain(ours) {
@@ -106,8 +108,15 @@ fn the_rpm_lists_each_file_that_is_installed_and_no_other() {
         fs::write(&path, STAND_IN).expect("a program");
         fs::set_permissions(&path, Permissions::from_mode(0o755)).expect("a program");
     }
-    let stand_ins = programs.path().display();
-    let flags = format!("RELEASE={stand_ins} SHIM={stand_ins}/v6pod-shim");
+    let folder = programs.path().display();
+    let flags = format!("RELEASE={folder} SHIM={folder}/v6pod-shim");
+    (programs, flags)
+}
+
+#[test]
+fn the_rpm_lists_each_file_that_is_installed_and_no_other() {
+    let spec = fs::read_to_string(root().join("packaging/v6pod.spec")).expect("the recipe");
+    let (_programs, flags) = stand_ins();
     // Fedora has one folder for both since 42.
     for sbin in ["/usr/sbin", "/usr/bin"] {
         let stage = tempfile::tempdir().expect("a folder");
@@ -128,4 +137,55 @@ fn the_rpm_lists_each_file_that_is_installed_and_no_other() {
         assert!(installed.lines().any(|path| path == format!(".{sbin}/v6podd")), "{installed}");
         assert_eq!(installed, sh(LISTED, &paths), "what is installed, and what is listed");
     }
+}
+
+/// What the links of a document lead to, but for other sites.
+fn links(text: &str) -> impl Iterator<Item = &str> {
+    let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    targets.filter(|target| !target.contains("://"))
+}
+
+/// The name by which a heading is linked to.
+fn anchor(heading: &str) -> String {
+    let kept = heading.to_lowercase().replace(' ', "-");
+    kept.chars().filter(|c| c.is_alphanumeric() || "-_".contains(*c)).collect()
+}
+
+/// Links of the documents below this folder that lead nowhere.
+#[track_caller]
+fn dead_links(folder: &Path) -> Vec<String> {
+    let inside = |sub: &str| fs::read_dir(folder.join(sub)).expect("a folder").flatten();
+    let entries = inside("").chain(inside("docs")).map(|entry| entry.path());
+    let mut dead = Vec::new();
+    for page in entries.filter(|path| path.extension().is_some_and(|ending| ending == "md")) {
+        let text = fs::read_to_string(&page).expect("a document");
+        for link in links(&text) {
+            let (file, part) = link.split_once('#').unwrap_or((link, ""));
+            let file = if file.is_empty() { page.clone() } else { page.with_file_name(file) };
+            let target = fs::read_to_string(&file).unwrap_or_default();
+            let headings = target.lines().filter(|line| line.starts_with('#'));
+            let mut anchors = headings.map(|line| anchor(line.trim_start_matches('#').trim()));
+            if !file.exists() || !(part.is_empty() || anchors.any(|anchor| anchor == part)) {
+                dead.push(format!("{}: {link}", page.display()));
+            }
+        }
+    }
+    dead
+}
+
+#[test]
+fn links_lead_somewhere_here_and_where_the_documents_are_installed() {
+    assert_eq!(dead_links(&root()), Vec::<String>::new());
+    let (_programs, flags) = stand_ins();
+    let stage = tempfile::tempdir().expect("a folder");
+    let mut make = Command::new("make");
+    make.current_dir(root()).args(["-s", "install", "PREFIX=/usr"]).args(flags.split(' '));
+    run(make.arg(format!("DESTDIR={}", stage.path().display()))).ok();
+    let installed = stage.path().join("usr/share/doc/v6pod");
+    assert_eq!(dead_links(&installed), Vec::<String>::new());
+    let readme = fs::read_to_string(installed.join("README.md")).expect("the README");
+    assert!(links(&readme).count() > 20, "it has links");
+    // One that leads nowhere is seen.
+    fs::remove_file(installed.join("docs/users.md")).expect("it is there");
+    assert!(!dead_links(&installed).is_empty());
 }

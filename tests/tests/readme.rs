@@ -18,14 +18,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use v6pod_tests::{IMAGE, Login, Suite, WholeHost, require, run};
+use v6pod_tests::{
+    IMAGE, Login, Suite, WholeHost, lasting, require, run, shown_address as address,
+};
 
 /// What stands before the session.
-const MARK: &str =
-    "<!-- Run, and held against what is printed, by tests/tests/readme.rs. -->\n```console\n";
-
-/// What the addresses of the README's prefix begin with.
-const PREFIX: &str = "2001:db8:1:2:3:";
+const MARK: &str = "<!-- Run by who_follows_the_readme_sees_what_it_shows in tests/tests/readme.rs. -->\n```console\n";
 
 /// The image of the session, which a test has to have.
 const PUBLIC_IMAGE: &str = "docker.io/library/busybox";
@@ -83,33 +81,6 @@ fn typed(host: &WholeHost, anna: &Login<'_>, prompt: &str, command: &str) -> Str
         (!PASSING.iter().any(|passing| line.starts_with(passing))).then_some(last)
     });
     lines.collect::<Vec<_>>().join("\n").trim_end().to_owned()
-}
-
-/// The address of the prefix in a line, if there is one that belongs to a container.
-fn address(line: &str) -> Option<&str> {
-    let from = line.find(PREFIX)?;
-    let rest = &line[from..];
-    let end = rest.find(|c: char| !c.is_ascii_hexdigit() && c != ':').unwrap_or(rest.len());
-    let found = &rest[..end];
-    (!found.ends_with(':')).then_some(found)
-}
-
-/// A line without what is another each time.
-fn lasting(line: &str) -> String {
-    let words = line.split_whitespace().map(|word| {
-        let bare = word.trim_matches(|c: char| !c.is_ascii_alphanumeric());
-        let count = bare.trim_end_matches("sec").trim_end_matches('s');
-        if address(word).is_some() {
-            "ADDRESS"
-        } else if [12, 64].contains(&bare.len()) && bare.bytes().all(|b| b.is_ascii_hexdigit()) {
-            "ID"
-        } else if !count.is_empty() && count.bytes().all(|b| b.is_ascii_digit()) {
-            "NUMBER"
-        } else {
-            word
-        }
-    });
-    words.collect::<Vec<_>>().join(" ")
 }
 
 #[test]

@@ -598,6 +598,9 @@ fn make_install_is_enough(suite: Suite) {
     assert!(said.ok().contains("/usr/local/libexec/v6pod/slirp4netns"), "{said}");
     let info = user.podman(&["info", "--format", "{{.Host.Slirp4NetNS.Executable}}"]);
     assert_eq!(info.ok(), "/usr/local/libexec/v6pod/slirp4netns");
+    // As docs/administrators.md says it goes.
+    host.systemctl("stop v6podd.socket v6podd-dns.socket v6podd.service").ok();
+    host.sh("v6podctl purge").ok();
     host.sh("make -C /mnt/v6pod uninstall").ok();
     user.podman(&["run", "--rm", IMAGE, "true"]).ok();
 }

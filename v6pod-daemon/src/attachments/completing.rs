@@ -4,7 +4,7 @@
 //! which container it is, and what it asks for. They come in either order. Guarantees: together they
 //! are one attachment, with the hook's words and the program's lease; a word is never lost to the
 //! order; and what is another container's (a pod's members share a namespace) is left as it is, but for the
-//! name that a member adds.
+//! name that a member adds. A pod's attachment is the pod's, whichever of its containers asks for it.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,7 +14,7 @@ use v6pod_proto::AttachmentId;
 use super::holding::{Hold, Unheard, holder};
 use super::opening::{self, Pending};
 use super::{Ask, Ledger, Refused, Shared, joining};
-use crate::core::attachment::Phase;
+use crate::core::attachment::{Holder, Phase};
 use crate::core::description::{Description, Place};
 use crate::core::open::OpenPorts;
 use crate::failpoint;
@@ -41,13 +41,20 @@ const UNCHANGED: Existing =
 const ENDED: Refused = Refused::NotReady("the attachment has just ended");
 
 /// Keeps what was said of a container in a namespace that nobody has plugged yet.
-pub(super) fn keep(shared: &Shared, ledger: &mut Ledger, ask: &Ask, place: Place) {
+pub(super) fn keep(
+    shared: &Shared,
+    ledger: &mut Ledger,
+    ask: &Ask,
+    place: Place,
+    process: Option<&Process>,
+) {
     let Some(container) = ask.container.clone() else { return };
     let description = Description {
         container,
         name: ask.name.clone(),
         wishes: ask.wishes.clone(),
         found: ask.found.clone(),
+        process: process.map(holder),
     };
     if let Err(error) = shared.spoken.write(place, &description) {
         tracing::warn!(%error, "cannot write what was said of a container; a restart forgets it");
@@ -63,7 +70,7 @@ pub(super) fn completed(ledger: &Ledger, ask: &Ask, place: Place) -> Result<Ask,
     let mut ask = ask.clone();
     let now = Instant::now();
     let said = ledger.descriptions.of(place, ask.container.as_ref(), now);
-    if let Some(Description { container, name, wishes, found }) = said {
+    if let Some(Description { container, name, wishes, found, .. }) = said {
         ask.container.get_or_insert_with(|| container.clone());
         if ask.name.is_none() {
             ask.name.clone_from(name);
@@ -72,6 +79,30 @@ pub(super) fn completed(ledger: &Ledger, ask: &Ask, place: Place) -> Result<Ask,
         ask.found.complete(found);
     }
     if ask.declines() { Err(Refused::Declined) } else { Ok(ask) }
+}
+
+/// The same for the container that brought this network, where it is another of the same pod that asks for an
+/// address: of kube YAML podman annotates the members alone. Whoever brought the network is called as the pod, and
+/// runs as long as that does; which member comes first is chance, and it may be the first to end.
+pub(super) fn for_pod(
+    ledger: &Ledger,
+    ask: &Ask,
+    place: Place,
+    runs: impl FnOnce(Holder) -> Option<Process>,
+) -> Option<(Ask, Process)> {
+    let asks = ask.container.as_ref().filter(|_| !ask.lease && !ask.exclusive)?;
+    let first = ledger.descriptions.of(place, None, Instant::now())?;
+    if first.container == *asks {
+        return None;
+    }
+    let Description { container, name, mut wishes, found, process } = first.clone();
+    wishes.complete(&ask.wishes);
+    let pod = Ask { container: Some(container), name, wishes, found, ..ask.clone() };
+    // By whichever name a stable address went that has not been read, it would be another one.
+    if pod.declines() || pod.needs_name() {
+        return None;
+    }
+    Some((pod, runs(process?)?))
 }
 
 /// What a request comes to where an attachment already is.

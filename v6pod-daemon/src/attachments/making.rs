@@ -18,10 +18,10 @@ use super::completing::{self, Existing};
 use super::holding::{Hold, Unheard, holder};
 use super::metrics::Part;
 use super::placing::{self, Place};
-use super::{AT_WORK, Ask, Lease, PATIENCE, Refused, Shared, ending, opening};
+use super::{AT_WORK, Ask, Lease, PATIENCE, Refused, Shared, ending, is_in, joining, opening};
 use crate::closer::Foreign;
 use crate::container::NotFound;
-use crate::core::attachment::{Attachment, NamespaceId, Phase};
+use crate::core::attachment::{Attachment, Holder, NamespaceId, Phase};
 use crate::core::book::{Found, NoSpot, Refusal, Wanted};
 use crate::core::description;
 use crate::core::open::OpenPorts;
@@ -263,7 +263,7 @@ fn attempt(
     let process = process.filter(|process| ask.may_be_held_by(process, &ns, worker));
     shared.metrics.took(Part::Check, began.elapsed());
 
-    let (attachment, interface_is_a_wish) = {
+    let (attachment, interface_is_a_wish, process, member) = {
         // What is said of a container may open something.
         let rules = shared.rules.hold();
         let mut ledger = shared.ledger();
@@ -306,17 +306,22 @@ fn attempt(
             Found::Nothing if !ask.plug => {
                 ask.open_ports(shared, owner, ledger.book.room(owner, None))?;
                 ask.choice()?;
-                completing::keep(
-                    shared,
-                    &mut ledger,
-                    ask,
-                    description::Place { owner, namespace: id },
-                );
+                let place = description::Place { owner, namespace: id };
+                completing::keep(shared, &mut ledger, ask, place, process.as_ref());
                 return Err(Refused::Unknown);
             }
             Found::Nothing => {}
         }
-        let ask = completing::completed(&ledger, ask, description::Place { owner, namespace: id })?;
+        let place = description::Place { owner, namespace: id };
+        let runs = |holder: Holder| {
+            let process = Process::pin(holder.pid).ok()?;
+            let same = process.start_time() == holder.start_time;
+            (same && is_in(&process, &ns, worker)).then_some(process)
+        };
+        let (ask, process, member) = match completing::for_pod(&ledger, ask, place, runs) {
+            Some((pod, first)) => (pod, Some(first), process),
+            None => (completing::completed(&ledger, ask, place)?, process, None),
+        };
         let container = ask.container.as_ref();
         let replaced = container.map_or_else(Vec::new, |c| ledger.book.starts_of(owner, c));
         let open = ask.open_ports(shared, owner, ledger.book.room(owner, None))?;
@@ -337,12 +342,15 @@ fn attempt(
         for id in replaced {
             shared.release_under(&mut ledger, &id, "its container has been started again");
         }
-        (made, ask.interface.is_some())
+        (made, ask.interface.is_some(), process, member)
     };
     let (id, generation) = (attachment.id.clone(), attachment.generation);
     let made = make(shared, worker, attachment, &ns, interface_is_a_wish);
     shared.rested.notify_waiters();
     made?;
+    if member.is_some() {
+        joining::join(shared, &mut shared.ledger(), ask, &id, member);
+    }
     let hold = Hold::Mine(generation, process, Unheard::of(shared, &id, generation, ask.lease));
     Ok((Attempt::Attached { id, hold, renamed: false }, None))
 }

@@ -358,9 +358,14 @@ impl Ask {
         if !matches!(self.holder, Some(Holding::Claimed(_))) {
             return true;
         }
-        let its = process.net_ns().ok().and_then(|fd| NetNs::verify(fd, worker.home()).ok());
-        its.is_some_and(|its| its.inode() == ns.inode())
+        is_in(process, ns, worker)
     }
+}
+
+/// Whether a process is in this network namespace.
+fn is_in(process: &Process, ns: &NetNs, worker: &Worker) -> bool {
+    let its = process.net_ns().ok().and_then(|fd| NetNs::verify(fd, worker.home()).ok());
+    its.is_some_and(|its| its.inode() == ns.inode())
 }
 
 /// Why a request is refused: one variant for each answer that a caller can act on.

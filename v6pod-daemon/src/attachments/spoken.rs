@@ -19,7 +19,7 @@ use v6pod_proto::{ContainerId, Uid, Wishes};
 
 use super::records::{absent_is_fine, make_folder, read, write_whole};
 use super::resting::uptime;
-use crate::core::attachment::NamespaceId;
+use crate::core::attachment::{Holder, NamespaceId};
 use crate::core::description::{Description, Descriptions, KEPT, Place};
 
 /// The folder, below the run directory.
@@ -41,6 +41,9 @@ struct Text {
     name: Option<String>,
     wishes: Wishes,
     found: OtherWishes,
+    // As above.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    process: Option<Holder>,
     /// When it was said.
     uptime: Duration,
 }
@@ -72,8 +75,8 @@ impl Spoken {
         for text in said {
             let at = now.checked_sub(uptime().saturating_sub(text.uptime)).unwrap_or(now);
             let place = Place { owner: text.owner, namespace: text.namespace };
-            let Text { container, name, wishes, found, .. } = text;
-            let description = Description { container, name, wishes, found };
+            let Text { container, name, wishes, found, process, .. } = text;
+            let description = Description { container, name, wishes, found, process };
             spoken.forget(all.keep(place, description, at));
         }
         Ok((spoken, all))
@@ -89,6 +92,7 @@ impl Spoken {
             name: said.name.clone(),
             wishes: said.wishes.clone(),
             found: said.found.clone(),
+            process: said.process,
             uptime: uptime(),
         };
         let name = name(place, &said.container);
@@ -142,6 +146,7 @@ mod tests {
             name: Some("web".to_owned()),
             wishes,
             found,
+            process: Some(Holder { pid: 7, start_time: n }),
         }
     }
 

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use v6pod_proto::wishes::OtherWishes;
 use v6pod_proto::{ContainerId, Uid, Wishes};
 
-use super::attachment::NamespaceId;
+use super::attachment::{Holder, NamespaceId};
 
 /// How long something is kept. Between a hook and the network program there is nothing but podman.
 pub const KEPT: Duration = Duration::from_secs(60);
@@ -32,6 +32,8 @@ pub struct Description {
     pub wishes: Wishes,
     /// And by other means than annotations.
     pub found: OtherWishes,
+    /// Its first process, if that was said and is in the namespace.
+    pub process: Option<Holder>,
 }
 
 /// Where a container is.
@@ -132,6 +134,7 @@ mod tests {
             name: None,
             wishes: Wishes::default(),
             found: OtherWishes::default(),
+            process: None,
         }
     }
 
