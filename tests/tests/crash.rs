@@ -276,6 +276,36 @@ fn replacing(point: &str, mode: Mode) {
     scene.recovers(vec![subject], false);
 }
 
+/// The hook's word brings a subnet.
+fn giving(point: &str, mode: Mode) {
+    let host = HostNs::new();
+    let tables = "[addresses]\nwished = [\"*\"]\n".to_owned();
+    let config = Config { tables, ..Config::default() }.with_mode(mode);
+    let mut daemon = Daemon::configured(&host, &config);
+    let mut subject = Subject::new();
+    subject.ask(&daemon, &Activate { lease: false, ..subject.request() });
+    let (address, _) = *subject.answered.as_ref().expect("an answer");
+    daemon.kill9();
+    assert!(daemon.restart_to_die_at(point), "{}", daemon.log());
+    let annotations = [("v6pod.subnet".to_owned(), "/112".to_owned())].into();
+    let word = Activate { annotations, plug: false, lease: false, ..subject.request() };
+    subject.ask(&daemon, &word);
+    daemon.has_died();
+    daemon.restart();
+    // What is not recorded as there goes.
+    let stays = usize::from(point == "giving:given");
+    eventually(PATIENCE, "it has all of it or nothing", || {
+        (daemon.the_attachment().subnets.len() == stays).then_some(())
+    });
+    Invariants::hold(&daemon, &[(&subject.namespace, address)]);
+    let local =
+        subject.namespace.run("ip", &["-6", "route", "show", "table", "local", "proto", "118"]);
+    eventually(PATIENCE, "inside too", || (local.stdout.lines().count() == stays).then_some(()));
+    drop(subject);
+    eventually(PATIENCE, "its end", || daemon.attachments().is_empty().then_some(()));
+    Invariants::hold(&daemon, &[]);
+}
+
 fn ending(point: &str, end: End, mode: Mode) {
     let mut scene = Scene::new(mode);
     let mut subject = Subject::new();
@@ -391,6 +421,7 @@ fn drive(point: &str, mode: Mode) {
         "restoring" => restoring(point, mode),
         "renumbering" => renumbering(point, mode),
         "replacing" => replacing(point, mode),
+        "giving" => giving(point, mode),
         _ => panic!("no test drives {point}"),
     }
 }
@@ -419,6 +450,7 @@ fn every_point_is_in_a_phase_that_is_driven() {
         "restoring",
         "renumbering",
         "replacing",
+        "giving",
     ];
     for name in NAMES {
         assert!(known.contains(&name.split(':').next().unwrap_or_default()), "{name}");
@@ -471,6 +503,12 @@ fn dead_while_the_prefix_changes() {
 fn dead_while_an_address_takes_the_place_of_another() {
     let _machine = require!(Root);
     every(&["replacing"]);
+}
+
+#[test]
+fn dead_while_a_subnet_is_given() {
+    let _machine = require!(Root);
+    every(&["giving"]);
 }
 
 #[test]

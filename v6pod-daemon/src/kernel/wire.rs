@@ -13,6 +13,7 @@ use std::net::Ipv6Addr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
+use ipnet::Ipv6Net;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::link::{
     BridgeMulticastRouterType, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind,
@@ -92,19 +93,22 @@ impl<'a> Wire<'a> {
     pub fn run(&mut self, step: &Step) -> Result<(), Error> {
         match step {
             Step::Rules => {
-                let elements = Elements::of(self.port);
-                self.worker.rules.add(&self.host.links, &elements)
+                let (rules, links) = (&mut self.worker.rules, &self.host.links);
+                Elements::of_all(self.port).try_for_each(|elements| rules.add(links, &elements))
             }
             Step::Pair => self.pair(),
             Step::Guard => self.guard(),
             Step::Forwarding => self.forwarding(),
             Step::Neighbour => {
-                let link = self.link()?;
-                add_neighbour(&mut self.worker.socket, link, self.port)
+                let (link, socket) = (self.link()?, &mut self.worker.socket);
+                with_subnets(self.port, |port| add_neighbour(socket, link, port))
             }
             Step::Route => {
-                let link = self.link()?;
-                add_route(&mut self.worker.socket, link, self.port)
+                let (link, socket) = (self.link()?, &mut self.worker.socket);
+                with_subnets(self.port, |port| {
+                    add_route(socket, link, port)?;
+                    add_subnet(socket, link, port)
+                })
             }
             Step::Proxy => match self.host.answers {
                 Some(link) => proxy::add(&mut self.worker.socket, (self.port.address, link)),
@@ -275,6 +279,12 @@ impl<'a> Wire<'a> {
     }
 }
 
+/// Does it for the port, and for it with each of its subnets alone.
+fn with_subnets(port: &Port, mut job: impl FnMut(&Port) -> Result<(), Error>) -> Result<(), Error> {
+    job(port)?;
+    port.subnets().try_for_each(|also| job(&port.with(also)))
+}
+
 /// Whether the kernel knows that this link has its carrier; also if there is no such link any more.
 fn is_running(socket: &mut RouteSocket, link: u32) -> bool {
     find_by_index(socket, link).ok().flatten().is_none_or(|link| link.running)
@@ -386,6 +396,16 @@ pub(super) fn add_route(socket: &mut RouteSocket, link: u32, port: &Port) -> Res
     socket.ack(doing, &Message::NewRoute(route), NLM_F_CREATE | NLM_F_EXCL)
 }
 
+/// The route to the subnet that the port is about, if it is about one: by the subnet's first address, which has
+/// its own route and neighbour entry. Exclusive, too.
+pub(super) fn add_subnet(socket: &mut RouteSocket, link: u32, port: &Port) -> Result<(), Error> {
+    let Some(length) = port.subnet else { return Ok(()) };
+    let net = length.around(port.address);
+    let route = message::subnet_route(link, net);
+    let doing = format!("add the route to {net}");
+    socket.ack(doing, &Message::NewRoute(route), NLM_F_CREATE | NLM_F_EXCL)
+}
+
 /// Undoes one step, whether or not it was ever run. [`Step::Pair`] takes some 20 ms of the kernel's
 /// time (RCU), [`Step::Up`] some of it: not on a request's path.
 pub fn undo(worker: &mut Worker, host: &Host, port: &Port, step: &Step) -> Result<(), Error> {
@@ -395,7 +415,7 @@ pub fn undo(worker: &mut Worker, host: &Host, port: &Port, step: &Step) -> Resul
         // after the elements: a flow that still is one would outlive its permission by days.
         Step::Rules => {
             let removed = remove_elements(worker, host, port);
-            let forgotten = worker.rules.forget_flows(&port.addresses().collect());
+            let forgotten = worker.rules.forget_flows(&port.nets().collect());
             removed.and(forgotten)
         }
         Step::Pair => {
@@ -418,12 +438,10 @@ pub fn undo(worker: &mut Worker, host: &Host, port: &Port, step: &Step) -> Resul
         Step::Neighbour if port.mode == Mode::Bridge => {
             each(port, |address| remove_neighbour(socket, host.bridge, address))
         }
-        Step::Route if port.mode == Mode::Bridge => {
-            each(port, |address| remove_route(socket, host.bridge, address))
-        }
+        Step::Route if port.mode == Mode::Bridge => remove_routes(socket, host.bridge, port),
         // Where many go together the port is up for a while yet.
         Step::Route => match find_even_doomed(socket, host, port)? {
-            Some(index) => each(port, |address| remove_route(socket, index, address)),
+            Some(index) => remove_routes(socket, index, port),
             None => Ok(()),
         },
         Step::Neighbour | Step::Guard | Step::Forwarding | Step::Inside => Ok(()),
@@ -479,6 +497,28 @@ pub fn leads_to(
         let peer = find_by_index(&mut inside.socket, ends.peer)?;
         Ok(peer.is_some_and(|peer| peer.mac == port.mac.octets() && peer.peer == Some(ends.port)))
     })
+}
+
+/// Removes the routes to all of the port's addresses and subnets, whatever fails on the way: the first error.
+pub(super) fn remove_routes(socket: &mut RouteSocket, link: u32, port: &Port) -> Result<(), Error> {
+    let mut done = Ok(());
+    for net in port.nets().filter(|net| net.prefix_len() < 128) {
+        done = done.and(remove_subnet(socket, link, net));
+    }
+    done.and(each(port, |address| remove_route(socket, link, address)))
+}
+
+pub(super) fn remove_subnet(
+    socket: &mut RouteSocket,
+    link: u32,
+    net: Ipv6Net,
+) -> Result<(), Error> {
+    // Whatever its gateway is: one that somebody has made goes too.
+    let by_link = [RouteAttribute::Oif(link)];
+    let whole = Some((net.network(), net.prefix_len()));
+    let route = message::route(RouteType::Unicast, whole, by_link);
+    let doing = format!("remove the route to {net}");
+    gone_is_fine(socket.ack(doing, &Message::DelRoute(route), 0))
 }
 
 pub(super) fn remove_route(
@@ -551,6 +591,7 @@ fn configure(inside: &mut Inside<'_>, port: &Port, peer: u32, router: Mac) -> Re
     let lo = message::set_up(message::link(LOOPBACK), true);
     socket.ack("switch the loopback on", &Message::SetLink(lo), 0)?;
     add_way_out(socket, port, peer, router)?;
+    port.subnets().try_for_each(|also| make_local(socket, also.net()))?;
     let conf = inside.sysctls()?.open(Conf::Link(name))?;
     // Set inside as well as filtered outside (CVE-2020-10749 and its kin, threat 6). The owner can change
     // them, and then has himself to thank. Solicitations: nobody answers them.
@@ -558,6 +599,20 @@ fn configure(inside: &mut Inside<'_>, port: &Port, peer: u32, router: Mac) -> Re
         conf.write(key, 0)?;
     }
     Ok(())
+}
+
+/// Has the namespace take all addresses of the subnet for its own (AnyIP): whoever listens on any address listens
+/// on all of them.
+pub(super) fn make_local(socket: &mut RouteSocket, net: Ipv6Net) -> Result<(), Error> {
+    let doing = format!("have {net} be local");
+    let flags = NLM_F_CREATE | NLM_F_REPLACE;
+    socket.ack(doing, &Message::NewRoute(message::local_route(LOOPBACK, net)), flags)
+}
+
+/// The reverse.
+pub(super) fn unmake_local(socket: &mut RouteSocket, net: Ipv6Net) -> Result<(), Error> {
+    let doing = format!("have {net} be local no more");
+    gone_is_fine(socket.ack(doing, &Message::DelRoute(message::local_route(LOOPBACK, net)), 0))
 }
 
 /// The container's gateway and its default route by this interface of its own. A default route that is there is
