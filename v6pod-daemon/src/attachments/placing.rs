@@ -316,6 +316,7 @@ impl From<NoSpot> for Refused {
         match no {
             NoSpot::Taken(_) | NoSpot::Outside { .. } => Self::Wish(format!("v6pod.address: {no}")),
             NoSpot::Short { .. } => Self::Wish(format!("v6pod.subnet: {no}")),
+            NoSpot::Share { .. } => Self::Quota(no.to_string()),
             NoSpot::Slices(_) | NoSpot::Subnets { .. } => Self::Full(no.to_string()),
             NoSpot::Soon(_) => Self::NotReady("the address is still an earlier start's"),
         }

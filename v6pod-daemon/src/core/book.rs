@@ -169,6 +169,14 @@ pub enum NoSpot {
         /// The range.
         range: Prefix,
     },
+    /// With it the owner's subnets would be more than half of what all draw from.
+    #[error("with a subnet {length} more than half of {range} would be yours")]
+    Share {
+        /// How long it was to be.
+        length: Length,
+        /// The range.
+        range: Prefix,
+    },
     /// All parts of the prefix are others'.
     #[error("{0} has no slice left (addresses.per_owner)")]
     Slices(Prefix),

@@ -27,11 +27,29 @@ impl Book {
     ///
     /// # Errors
     /// [`NoSpot::Short`]: what his addresses come from is no longer. [`NoSpot::Slices`]: he has none.
+    /// [`NoSpot::Share`]: he would leave others too little.
     pub fn allows_subnet(&mut self, owner: Uid, length: Length) -> Result<(), NoSpot> {
         let prefix = self.terms.prefix;
         let range = self.slices.of(owner, prefix).ok_or(NoSpot::Slices(prefix))?;
-        let fits = length.bits() > range.length();
-        if fits { Ok(()) } else { Err(NoSpot::Short { length, range }) }
+        if length.bits() <= range.length() {
+            return Err(NoSpot::Short { length, range });
+        }
+        let size = |bits: u8| 1_u128 << (128 - u32::from(bits));
+        // A slice is his alone.
+        if range == prefix
+            && self.in_subnets(owner) + size(length.bits()) > size(range.length()) / 2
+        {
+            return Err(NoSpot::Share { length, range });
+        }
+        Ok(())
+    }
+
+    /// How many addresses of the prefix that is in force are in this owner's subnets.
+    fn in_subnets(&self, owner: Uid) -> u128 {
+        let prefix = self.terms.prefix;
+        let his = self.all().filter(|a| a.owner == owner).flat_map(|a| a.port.subnets());
+        let bits = his.filter(|also| prefix.contains(also.address)).filter_map(|also| also.subnet);
+        bits.map(|length| 1_u128 << (128 - u32::from(length.bits()))).sum()
     }
 
     /// Has the attachment be given a subnet of this length. `None` if it has one, is still being made or on its
@@ -150,7 +168,7 @@ impl Book {
     }
 
     /// Whether the prefix that is in force, or the owner's part of it, is too small for a subnet that is to follow
-    /// into it. Then it goes at that time, in seconds since the epoch, without another in its place. Gives the
+    /// into it, or for one more of this owner's. Then it goes at that time, in seconds since the epoch, without another in its place. Gives the
     /// attachment.
     pub fn lose_subnet(&mut self, id: &AttachmentId, until: u64) -> Option<&Attachment> {
         let prefix = self.terms.prefix;
@@ -158,7 +176,14 @@ impl Book {
         let owner = a.owner;
         let old = a.port.subnets().find(|also| !prefix.contains(also.address))?;
         let (net, length) = (old.net(), old.subnet?);
-        let Err(NoSpot::Short { .. }) = self.allows_subnet(owner, length) else { return None };
+        // One that is there already is counted.
+        if a.port.subnets().any(|also| prefix.contains(also.address)) {
+            return None;
+        }
+        let Err(NoSpot::Short { .. } | NoSpot::Share { .. }) = self.allows_subnet(owner, length)
+        else {
+            return None;
+        };
         let also = &mut self.attachments.get_mut(id)?.port.also;
         also.iter_mut().find(|also| also.net() == net)?.role = Role::Going(until);
         self.find(id)

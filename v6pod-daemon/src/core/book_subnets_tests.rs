@@ -225,3 +225,50 @@ fn what_is_recorded_is_taken_over_unless_it_is_anothers() {
     lie.port.also = vec![around];
     assert!(!next.adopt(lie, 2));
 }
+
+#[test]
+fn one_owners_subnets_are_half_of_the_prefix_at_most_unless_he_has_a_slice() {
+    let of = |n: u64, owner: u32, bits| Wanted {
+        owner: Uid::new(owner).unwrap(),
+        ..wanted(n, Some(length(bits)))
+    };
+    let mut book = book("2001:db8:1::/90");
+    let ask = |book: &mut Book, n, owner, bits| {
+        let made = book.reserve(of(n, owner, bits), Instant::now(), walk(n));
+        made.map(|a| a.id.clone()).map_err(|no| no.to_string())
+    };
+    let his: Vec<_> = (1..=32).map(|n| ask(&mut book, n, 1000, 96).unwrap()).collect();
+    for bits in [96, 120] {
+        let no = ask(&mut book, 40, 1000, bits).unwrap_err();
+        assert!(no.contains("more than half of 2001:db8:1::/90"), "{no}");
+    }
+    ask(&mut book, 41, 1001, 112).unwrap();
+    book.forget(&his[0], Instant::now());
+    ask(&mut book, 42, 1000, 104).unwrap();
+
+    // As many as there are in a slice, which is nobody else's.
+    let slice = Terms { slice: Some(114), ..book.terms().clone() };
+    let mut book = Book::new(slice);
+    for n in 1..=36 {
+        ask(&mut book, n, 1000, 120).unwrap();
+    }
+}
+
+#[test]
+fn what_would_be_more_than_an_owners_share_of_the_next_prefix_stays_behind() {
+    let (mut book, now) = (book("2001:db8:1::/80"), Instant::now());
+    let ids = [1, 2, 3].map(|n| serve(&mut book, n, Some(length(96))));
+    book.move_to(prefix("2001:db8:2::/94"));
+    let mut came = 0;
+    for (n, id) in (10..).zip(&ids) {
+        let (_, coming) = book.bring(id, now, walk(n)).unwrap().unwrap();
+        book.arrive(id, coming.address, 600);
+        let lost = book.lose_subnet(id, 600).is_some();
+        if let Some((_, also)) = book.bring_subnet(id, now, walk(n)).unwrap() {
+            assert!(!lost && book.lose_subnet(id, 600).is_none(), "as after a crash");
+            book.subnet_arrived(id, also.net(), 600);
+            came += 1;
+        }
+    }
+    assert_eq!((came, book.with_subnets_outside().count()), (2, 0));
+}
