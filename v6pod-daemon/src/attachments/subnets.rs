@@ -258,9 +258,11 @@ pub(super) fn bring(
         }
         brought
     };
+    failpoint::reach("following:coming");
     if !make_ready(shared, worker, &a, also)? {
         return Ok(Moved::Not);
     }
+    failpoint::reach("following:ready");
     let Some(namespace) = namespace_of(worker, &a, found) else {
         return Ok(Moved::Later("no process of it is found"));
     };
@@ -268,6 +270,7 @@ pub(super) fn bring(
         return Ok(Moved::Later("its interface is not there"));
     }
     drop(namespace);
+    failpoint::reach("following:arrived");
     let mut ledger = shared.ledger();
     let arrived = ledger.book.subnet_arrived(id, also.net(), leaves_at(shared));
     let Some(a) = arrived.cloned() else {
@@ -280,5 +283,6 @@ pub(super) fn bring(
         tracing::warn!(attachment = %id, %error, "cannot record the new subnet");
     }
     drop(ledger);
+    failpoint::reach("following:moved");
     Ok(Moved::Now(Box::new(a)))
 }

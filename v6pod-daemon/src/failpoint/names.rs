@@ -62,6 +62,11 @@ pub const NAMES: &[&str] = &[
     "giving:ready",
     "giving:arrived",
     "giving:given",
+    // One that follows the prefix.
+    "following:coming",
+    "following:ready",
+    "following:arrived",
+    "following:moved",
     // Another prefix, and one attachment that follows it.
     "renumbering:recorded",
     "renumbering:prepared",
