@@ -4,7 +4,8 @@
 //! gateway, is nobody else's, and has rested for the quarantine since it was last somebody's,
 //! unless the range that is drawn from has no other one left; then it is the one that has rested longest.
 //! A certain address is given only if it is free, or rests since it was the same owner's: nobody gets what is
-//! still on its way to another. None is in a subnet that is somebody's or rests. No more than [`MOST_RESTING`] rest, however many somebody releases.
+//! still on its way to another. None is in a subnet that is somebody's or rests. No more than [`MOST_RESTING`]
+//! rest, however many somebody releases.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::Ipv6Addr;

@@ -86,7 +86,8 @@ impl Book {
     }
 
     /// What is to be let go of by now: what has been going for long enough, and what was coming in a prefix
-    /// that is in force no more, or in the place of an address that a daemon had no time to replace. Not from those that are on their way out, whose end takes all away.
+    /// that is in force no more, or in the place of an address that a daemon had no time to replace. Not from those
+    /// that are on their way out, whose end takes all away.
     pub fn leaving(&self, now: u64) -> Vec<(AttachmentId, Also)> {
         let prefix = self.terms.prefix;
         let leaves = |a: &Attachment, also: &Also| match also.role {

@@ -14,16 +14,18 @@ use std::net::Ipv6Addr;
 
 use v6pod_proto::explain::{Kind, Rule, Verdict};
 use v6pod_proto::wishes::{Peers, Protocol};
-use v6pod_proto::{LinkName, Mac, Mode, Opened, Uid};
+use v6pod_proto::{Mode, Opened, Uid};
 
 use super::attachment::Attachment;
 use super::hole::Hole;
 use super::open::NotOpened;
-use super::ruleset::{
-    EastWest, HostAccess, Ingress, KNOWN_SET, OWNER_SET, PORT_SET, Policy, ROUTED_SET,
-};
+use super::ruleset::{EastWest, HostAccess, Ingress, Policy};
 use super::step::Also;
-use super::subnet::Length;
+
+#[path = "explain_parts.rs"]
+mod parts;
+
+pub use parts::{Element, Hook, Probe};
 
 /// What is asked.
 #[derive(Debug, Clone, Copy)]
@@ -58,89 +60,6 @@ pub enum End<'a> {
     Vacant(Ipv6Addr),
     /// Anybody outside, whatever his address.
     Outside,
-}
-
-/// Where rules are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Hook {
-    /// None: no packet gets anywhere.
-    Nowhere,
-    /// What comes by a container's port, before anything else.
-    Prerouting,
-    /// No hook, but the host's routes.
-    Routing,
-    /// What the host passes on.
-    Forward,
-    /// What the host's own processes send.
-    Output,
-    /// What is for the host itself.
-    Input,
-}
-
-impl Hook {
-    /// Its name, as nft has it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Nowhere => "",
-            Self::Prerouting => "prerouting",
-            Self::Routing => "routing",
-            Self::Forward => "forward",
-            Self::Output => "output",
-            Self::Input => "input",
-        }
-    }
-}
-
-/// An element of a set of the daemon's tables.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Element {
-    /// Who may send by a port of the bridge (bridge family).
-    Sender(LinkName, Mac, Ipv6Addr),
-    /// The same, as the inet family sees it.
-    Known(Mac, Ipv6Addr),
-    /// Who may send by a routed port.
-    Routed(LinkName, Ipv6Addr),
-    /// Whose processes on this host reach an address.
-    Owner(Ipv6Addr, Uid),
-    /// What is open of an address.
-    Open(Ipv6Addr, Hole),
-    /// That a subnet begins with an address.
-    Subnet(Length, Ipv6Addr),
-}
-
-impl Element {
-    /// Its set.
-    pub fn set(&self) -> &'static str {
-        match self {
-            Self::Sender(..) => PORT_SET,
-            Self::Known(..) => KNOWN_SET,
-            Self::Routed(..) => ROUTED_SET,
-            Self::Owner(..) => OWNER_SET,
-            Self::Open(_, hole) => hole.set(),
-            Self::Subnet(length, _) => length.set(),
-        }
-    }
-
-    /// As nft writes it.
-    pub fn text(&self) -> String {
-        match self {
-            Self::Sender(port, mac, address) => format!("{port} . {mac} . {address}"),
-            Self::Known(mac, address) => format!("{mac} . {address}"),
-            Self::Routed(port, address) => format!("{port} . {address}"),
-            Self::Owner(address, uid) => format!("{address} . {uid}"),
-            Self::Open(address, hole) => hole.text(*address),
-            Self::Subnet(_, address) => address.to_string(),
-        }
-    }
-}
-
-/// An element, and whether it has to be there.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Probe {
-    /// Which.
-    pub element: Element,
-    /// Whether it has to be.
-    pub wanted: bool,
 }
 
 /// What one rule says.
@@ -254,10 +173,9 @@ fn sender(_: &Policy, query: &Query<'_>) -> Option<Step> {
     let own = a.port.address;
     let sent = query.sends_as.unwrap_or(own);
     let mut elements = senders(a, stands_for(a, sent));
-    let subnet = a.port.subnets().find(|also| also.net().contains(&sent));
-    elements.extend(subnet.and_then(|also| Some(Element::Subnet(also.subnet?, also.address))));
-    Some(if let Some(also) = subnet {
-        let net = also.net();
+    elements.extend(subnet_around(a, sent));
+    let subnet = a.port.subnets().map(Also::net).find(|net| net.contains(&sent));
+    Some(if let Some(net) = subnet {
         let why = format!("{} sends by its own port with an address of its own {net}", called(a));
         Step::goes_on(Rule::Sender, why).depending(true, elements)
     } else if a.port.has(sent) {
@@ -275,6 +193,12 @@ fn sender(_: &Policy, query: &Query<'_>) -> Option<Step> {
 fn stands_for(a: &Attachment, address: Ipv6Addr) -> Ipv6Addr {
     let net = a.port.subnets().map(Also::net).find(|net| net.contains(&address));
     net.map_or(address, |net| net.network())
+}
+
+/// That there is the subnet in which this address is, if it is in one of this container's.
+fn subnet_around(a: &Attachment, address: Ipv6Addr) -> Option<Element> {
+    let also = a.port.subnets().find(|also| also.net().contains(&address))?;
+    Some(Element::Subnet(also.subnet?, also.address))
 }
 
 /// The address to which it is sent, as its elements have it.
@@ -448,7 +372,9 @@ fn owner(policy: &Policy, query: &Query<'_>) -> Option<Step> {
     let element = Element::Owner(target(query, to), uid);
     Some(if uid == to.owner {
         let why = format!("{} is of uid {uid}, whose processes on this host reach it", called(to));
-        Step::decides(Rule::Owner, Verdict::Passes, why).depending(true, [element])
+        let around = query.sent_to.and_then(|at| subnet_around(to, at));
+        let elements = [element].into_iter().chain(around);
+        Step::decides(Rule::Owner, Verdict::Passes, why).depending(true, elements)
     } else {
         let why = format!("uid {uid} is not the owner of {}: like anybody outside", called(to));
         Step::goes_on(Rule::Owner, why).depending(false, [element])
@@ -468,7 +394,9 @@ fn opening(_: &Policy, query: &Query<'_>) -> Option<Step> {
         if opened.is_none_or(|o| o.opening.peers == Peers::ALL) { " to everybody" } else { "" };
     let why = format!("{what} of {} is open{whom}{by}", called(to));
     let step = Step::decides(Rule::Opening, Verdict::Passes, why);
-    Some(Step { opened, ..step.depending(true, [Element::Open(target(query, to), hole)]) })
+    let around = query.sent_to.and_then(|at| subnet_around(to, at));
+    let elements = [Element::Open(target(query, to), hole)].into_iter().chain(around);
+    Some(Step { opened, ..step.depending(true, elements) })
 }
 
 /// The last word on what is for a container.

@@ -151,8 +151,10 @@ fn an_address_of_a_subnet_is_answered_for_by_the_first_one_of_that() {
         let open = asked(End::Outside, None, Some(some), to, "tcp/80");
         let (_, step) = open.chain.last().unwrap();
         assert_eq!((open.verdict, step.rule), (Passes, Rule::Opening));
+        let on: Vec<_> = step.probes.iter().map(|probe| (probe.wanted, &probe.element)).collect();
         assert!(
-            matches!(step.probes[..], [Probe { element: Element::Open(at, _), wanted: true }] if at == address)
+            matches!(on[..], [(true, Element::Open(at, _)), (true, Element::Subnet(..))] if *at == address),
+            "{on:?}"
         );
         // Of one owner, which is not known of a subnet's addresses.
         let closed = asked(End::Container(&other), None, Some(some), to, "tcp/81");
