@@ -346,24 +346,7 @@ impl Book {
         }
         let id = AttachmentId::from_bits(random().map_err(Refusal::Random)?);
         let mac = self.free_mac(&mut random).map_err(Refusal::Random)?;
-        let (owner, container) = (wanted.owner, wanted.container.clone());
-        let spot = self.spot(owner, container.as_ref(), &wanted.choice, None, now)?;
-        let range = self.slices.of(owner, self.terms.prefix);
-        let range = range.ok_or(NoSpot::Slices(self.terms.prefix))?;
-        let address = match spot {
-            Spot::At(address) => self.pool.take_for(address, owner, now).then_some(address),
-            Spot::Anywhere => {
-                self.pool.draw_in(range, now, &mut random).map_err(Refusal::Random)?
-            }
-        };
-        let address = address.ok_or(Refusal::Addresses(range))?;
-        let drawn = wanted.subnet.map(|length| self.draw_subnet(owner, length, now, &mut random));
-        let net = match drawn.transpose() {
-            Ok(Some(Err(no))) => Err(Refusal::Spot(no)),
-            Ok(net) => Ok(net.and_then(Result::ok)),
-            Err(error) => Err(Refusal::Random(error)),
-        };
-        let net = net.inspect_err(|_| self.pool.give_back(address))?;
+        let (address, net) = self.take(&wanted, now, random)?;
         let mode = if self.bridged < BRIDGE_PORTS { self.terms.mode } else { Mode::Routed };
         let gateway = self.terms.gateway(mode);
         let port = Port {
@@ -403,6 +386,34 @@ impl Book {
             phase: Phase::Reserved,
             ifindex: None,
         }))
+    }
+
+    /// Takes the address that an attachment is to have, and its subnet, if it is to have one.
+    fn take<E>(
+        &mut self,
+        wanted: &Wanted,
+        now: Instant,
+        mut random: impl FnMut() -> Result<u128, E>,
+    ) -> Result<(Ipv6Addr, Option<Ipv6Net>), Refusal<E>> {
+        let owner = wanted.owner;
+        let spot = self.spot(owner, wanted.container.as_ref(), &wanted.choice, None, now)?;
+        let range = self.slices.of(owner, self.terms.prefix);
+        let range = range.ok_or(NoSpot::Slices(self.terms.prefix))?;
+        let address = match spot {
+            Spot::At(address) => self.pool.take_for(address, owner, now).then_some(address),
+            Spot::Anywhere => {
+                self.pool.draw_in(range, now, &mut random).map_err(Refusal::Random)?
+            }
+        };
+        let address = address.ok_or(Refusal::Addresses(range))?;
+        let drawn = wanted.subnet.map(|length| self.draw_subnet(owner, length, now, &mut random));
+        let net = match drawn.transpose() {
+            Ok(Some(Err(no))) => Err(Refusal::Spot(no)),
+            Ok(net) => Ok(net.and_then(Result::ok)),
+            Err(error) => Err(Refusal::Random(error)),
+        };
+        let net = net.inspect_err(|_| self.pool.give_back(address))?;
+        Ok((address, net))
     }
 
     /// Takes over what a record and the kernel say is there, after a restart. False if its address

@@ -168,8 +168,8 @@ impl Book {
     }
 
     /// Whether the prefix that is in force, or the owner's part of it, is too small for a subnet that is to follow
-    /// into it, or for one more of this owner's. Then it goes at that time, in seconds since the epoch, without another in its place. Gives the
-    /// attachment.
+    /// into it, or for one more of this owner's. Then it goes at that time, in seconds since the epoch, without
+    /// another in its place. Gives the attachment.
     pub fn lose_subnet(&mut self, id: &AttachmentId, until: u64) -> Option<&Attachment> {
         let prefix = self.terms.prefix;
         let a = self.find(id).filter(|a| follows(a, prefix))?;

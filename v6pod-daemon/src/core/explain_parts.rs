@@ -1,5 +1,5 @@
-//! What an explanation speaks of: the hooks that a packet comes by, and the elements of the kernel's sets on which a rule
-//! depends, as nft has them, so that they can be looked up.
+//! What an explanation speaks of: the hooks that a packet comes by, and the elements of the kernel's sets on
+//! which a rule depends, as nft has them, so that they can be looked up.
 
 use std::net::Ipv6Addr;
 

@@ -1,7 +1,7 @@
 //! The rules' words about subnets: once for each length that there is.
 //!
-//! Guarantee: no rule takes a subnet's first address for another address before the set for the subnet's length has said
-//! that there is such a subnet.
+//! Guarantee: no rule takes a subnet's first address for another address before the set for the subnet's length
+//! has said that there is such a subnet.
 
 use std::fmt::Write as _;
 

@@ -13,7 +13,6 @@ use std::net::Ipv6Addr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
-use ipnet::Ipv6Net;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::link::{
     BridgeMulticastRouterType, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind,
@@ -39,6 +38,11 @@ use super::workers::{Inside, Worker};
 use crate::core::ruleset::Elements;
 use crate::core::step::{Port, Step, detach};
 use crate::failpoint;
+
+mod subnets;
+
+use subnets::with_subnets;
+pub(super) use subnets::{add_subnet, make_local, remove_routes, remove_subnet, unmake_local};
 
 /// The metric of the default route inside: before netavark's 100. Where a container has a network of
 /// podman's with a way out besides, answers must leave by the address that they were asked at.
@@ -279,12 +283,6 @@ impl<'a> Wire<'a> {
     }
 }
 
-/// Does it for the port, and for it with each of its subnets alone.
-fn with_subnets(port: &Port, mut job: impl FnMut(&Port) -> Result<(), Error>) -> Result<(), Error> {
-    job(port)?;
-    port.subnets().try_for_each(|also| job(&port.with(also)))
-}
-
 /// Whether the kernel knows that this link has its carrier; also if there is no such link any more.
 fn is_running(socket: &mut RouteSocket, link: u32) -> bool {
     find_by_index(socket, link).ok().flatten().is_none_or(|link| link.running)
@@ -396,16 +394,6 @@ pub(super) fn add_route(socket: &mut RouteSocket, link: u32, port: &Port) -> Res
     socket.ack(doing, &Message::NewRoute(route), NLM_F_CREATE | NLM_F_EXCL)
 }
 
-/// The route to the subnet that the port is about, if it is about one: by the subnet's first address, which has
-/// its own route and neighbour entry. Exclusive, too.
-pub(super) fn add_subnet(socket: &mut RouteSocket, link: u32, port: &Port) -> Result<(), Error> {
-    let Some(length) = port.subnet else { return Ok(()) };
-    let net = length.around(port.address);
-    let route = message::subnet_route(link, net);
-    let doing = format!("add the route to {net}");
-    socket.ack(doing, &Message::NewRoute(route), NLM_F_CREATE | NLM_F_EXCL)
-}
-
 /// Undoes one step, whether or not it was ever run. [`Step::Pair`] takes some 20 ms of the kernel's
 /// time (RCU), [`Step::Up`] some of it: not on a request's path.
 pub fn undo(worker: &mut Worker, host: &Host, port: &Port, step: &Step) -> Result<(), Error> {
@@ -499,28 +487,6 @@ pub fn leads_to(
     })
 }
 
-/// Removes the routes to all of the port's addresses and subnets, whatever fails on the way: the first error.
-pub(super) fn remove_routes(socket: &mut RouteSocket, link: u32, port: &Port) -> Result<(), Error> {
-    let mut done = Ok(());
-    for net in port.nets().filter(|net| net.prefix_len() < 128) {
-        done = done.and(remove_subnet(socket, link, net));
-    }
-    done.and(each(port, |address| remove_route(socket, link, address)))
-}
-
-pub(super) fn remove_subnet(
-    socket: &mut RouteSocket,
-    link: u32,
-    net: Ipv6Net,
-) -> Result<(), Error> {
-    // Whatever its gateway is: one that somebody has made goes too.
-    let by_link = [RouteAttribute::Oif(link)];
-    let whole = Some((net.network(), net.prefix_len()));
-    let route = message::route(RouteType::Unicast, whole, by_link);
-    let doing = format!("remove the route to {net}");
-    gone_is_fine(socket.ack(doing, &Message::DelRoute(route), 0))
-}
-
 pub(super) fn remove_route(
     socket: &mut RouteSocket,
     link: u32,
@@ -599,20 +565,6 @@ fn configure(inside: &mut Inside<'_>, port: &Port, peer: u32, router: Mac) -> Re
         conf.write(key, 0)?;
     }
     Ok(())
-}
-
-/// Has the namespace take all addresses of the subnet for its own (AnyIP): whoever listens on any address listens
-/// on all of them.
-pub(super) fn make_local(socket: &mut RouteSocket, net: Ipv6Net) -> Result<(), Error> {
-    let doing = format!("have {net} be local");
-    let flags = NLM_F_CREATE | NLM_F_REPLACE;
-    socket.ack(doing, &Message::NewRoute(message::local_route(LOOPBACK, net)), flags)
-}
-
-/// The reverse.
-pub(super) fn unmake_local(socket: &mut RouteSocket, net: Ipv6Net) -> Result<(), Error> {
-    let doing = format!("have {net} be local no more");
-    gone_is_fine(socket.ack(doing, &Message::DelRoute(message::local_route(LOOPBACK, net)), 0))
 }
 
 /// The container's gateway and its default route by this interface of its own. A default route that is there is
