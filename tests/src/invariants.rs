@@ -34,6 +34,7 @@ pub struct Invariants<'a> {
 type Text = fn(&Record) -> String;
 
 /// A record, as far as the kernel must bear it out.
+#[derive(Clone)]
 struct Record {
     id: String,
     port: String,
@@ -41,9 +42,18 @@ struct Record {
     address: String,
     owner: String,
     routed: bool,
+    /// The first addresses of its subnets, and how long these are.
+    subnets: Vec<(String, u64)>,
 }
 
 impl Record {
+    /// Once for its address and once for each of its subnets, by the first address of that.
+    fn each(&self) -> impl Iterator<Item = Self> + '_ {
+        let firsts = self.subnets.iter().map(|(first, _)| first);
+        let all = [&self.address].into_iter().chain(firsts);
+        all.map(|address| Self { address: address.clone(), ..self.clone() })
+    }
+
     /// What its route and neighbour entry are by.
     fn link(&self, bridge: &str) -> String {
         if self.routed { self.port.clone() } else { bridge.to_owned() }
@@ -109,6 +119,7 @@ impl<'a> Invariants<'a> {
                 address: text(&value["port"], "address"),
                 owner: value["owner"].to_string(),
                 routed: value["port"]["mode"] == "routed",
+                subnets: subnets(&value["port"]["also"]),
             });
             match record {
                 Some(record) => records.push(record),
@@ -165,13 +176,19 @@ impl<'a> Invariants<'a> {
         let neighbours = self.list("ip", &["-6", "neigh", "show", "nud", "permanent"]);
         let entries = neighbours.iter().map(|e| join(e, "dst", "lladdr") + " " + &text(e, "dev"));
         let of = |r: &Record| format!("{} {} {}", r.address, r.mac, r.link(&bridge));
-        self.same_list("neighbours", records.iter().map(of).collect(), entries);
+        let each: Vec<_> = records.iter().flat_map(Record::each).collect();
+        self.same_list("neighbours", each.iter().map(of).collect(), entries);
         let routes = ["-6", "route", "show", "table", "all", "proto", PROTOCOL];
         let routes = self.list("ip", &routes);
         let routes = routes.iter().filter(|e| text(e, "type") != "unreachable");
         let entries = routes.map(|e| join(e, "dst", "dev"));
         let of = |r: &Record| format!("{} {}", r.address, r.link(&bridge));
-        self.same_list("routes", records.iter().map(of).collect(), entries);
+        let whole = |r: &Record| -> Vec<_> {
+            let nets = r.subnets.iter();
+            nets.map(|(first, length)| format!("{first}/{length} {}", r.link(&bridge))).collect()
+        };
+        let expected = each.iter().map(of).chain(records.iter().flat_map(whole)).collect();
+        self.same_list("routes", expected, entries);
         for record in records.iter().filter(|record| record.routed) {
             let shown = self.list("ip", &["-6", "addr", "show", "dev", &record.port]);
             self.must(shown.is_empty(), || format!("{} has addresses: {shown:?}", record.port));
@@ -223,9 +240,11 @@ impl<'a> Invariants<'a> {
         let ruleset: Value = serde_json::from_str(&finished.stdout).unwrap_or_default();
         let objects = ruleset["nftables"].as_array().cloned().unwrap_or_default();
         let sets: Vec<_> = objects.iter().filter_map(|object| object.get("set")).collect();
+        self.check_subnets(&sets, records);
+        let each: Vec<_> = records.iter().flat_map(Record::each).collect();
         let [bridged, routed] =
-            [false, true].map(|mode| records.iter().filter(|r| r.routed == mode).collect());
-        let all: Vec<&Record> = records.iter().collect();
+            [false, true].map(|mode| each.iter().filter(|r| r.routed == mode).collect());
+        let all: Vec<&Record> = each.iter().collect();
         let expected: [(&str, &Vec<&Record>, Text); 4] = [
             ("bridge sender", &bridged, |r| format!("{} {} {}", r.port, r.mac, r.address)),
             ("inet known", &bridged, |r| format!("{} {}", r.mac, r.address)),
@@ -251,14 +270,37 @@ impl<'a> Invariants<'a> {
         }
     }
 
+    /// Each subnet stands in the set for its length, and nothing else does.
+    fn check_subnets(&mut self, sets: &[&Value], records: &[Record]) {
+        for (family, length) in
+            [96, 104, 112, 120].into_iter().flat_map(|l| [("bridge", l), ("inet", l)])
+        {
+            let which = format!("{family} subnet{length}");
+            let set = sets.iter().find(|set| join(set, "family", "name") == which);
+            let elements = set.and_then(|set| set["elem"].as_array().cloned()).unwrap_or_default();
+            let found = elements.iter().filter_map(|e| e.as_str().map(str::to_owned));
+            let there = records.iter().filter(|r| family == "inet" || !r.routed);
+            let firsts = there.flat_map(|r| &r.subnets).filter(|(_, its)| *its == length);
+            let expected = firsts.map(|(first, _)| first.clone()).collect();
+            self.same_list(&which, expected, found);
+        }
+    }
+
     fn check_openings(&mut self, attachments: &[Attachment]) {
+        let firsts = |a: &Attachment| -> Vec<Ipv6Addr> {
+            let nets = a.subnets.iter().filter_map(|net| net.split_once('/')?.0.parse().ok());
+            [a.address].into_iter().chain(nets).collect()
+        };
         let of = |a: &Attachment| {
             let openings: Vec<_> = a.openings.iter().map(|open| open.opening).collect();
-            elements_of(a.address, &openings)
+            firsts(a).into_iter().flat_map(|at| elements_of(at, &openings)).collect::<Vec<_>>()
         };
         let expected = attachments.iter().flat_map(of).collect();
         self.same("what is open", &expected, &open_in_kernel(self.daemon));
-        let reach = attachments.iter().flat_map(|a| reach_of(a.address, &a.egress.rule)).collect();
+        let reach = |a: &Attachment| {
+            firsts(a).into_iter().flat_map(|at| reach_of(at, &a.egress.rule)).collect::<Vec<_>>()
+        };
+        let reach = attachments.iter().flat_map(reach).collect();
         self.same("what is in reach", &reach, &reach_in_kernel(self.daemon));
     }
 
@@ -314,6 +356,12 @@ impl<'a> Invariants<'a> {
         // `ip -json` prints an empty object for what does not fit a filter.
         lists.into_iter().filter(|value| value.as_object().is_some_and(|o| !o.is_empty())).collect()
     }
+}
+
+/// The subnets among what a record's port has besides its address.
+fn subnets(also: &Value) -> Vec<(String, u64)> {
+    let all = also.as_array().into_iter().flatten();
+    all.filter_map(|also| Some((text(also, "address"), also["subnet"].as_u64()?))).collect()
 }
 
 fn ids(records: &[Record]) -> BTreeSet<String> {

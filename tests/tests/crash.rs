@@ -34,16 +34,19 @@ enum End {
     NamespaceGone,
 }
 
-/// One container: its namespace, its id, and the address that it was answered, if it was.
+/// One container: its namespace, its id, whether it asks for a subnet too, and the address that it was answered, if
+/// it was.
 struct Subject {
     namespace: OwnedNs,
     id: ContainerId,
+    subnet: bool,
     answered: Option<(Ipv6Addr, UnixStream)>,
 }
 
 impl Subject {
     fn new() -> Self {
-        Self { namespace: OwnedNs::of_uid(UID, true), id: random_container_id(), answered: None }
+        let (namespace, id) = (OwnedNs::of_uid(UID, true), random_container_id());
+        Self { namespace, id, subnet: false, answered: None }
     }
 
     /// Asks for an attachment; no answer is fine.
@@ -64,7 +67,9 @@ impl Subject {
     }
 
     fn request(&self) -> Activate {
-        Activate { lease: true, ..Activate::new(self.id.clone()) }
+        let subnet = self.subnet.then(|| ("v6pod.subnet".to_owned(), "/96".to_owned()));
+        let annotations = subnet.into_iter().collect();
+        Activate { lease: true, annotations, ..Activate::new(self.id.clone()) }
     }
 
     fn deactivate(&self, daemon: &Daemon) {
@@ -79,20 +84,34 @@ struct Scene {
     before: Footprint,
     daemon: Daemon,
     host: HostNs,
+    subnets: bool,
 }
 
 impl Scene {
     fn new(mode: Mode) -> Self {
-        let host = HostNs::new();
         let keys = "ndp_proxy = true\n".to_owned();
-        let config = Config { keys, ..Config::default() }.with_mode(mode);
-        let daemon = Daemon::configured(&host, &config);
+        Self::on(&Config { keys, ..Config::default() }.with_mode(mode), false)
+    }
+
+    /// One whose containers ask for subnets too.
+    fn of_subnets(mode: Mode) -> Self {
+        let tables = "[addresses]\nwished = [\"*\"]\n".to_owned();
+        Self::on(&Config { tables, ..Config::default() }.with_mode(mode), true)
+    }
+
+    fn on(config: &Config, subnets: bool) -> Self {
+        let host = HostNs::new();
+        let daemon = Daemon::configured(&host, config);
         let before = daemon.footprint();
-        let mut bystander = Subject::new();
+        let mut bystander = Subject { subnet: subnets, ..Subject::new() };
         let named = Activate { name: Some("bystander".into()), ..bystander.request() };
         bystander.ask(&daemon, &Activate { lease: false, ..named });
         assert!(bystander.answered.is_some(), "{}", daemon.log());
-        Self { bystander, before, daemon, host }
+        Self { bystander, before, daemon, host, subnets }
+    }
+
+    fn subject(&self) -> Subject {
+        Subject { subnet: self.subnets, ..Subject::new() }
     }
 
     fn dies_at(&mut self, point: &str) -> bool {
@@ -112,6 +131,8 @@ impl Scene {
             .filter_map(|subject| Some((&subject.namespace, subject.answered.as_ref()?.0)))
             .collect();
         Invariants::hold(&self.daemon, &living);
+        let all = self.daemon.attachments();
+        assert!(all.iter().all(|a| a.subnets.len() == usize::from(self.subnets)), "{all:?}");
         if ended {
             assert_eq!(self.daemon.attachments().len(), 1, "what was removed is back");
         }
@@ -121,9 +142,8 @@ impl Scene {
     }
 }
 
-fn making(point: &str, mode: Mode) {
-    let mut scene = Scene::new(mode);
-    let mut subject = Subject::new();
+fn making(point: &str, mut scene: Scene) {
+    let mut subject = scene.subject();
     if point == "making:overflowed" {
         scene.host.fill_the_bridge(&scene.daemon.bridge());
     }
@@ -276,9 +296,38 @@ fn replacing(point: &str, mode: Mode) {
     scene.recovers(vec![subject], false);
 }
 
-fn ending(point: &str, end: End, mode: Mode) {
-    let mut scene = Scene::new(mode);
+/// The hook's word brings a subnet.
+fn giving(point: &str, mode: Mode) {
+    let host = HostNs::new();
+    let tables = "[addresses]\nwished = [\"*\"]\n".to_owned();
+    let config = Config { tables, ..Config::default() }.with_mode(mode);
+    let mut daemon = Daemon::configured(&host, &config);
     let mut subject = Subject::new();
+    subject.ask(&daemon, &Activate { lease: false, ..subject.request() });
+    let (address, _) = *subject.answered.as_ref().expect("an answer");
+    daemon.kill9();
+    assert!(daemon.restart_to_die_at(point), "{}", daemon.log());
+    let annotations = [("v6pod.subnet".to_owned(), "/112".to_owned())].into();
+    let word = Activate { annotations, plug: false, lease: false, ..subject.request() };
+    subject.ask(&daemon, &word);
+    daemon.has_died();
+    daemon.restart();
+    // What is not recorded as there goes.
+    let stays = usize::from(point == "giving:given");
+    eventually(PATIENCE, "it has all of it or nothing", || {
+        (daemon.the_attachment().subnets.len() == stays).then_some(())
+    });
+    Invariants::hold(&daemon, &[(&subject.namespace, address)]);
+    let local =
+        subject.namespace.run("ip", &["-6", "route", "show", "table", "local", "proto", "118"]);
+    eventually(PATIENCE, "inside too", || (local.stdout.lines().count() == stays).then_some(()));
+    drop(subject);
+    eventually(PATIENCE, "its end", || daemon.attachments().is_empty().then_some(()));
+    Invariants::hold(&daemon, &[]);
+}
+
+fn ending(point: &str, end: End, mut scene: Scene) {
+    let mut subject = scene.subject();
     assert!(scene.dies_at(point));
     subject.attach(&scene.daemon);
     assert!(subject.answered.is_some(), "{}", scene.daemon.log());
@@ -298,9 +347,8 @@ fn ending(point: &str, end: End, mode: Mode) {
     scene.recovers(vec![subject], marked);
 }
 
-fn ending_together(point: &str, mode: Mode) {
-    let mut scene = Scene::new(mode);
-    let mut subjects: Vec<_> = (0..CROWD).map(|_| Subject::new()).collect();
+fn ending_together(point: &str, mut scene: Scene) {
+    let mut subjects: Vec<_> = (0..CROWD).map(|_| scene.subject()).collect();
     assert!(scene.dies_at(point));
     subjects.iter_mut().for_each(|subject| subject.attach(&scene.daemon));
     assert!(subjects.iter().all(|subject| subject.answered.is_some()));
@@ -363,34 +411,70 @@ fn renumbering(point: &str, mode: Mode) {
     Invariants::hold(&daemon, &[]);
 }
 
+/// Its subnet follows the prefix.
+fn following(point: &str, mode: Mode) {
+    let host = HostNs::new();
+    let keys = "renumber.settle = \"0s\"\nrenumber.grace = \"0s\"\n".to_owned();
+    let tables = "[addresses]\nwished = [\"*\"]\n".to_owned();
+    let config = Config { keys, tables, ..Config::default() }.with_mode(mode);
+    let mut daemon = Daemon::configured(&host, &config);
+    let mut subject = Subject { subnet: true, ..Subject::new() };
+    subject.ask(&daemon, &Activate { lease: false, ..subject.request() });
+    assert!(subject.answered.is_some(), "{}", daemon.log());
+    daemon.kill9();
+    assert!(daemon.restart_to_die_at(point), "{}", daemon.log());
+    let body = Body::Json(r#"{"prefix": "2001:db8:1:2:4::/80"}"#);
+    let _ = daemon.root().try_call("PUT", "/api/prefix", body, None);
+    daemon.has_died();
+    daemon.restart();
+    let now = eventually(PATIENCE, "it has moved, and has left nothing behind", || {
+        let a = daemon.the_attachment();
+        let inside = subject.namespace.addresses() == [a.address];
+        let moved = a.subnets.len() == 1 && a.subnets[0].starts_with("2001:db8:1:2:4:");
+        (inside && moved).then_some(a)
+    });
+    Invariants::hold(&daemon, &[(&subject.namespace, now.address)]);
+    let local =
+        subject.namespace.run("ip", &["-6", "route", "show", "table", "local", "proto", "118"]);
+    let local: Vec<_> = local.stdout.lines().filter_map(|line| line.split(' ').nth(1)).collect();
+    assert_eq!(local, [now.subnets[0].as_str()], "{point}");
+    drop(subject);
+    eventually(PATIENCE, "its end", || daemon.attachments().is_empty().then_some(()));
+    Invariants::hold(&daemon, &[]);
+}
+
+/// Whether there is such a point in this mode: the one has no bridge, the other is what becomes of a port for which
+/// that has no room.
+fn is_of(point: &str, mode: Mode) -> bool {
+    let bridges = ["forwarding", "overflowed"].iter().any(|step| point.ends_with(step));
+    mode == Mode::Bridge || !bridges
+}
+
 /// Drives the operation that the point is in.
 fn drive(point: &str, mode: Mode) {
-    let (phase, step) = point.split_once(':').unwrap_or_default();
-    let only = match step {
-        // The one has no bridge, the other is what becomes of a port for which that has no room.
-        "forwarding" | "overflowed" => Some(Mode::Bridge),
-        _ => None,
-    };
-    if only.is_some_and(|only| only != mode) {
+    if !is_of(point, mode) {
         return;
     }
+    let (phase, _) = point.split_once(':').unwrap_or_default();
     eprintln!("    {point}, {mode:?}");
     match phase {
-        "making" | "record" => making(point, mode),
+        "making" | "record" => making(point, Scene::new(mode)),
         "takeover" => taking_over(point, mode),
         "naming" => naming(point, mode),
         "joining" | "leaving" => membership(point, mode),
         "opening" => opening(point, mode),
         "ending" => {
             for end in [End::Deactivated, End::LeaseOver, End::NamespaceGone] {
-                ending(point, end, mode);
+                ending(point, end, Scene::new(mode));
             }
         }
-        "undo" => ending(point, End::Deactivated, mode),
-        "sweep" => ending_together(point, mode),
+        "undo" => ending(point, End::Deactivated, Scene::new(mode)),
+        "sweep" => ending_together(point, Scene::new(mode)),
         "restoring" => restoring(point, mode),
         "renumbering" => renumbering(point, mode),
         "replacing" => replacing(point, mode),
+        "giving" => giving(point, mode),
+        "following" => following(point, mode),
         _ => panic!("no test drives {point}"),
     }
 }
@@ -419,6 +503,8 @@ fn every_point_is_in_a_phase_that_is_driven() {
         "restoring",
         "renumbering",
         "replacing",
+        "giving",
+        "following",
     ];
     for name in NAMES {
         assert!(known.contains(&name.split(':').next().unwrap_or_default()), "{name}");
@@ -471,6 +557,37 @@ fn dead_while_the_prefix_changes() {
 fn dead_while_an_address_takes_the_place_of_another() {
     let _machine = require!(Root);
     every(&["replacing"]);
+}
+
+#[test]
+fn dead_while_a_subnet_is_given() {
+    let _machine = require!(Root);
+    every(&["giving"]);
+}
+
+#[test]
+fn dead_while_a_subnet_follows_the_prefix() {
+    let _machine = require!(Root);
+    every(&["following"]);
+}
+
+#[test]
+fn dead_while_one_with_a_subnet_comes_and_goes() {
+    let _machine = require!(Root);
+    for mode in [Mode::Bridge, Mode::Routed] {
+        for point in NAMES.iter().filter(|point| is_of(point, mode)) {
+            let scene = || {
+                eprintln!("    {point}, {mode:?}, with a subnet");
+                Scene::of_subnets(mode)
+            };
+            match point.split_once(':') {
+                Some(("making" | "record", _)) => making(point, scene()),
+                Some(("ending" | "undo", _)) => ending(point, End::Deactivated, scene()),
+                Some(("sweep", _)) => ending_together(point, scene()),
+                _ => {}
+            }
+        }
+    }
 }
 
 #[test]

@@ -289,6 +289,10 @@ pub struct Attachment {
     pub address: Ipv6Addr,
     /// The address's prefix length inside the container: always 128.
     pub prefix_length: u8,
+    /// Subnets that are routed to it, each address of which is its own, such as `2001:db8:1:2:3:4::/96`. While
+    /// the prefix changes there are two.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub subnets: Vec<String>,
     /// What the default route inside points to.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = "ipv6"))]
     pub gateway: Ipv6Addr,

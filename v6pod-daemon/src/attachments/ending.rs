@@ -6,10 +6,10 @@
 //! undone the record says that the attachment has ended, so a daemon that dies in between does not
 //! take up what somebody was told is removed.
 
-use std::net::Ipv6Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ipnet::Ipv6Net;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 use v6pod_proto::{AttachmentId, Happening, Uid};
@@ -127,9 +127,10 @@ impl Shared {
         let now = Instant::now();
         ledger.book.forget(&attachment.id, now);
         if self.resting.is_stale(ledger.book.pool().resting()) {
-            let resting = ledger.book.pool().all_resting();
-            let ages = resting.map(|(address, rest)| Rested {
-                address,
+            let pool = ledger.book.pool();
+            let addresses = pool.all_resting().map(|(address, rest)| (address.into(), rest));
+            let ages = addresses.chain(pool.resting_subnets()).map(|(net, rest)| Rested {
+                net,
                 age: now.duration_since(rest.since),
                 owner: rest.owner,
             });
@@ -144,18 +145,18 @@ impl Shared {
 
     /// Has its addresses rest over a restart too.
     pub(super) fn note_rest(&self, attachment: &Attachment) {
-        let each = attachment.port.addresses();
-        each.for_each(|address| self.note_rest_of(address, attachment.owner));
+        let each = attachment.port.nets();
+        each.for_each(|net| self.note_rest_of(net, attachment.owner));
     }
 
-    /// The same for one address alone.
-    pub(super) fn note_rest_of(&self, address: Ipv6Addr, owner: Uid) {
+    /// The same for one address or subnet alone.
+    pub(super) fn note_rest_of(&self, net: Ipv6Net, owner: Uid) {
         if self.config.quarantine.is_zero() {
             return;
         }
-        if let Err(error) = self.resting.note(address, owner) {
+        if let Err(error) = self.resting.note(net, owner) {
             tracing::warn!(
-                %address, %error, "cannot note that an address rests; a restart would forget it"
+                %net, %error, "cannot note that an address rests; a restart would forget it"
             );
         }
     }

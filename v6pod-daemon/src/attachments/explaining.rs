@@ -40,7 +40,8 @@ enum Named {
 
 /// An end, without a hold on the book.
 enum Place {
-    Container(AttachmentId),
+    /// And which of its addresses was named, if one was.
+    Container(AttachmentId, Option<Ipv6Addr>),
     Other(End<'static>),
 }
 
@@ -112,12 +113,13 @@ impl Shared {
     ) -> Result<[Place; 2], Refused> {
         let place = |named: &Named| self.place(viewer, uid, named);
         let [mut source, destination] = [place(ends[0])?, place(ends[1])?];
-        let is_container = |place: &Place| matches!(place, Place::Container(_));
+        let is_container = |place: &Place| matches!(place, Place::Container(..));
         if viewer != Viewer::All && !is_container(&source) && !is_container(&destination) {
             return Err(Refused::Unknown);
         }
         let to = match &destination {
-            Place::Container(id) => self.ledger().book.find(id).map(|a| a.port.address),
+            Place::Container(_, Some(address)) => Some(*address),
+            Place::Container(id, None) => self.ledger().book.find(id).map(|a| a.port.address),
             Place::Other(_) => None,
         };
         if let (Place::Other(End::Host { address, .. }), Some(to)) = (&mut source, to)
@@ -130,20 +132,19 @@ impl Shared {
 
     fn place(&self, viewer: Viewer, uid: Uid, named: &Named) -> Result<Place, Refused> {
         let ledger = self.ledger();
-        let container = |a: &Attachment| match a.phase {
+        let container = |a: &Attachment, at: Option<Ipv6Addr>| match a.phase {
             Phase::Reserved => Err(Refused::NotReady("it is still being made")),
-            _ => Ok(Place::Container(a.id.clone())),
+            _ => Ok(Place::Container(a.id.clone(), at)),
         };
         let other = |end| Ok(Place::Other(end));
         match named {
             Named::Host(address) => other(End::Host { uid, address: *address }),
             Named::Outside => other(End::Outside),
-            Named::Reference(reference) => container(find(&ledger, viewer, reference)?),
+            Named::Reference(reference) => container(find(&ledger, viewer, reference)?, None),
             Named::Address(address) => {
-                let there =
-                    ledger.book.shown().find(|a| a.port.addresses().any(|its| its == *address));
+                let there = ledger.book.has(*address).filter(|a| a.phase.shown().is_some());
                 match there.filter(|a| viewer.sees(a)) {
-                    Some(a) => container(a),
+                    Some(a) => container(a, Some(*address)),
                     // Who sees all sees that nobody has it; others are told of no address of others.
                     None if viewer == Viewer::All
                         && ledger.book.terms().prefix.contains(*address) =>
@@ -165,14 +166,14 @@ impl Shared {
         asked: &Explain,
     ) -> Result<Option<(Explanation, Vec<Probe>)>, Refused> {
         let behind = |place: &Place| match place {
-            Place::Container(id) => ledger.book.is_behind(id),
+            Place::Container(id, _) => ledger.book.is_behind(id),
             Place::Other(_) => false,
         };
         if places.iter().any(behind) {
             return Ok(None);
         }
         let end = |place: &Place| match place {
-            Place::Container(id) => {
+            Place::Container(id, _) => {
                 let there = ledger.book.find(id).filter(|a| a.phase.shown().is_some());
                 there.map(End::Container)
             }
@@ -183,7 +184,12 @@ impl Shared {
         if asked.sends_as.is_some() && !matches!(from, End::Container(_)) {
             return Err(Refused::Unclear("`sends_as` is for a container that sends".to_owned()));
         }
-        let query = Query { from, sends_as: asked.sends_as, to, kind: asked.flow };
+        let at = |place: &Place| match place {
+            Place::Container(_, at) => *at,
+            Place::Other(_) => None,
+        };
+        let sends_as = asked.sends_as.or_else(|| at(&places[0]));
+        let query = Query { from, sends_as, to, sent_to: at(&places[1]), kind: asked.flow };
         let Explained { verdict, chain } = explain(&self.rules.policy(), &query);
         let last = chain.last().map(|(_, step)| step.clone()).ok_or(Refused::Unknown)?;
         let probes = chain.iter().flat_map(|(_, step)| step.probes.clone()).collect();

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::net::{Ipv6Addr, SocketAddr};
 
+use ipnet::Ipv6Net;
 use v6pod_proto::wishes::Protocol;
 use v6pod_proto::{AttachmentId, Uid};
 
@@ -13,6 +14,7 @@ use super::Shared;
 use crate::core::attachment::Attachment;
 use crate::core::open::OpenPorts;
 use crate::core::ruleset::{EastWest, HostAccess, Ingress};
+use crate::core::subnet::{ByNet, Nets};
 use crate::kernel::firewall::Flow;
 use crate::kernel::netlink::RouteSocket;
 use crate::kernel::sock_diag::Holders;
@@ -20,8 +22,8 @@ use crate::kernel::{self, Worker};
 
 /// What decides about flows: attachments by their address, and the configuration.
 struct Judge {
-    all: HashMap<Ipv6Addr, (Uid, OpenPorts)>,
-    /// Whose containers reach each other freely, by address: of every one.
+    all: ByNet<(Uid, OpenPorts)>,
+    /// Whose containers reach each other freely, by address: of every one, and of no subnet.
     kin: HashMap<Ipv6Addr, Uid>,
     gateways: Vec<Ipv6Addr>,
     resolver: Option<Ipv6Addr>,
@@ -40,9 +42,9 @@ impl Judge {
     }
 
     /// Those that reach what is listed alone.
-    fn confined(&self) -> impl Iterator<Item = Ipv6Addr> {
+    fn confined(&self) -> impl Iterator<Item = Ipv6Net> {
         let confined = self.all.iter().filter(|(_, (_, open))| open.reach().is_confined());
-        confined.map(|(address, _)| *address)
+        confined.map(|(net, _)| *net)
     }
 
     /// Whether something allows it. Without anybody to ask about this host, only what is allowed whatever the
@@ -52,7 +54,7 @@ impl Judge {
         if Some(answers) == self.resolver {
             return true;
         }
-        let (from, to) = (self.all.get(&asks), self.all.get(&answers));
+        let (from, to) = (self.all.find(asks), self.all.find(answers));
         let kept_apart = match (from, to) {
             (Some(_), Some(_)) => self.east_west == EastWest::Deny,
             (Some(_), None) if self.host == HostAccess::Deny => {
@@ -64,7 +66,7 @@ impl Judge {
         let kept_in = from.is_some_and(|(_, open)| !open.reach().lets_out(answers, protocol, port));
         let kept_out = self.ingress == Ingress::Deny
             && to.is_some_and(|(owner, open)| {
-                let kin = self.kin.get(&asks) == Some(owner);
+                let kin = self.kin.contains_key(&answers) && self.kin.get(&asks) == Some(owner);
                 let may = kin || open.let_in(asks, protocol, port);
                 !may && !here.as_mut().is_some_and(|here| here.began(flow, *owner))
             });
@@ -81,7 +83,7 @@ impl Shared {
         only: Option<&AttachmentId>,
     ) -> Result<(), kernel::Error> {
         let of = |a: &Attachment| -> Vec<_> {
-            a.port.addresses().map(|address| (address, (a.owner, a.open.clone()))).collect()
+            a.port.nets().map(|net| (net, (a.owner, a.open.clone()))).collect()
         };
         let judge = {
             let ledger = self.ledger();
@@ -92,7 +94,8 @@ impl Shared {
             let kin = match self.config.east_west {
                 EastWest::Owner => {
                     let each = |a: &Attachment| -> Vec<_> {
-                        a.port.addresses().map(|address| (address, a.owner)).collect()
+                        let alone = a.port.nets().filter(|net| net.prefix_len() == 128);
+                        alone.map(|net| (net.addr(), a.owner)).collect()
                     };
                     ledger.book.all().flat_map(each).collect()
                 }
@@ -113,7 +116,7 @@ impl Shared {
         let mut here = Here { socket, local: HashMap::new(), holders: Holders::default() };
         flows.retain(|begun| !judge.allows(Some(&mut here), &begun.flow));
         rules.end_flows(&self.links, &flows)?;
-        let confined = judge.confined().collect();
+        let confined: Nets = judge.confined().collect();
         let ended = flows.len() + rules.forget_portless(&confined)?;
         if ended > 0 {
             self.metrics.ended_flows(ended);

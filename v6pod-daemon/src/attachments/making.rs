@@ -14,11 +14,13 @@ use tokio::time::timeout_at;
 use v6pod_proto as proto;
 use v6pod_proto::{AttachmentId, Happening, LinkName, Uid};
 
-use super::completing::{self, Existing};
+use super::completing;
 use super::holding::{Hold, Unheard, holder};
+use super::meeting::{self, Under};
 use super::metrics::Part;
-use super::placing::{self, Place};
-use super::{AT_WORK, Ask, Lease, PATIENCE, Refused, Shared, ending, is_in, joining, opening};
+use super::{
+    AT_WORK, Ask, Lease, PATIENCE, Refused, Shared, ending, is_in, joining, opening, placing,
+};
 use crate::closer::Foreign;
 use crate::container::NotFound;
 use crate::core::attachment::{Attachment, Holder, NamespaceId, Phase};
@@ -56,7 +58,7 @@ enum Namespace {
 }
 
 /// What one attempt came to.
-enum Attempt {
+pub(super) enum Attempt {
     /// The attachment, made or found.
     Attached {
         id: AttachmentId,
@@ -231,7 +233,7 @@ fn finish(
     Ok((view, lease))
 }
 
-type Attempted = Result<(Attempt, Option<Process>), Refused>;
+pub(super) type Attempted = Result<(Attempt, Option<Process>), Refused>;
 
 /// On a worker's thread: all of an activation that asks the kernel.
 fn attempt(
@@ -273,39 +275,13 @@ fn attempt(
         match ledger.book.at(owner, &id) {
             Found::InMotion => return Ok((Attempt::InMotion(ns), process)),
             Found::Attached(found) => {
-                ask.open_ports(shared, owner, ledger.book.room(owner, Some(&found)))?;
-                let place = placing::place(shared, &mut ledger, ask, &found)?;
-                shared.keep_slices(&mut ledger);
-                if matches!(place, Place::Later) {
-                    return Ok((Attempt::InMotion(ns), process));
-                }
-                // Before anything that was said is noted: who asks again is to find that he has not been served.
-                let booked = placing::book(shared, &mut ledger, &found, place)?;
-                let existing = completing::existing(shared, &mut ledger, ask, &found, process);
-                if existing.is_err() && booked.is_some() {
-                    placing::given_up(shared, &mut ledger, &found);
-                }
-                return match existing? {
-                    Existing::Attached { hold, renamed, pending } => {
-                        drop(ledger);
-                        let enforced = shared.enforce(worker, rules, pending);
-                        if enforced.is_err() && booked.is_some() {
-                            placing::given_up(shared, &mut shared.ledger(), &found);
-                        }
-                        enforced?;
-                        let renamed = renamed || booked.is_some();
-                        if let Some(booked) = booked {
-                            placing::replace(shared, worker, &ns, booked)?;
-                        }
-                        Ok((Attempt::Attached { id: found, hold, renamed }, None))
-                    }
-                    // Nobody is to see an address of it once this is answered.
-                    Existing::Declined => Ok((Attempt::InMotion(ns), None)),
-                };
+                let under = Under { rules, ledger };
+                return meeting::meet(shared, worker, ask, (ns, found), under, process);
             }
             Found::Nothing if !ask.plug => {
                 ask.open_ports(shared, owner, ledger.book.room(owner, None))?;
                 ask.choice()?;
+                ask.subnet(shared, &mut ledger.book, owner)?;
                 let place = description::Place { owner, namespace: id };
                 completing::keep(shared, &mut ledger, ask, place, process.as_ref());
                 return Err(Refused::Unknown);
@@ -325,7 +301,8 @@ fn attempt(
         let container = ask.container.as_ref();
         let replaced = container.map_or_else(Vec::new, |c| ledger.book.starts_of(owner, c));
         let open = ask.open_ports(shared, owner, ledger.book.room(owner, None))?;
-        let wanted = wanted(&ask, owner, id, process.as_ref(), open)?;
+        let subnet = ask.subnet(shared, &mut ledger.book, owner)?;
+        let wanted = Wanted { subnet, ..wanted(&ask, owner, id, process.as_ref(), open)? };
         let made = match ledger.book.reserve(wanted, Instant::now(), random) {
             Ok(made) => made.clone(),
             Err(Refusal::Spot(NoSpot::Soon(other))) => {
@@ -386,6 +363,7 @@ fn whose(ns: &NetNs, ask: &Ask) -> Result<Uid, Refused> {
     if own || ask.any_owner { Ok(owner) } else { Err(Refused::NotYours) }
 }
 
+/// What is asked for, but for a subnet.
 fn wanted(
     ask: &Ask,
     owner: Uid,
@@ -404,6 +382,7 @@ fn wanted(
         wishes: ask.wishes.clone(),
         found: ask.found.clone(),
         choice: ask.choice()?,
+        subnet: None,
         open,
         namespace,
         interface,

@@ -23,6 +23,7 @@ mod joining;
 mod lasting;
 mod lock;
 mod making;
+mod meeting;
 pub(crate) mod memberships;
 mod mending;
 mod metrics;
@@ -38,6 +39,7 @@ mod resting;
 mod restoring;
 mod rules;
 pub(crate) mod spoken;
+mod subnets;
 mod sweeping;
 mod traffic;
 mod view;
@@ -320,9 +322,10 @@ impl Ask {
             || all.iter().any(|wishes| wishes.ingress.is_some() || wishes.egress.is_some())
     }
 
-    /// Whether it asks for a certain address.
+    /// Whether it asks for a certain address, or for a subnet.
     pub fn chooses(&self) -> bool {
         Choice::said(&self.wishes, &self.found).is_some()
+            || subnets::said(&self.wishes, &self.found).is_some()
     }
 
     /// What is to be open of its container, which has room for so many elements.

@@ -125,7 +125,7 @@ pub(super) fn place(
     ask: &Ask,
     id: &AttachmentId,
 ) -> Result<Place, Refused> {
-    if ledger.book.is_replacing(id) {
+    if ledger.book.is_replacing(id) || ledger.book.is_giving(id) {
         return Ok(Place::Later);
     }
     let Some(there) = ledger.book.find(id) else { return Ok(Place::Here) };
@@ -222,10 +222,10 @@ pub(super) fn replace(
     shared: &Arc<Shared>,
     worker: &mut Worker,
     namespace: &NetNs,
-    (a, also): (Attachment, Also),
+    (a, also): &(Attachment, Also),
 ) -> Result<(), Refused> {
     let id = a.id.clone();
-    let moved = replace_now(shared, worker, namespace, &a, also);
+    let moved = replace_now(shared, worker, namespace, a, also);
     match moved {
         Ok(moved) => {
             tracing::info!(
@@ -250,13 +250,13 @@ fn replace_now(
     worker: &mut Worker,
     namespace: &NetNs,
     a: &Attachment,
-    also: Also,
+    also: &Also,
 ) -> Result<Attachment, Refused> {
     const ENDED: Refused = Refused::NotReady("the attachment has just ended");
 
     failpoint::reach("replacing:coming");
     let ifindex = a.ifindex.ok_or(ENDED)?;
-    let (host, new) = (shared.host(), a.port.with(&also));
+    let (host, new) = (shared.host(), a.port.with(also));
     {
         let _rules = shared.rules.hold();
         let _alone = shared.rules.change_alone();
@@ -315,7 +315,9 @@ impl From<NoSpot> for Refused {
     fn from(no: NoSpot) -> Self {
         match no {
             NoSpot::Taken(_) | NoSpot::Outside { .. } => Self::Wish(format!("v6pod.address: {no}")),
-            NoSpot::Slices(_) => Self::Full(no.to_string()),
+            NoSpot::Short { .. } => Self::Wish(format!("v6pod.subnet: {no}")),
+            NoSpot::Share { .. } => Self::Quota(no.to_string()),
+            NoSpot::Slices(_) | NoSpot::Subnets { .. } => Self::Full(no.to_string()),
             NoSpot::Soon(_) => Self::NotReady("the address is still an earlier start's"),
         }
     }

@@ -298,6 +298,9 @@ pub(crate) fn parse(file: &str, bytes: &[u8]) -> Result<(Attachment, Whether), S
     if record.port.name != port_name(&record.id) {
         return Err(format!("it speaks of {}, a link that is not its own", record.port.name));
     }
+    if let Some(also) = record.port.subnets().find(|also| also.net().network() != also.address) {
+        return Err(format!("it speaks of {}, which begins no subnet", also.address));
+    }
     Ok((record.into_attachment(), whether))
 }
 
@@ -356,6 +359,7 @@ mod tests {
                 mtu: 1500,
                 owner: Uid::new(1000).unwrap(),
                 open: open.holes(),
+                subnet: None,
                 also: Vec::new(),
                 alias: "x".into(),
                 mode: Mode::Routed,

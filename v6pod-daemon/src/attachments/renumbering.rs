@@ -15,7 +15,7 @@ use tokio::time::{sleep_until, timeout};
 use v6pod_proto::{AttachmentId, Happening};
 
 use super::making::random;
-use super::{Shared, proxying};
+use super::{Shared, proxying, subnets};
 use crate::config::PrefixSource;
 use crate::core::attachment::{Attachment, NamespaceId};
 use crate::core::step::{Also, Port};
@@ -69,10 +69,12 @@ async fn pass(shared: &Arc<Shared>) -> bool {
         let outside: Vec<_> = ledger.book.outside().cloned().collect();
         (outside, ledger.book.leaving(now))
     };
-    if outside.is_empty() && leaving.is_empty() {
+    let behind = subnets::outside(shared);
+    if outside.is_empty() && behind.is_empty() && leaving.is_empty() {
         return false;
     }
-    let mut wanted: HashSet<u64> = outside.iter().map(|a| a.namespace.inode).collect();
+    let mut wanted: HashSet<u64> =
+        outside.iter().chain(&behind).map(|a| a.namespace.inode).collect();
     wanted.extend(
         leaving
             .iter()
@@ -88,7 +90,11 @@ async fn pass(shared: &Arc<Shared>) -> bool {
     };
     let mut left = false;
     for a in outside {
-        left |= !bring(shared, &a.id, &found).await;
+        left |= !bring(shared, &a.id, &found, bring_now).await;
+    }
+    // Behind the addresses: a subnet follows the one that its attachment is known by.
+    for a in subnets::outside(shared) {
+        left |= !bring(shared, &a.id, &found, subnets::bring).await;
     }
     for (id, also) in leaving {
         left |= !let_go(shared, &id, also, &found).await;
@@ -101,12 +107,20 @@ async fn pass(shared: &Arc<Shared>) -> bool {
 
 type Found = Arc<HashMap<u64, Vec<u32>>>;
 
+/// How one follows the prefix: with its address, or with its subnet.
+type Bring = fn(
+    &Shared,
+    &mut Worker,
+    &AttachmentId,
+    &HashMap<u64, Vec<u32>>,
+) -> Result<Moved, kernel::Error>;
+
 /// True if the attachment needs nothing more.
-async fn bring(shared: &Arc<Shared>, id: &AttachmentId, found: &Found) -> bool {
+async fn bring(shared: &Arc<Shared>, id: &AttachmentId, found: &Found, how: Bring) -> bool {
     let (state, id, found) = (Arc::clone(shared), id.clone(), Arc::clone(found));
     let work = {
         let id = id.clone();
-        move |worker: &mut Worker| bring_now(&state, worker, &id, &found)
+        move |worker: &mut Worker| how(&state, worker, &id, &found)
     };
     match shared.workers.run(work).await {
         Ok(Moved::Now(a)) => {
@@ -130,7 +144,7 @@ async fn bring(shared: &Arc<Shared>, id: &AttachmentId, found: &Found) -> bool {
 }
 
 /// What became of one.
-enum Moved {
+pub(super) enum Moved {
     /// It has its new address.
     Now(Box<Attachment>),
     /// It needs none.
@@ -143,7 +157,7 @@ fn bring_now(
     shared: &Shared,
     worker: &mut Worker,
     id: &AttachmentId,
-    found: &Found,
+    found: &HashMap<u64, Vec<u32>>,
 ) -> Result<Moved, kernel::Error> {
     let brought = {
         let mut ledger = shared.ledger();
@@ -187,7 +201,10 @@ fn bring_now(
     let Some(namespace) = namespace_of(worker, &a, found) else {
         return Ok(Moved::Later("no process of it is found"));
     };
-    let others: Vec<_> = a.port.addresses().filter(|other| *other != new.address).collect();
+    // Of subnets the container has no address.
+    let alone = a.port.also.iter().filter(|also| also.subnet.is_none());
+    let others = [a.port.address].into_iter().chain(alone.map(|also| also.address));
+    let others: Vec<_> = others.filter(|other| *other != new.address).collect();
     let grace = shared.config.grace;
     let valid = u32::try_from((grace + SLACK).as_secs()).unwrap_or(u32::MAX - 1);
     if !renumber::arrive(worker, &host, &namespace, &new, &others, valid)? {
@@ -261,7 +278,11 @@ pub(super) fn let_go_at(
     // Where no process of it is found nobody can use the address either; Linux ends it by its lifetime.
     if let Some(namespace) = namespace {
         let keep = a.port.gateway;
-        match renumber::leave(worker, &host, namespace, &old, keep) {
+        let left = match also.subnet {
+            None => renumber::leave(worker, &host, namespace, &old, keep),
+            Some(_) => renumber::leave_subnet(worker, &host, namespace, &old, also.net()),
+        };
+        match left {
             Ok(_) => {}
             Err(error) if error.is_gone() => {}
             Err(error) => return Err(error),
@@ -274,14 +295,15 @@ pub(super) fn let_go_at(
     renumber::unmake(worker, &host, &old, ifindex)?;
     failpoint::reach("renumbering:unmade");
     let mut ledger = shared.ledger();
-    shared.note_rest_of(also.address, a.owner);
-    if let Some(a) = ledger.book.let_go(id, also.address, Instant::now())
+    shared.note_rest_of(also.net(), a.owner);
+    if let Some(a) = ledger.book.let_go(id, also.net(), Instant::now())
         && a.phase.shown().is_some()
         && let Err(error) = shared.records.write(a)
     {
         tracing::warn!(attachment = %id, %error, "cannot record that the old address is gone");
     }
     drop(ledger);
+    shared.rested.notify_waiters();
     failpoint::reach("renumbering:gone");
     tracing::debug!(attachment = %id, address = %also.address, "the old address is gone");
     Ok(())
@@ -289,7 +311,11 @@ pub(super) fn let_go_at(
 
 /// The attachment's namespace, by one of these processes. Whether it is that is asked after it was opened:
 /// numbers of processes and namespaces are given again.
-fn namespace_of(worker: &mut Worker, a: &Attachment, found: &Found) -> Option<NetNs> {
+pub(super) fn namespace_of(
+    worker: &mut Worker,
+    a: &Attachment,
+    found: &HashMap<u64, Vec<u32>>,
+) -> Option<NetNs> {
     let witnesses = found.get(&a.namespace.inode)?;
     witnesses.iter().find_map(|pid| {
         let opened = Process::pin(*pid).and_then(|process| process.net_ns()).ok()?;
@@ -357,7 +383,7 @@ fn parse_file(text: &str) -> Option<(Ipv6Net, Option<Duration>)> {
 }
 
 /// Seconds since the epoch.
-fn epoch() -> u64 {
+pub(super) fn epoch() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs())
 }
 

@@ -18,9 +18,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use ipnet::Ipv6Net;
 use nix::libc::{O_CLOEXEC, O_NOFOLLOW, O_NONBLOCK};
 use nix::time::{ClockId, clock_gettime};
 use v6pod_proto::Uid;
+
+use crate::core::subnet::Length;
 
 /// More than a full quarantine's worth of releases can take; a larger file is not ours.
 const MAX_SIZE: u64 = 64 * 1024 * 1024;
@@ -31,8 +34,8 @@ const SLACK: usize = 1024;
 /// An address that rests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Rested {
-    /// Which.
-    pub(super) address: Ipv6Addr,
+    /// Which; also a subnet as a whole.
+    pub(super) net: Ipv6Net,
     /// For how long already.
     pub(super) age: Duration,
     /// Whose it was, if that is known.
@@ -64,12 +67,12 @@ impl Resting {
         (Self { path, lines: Mutex::new(lines.count()) }, resting)
     }
 
-    /// Notes that this owner's address has been released now.
-    pub(super) fn note(&self, address: Ipv6Addr, owner: Uid) -> io::Result<()> {
+    /// Notes that this owner's address, or subnet, has been released now.
+    pub(super) fn note(&self, net: Ipv6Net, owner: Uid) -> io::Result<()> {
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         let mut file = open(OpenOptions::new().append(true).create(true).mode(0o600), &self.path)?;
         *lines += 1;
-        file.write_all(line(address, uptime(), Some(owner)).as_bytes())
+        file.write_all(line(net, uptime(), Some(owner)).as_bytes())
     }
 
     /// Whether the file is due to be written anew, if that many addresses rest.
@@ -82,8 +85,8 @@ impl Resting {
     pub(super) fn rewrite(&self, resting: impl Iterator<Item = Rested>) -> io::Result<()> {
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         let (now, mut text, mut count) = (uptime(), String::new(), 0);
-        for Rested { address, age, owner } in resting {
-            text.push_str(&line(address, now.saturating_sub(age), owner));
+        for Rested { net, age, owner } in resting {
+            text.push_str(&line(net, now.saturating_sub(age), owner));
             count += 1;
         }
         let beside = self.path.with_extension("new");
@@ -103,10 +106,13 @@ impl Resting {
 
 /// Begins with a line's end: what an earlier crash or a full disk cut off spoils this line no more.
 /// Ends with a `;`: a line that was cut off itself is no line.
-fn line(address: Ipv6Addr, stamp: Duration, owner: Option<Uid>) -> String {
+fn line(net: Ipv6Net, stamp: Duration, owner: Option<Uid>) -> String {
     let mut line = String::with_capacity(64);
     // Writing to a string cannot fail.
-    let _ = write!(line, "\n{address} {}", stamp.as_millis());
+    let _ = match net.prefix_len() {
+        128 => write!(line, "\n{} {}", net.addr(), stamp.as_millis()),
+        _ => write!(line, "\n{net} {}", stamp.as_millis()),
+    };
     if let Some(owner) = owner {
         let _ = write!(line, " {owner}");
     }
@@ -117,14 +123,23 @@ fn line(address: Ipv6Addr, stamp: Duration, owner: Option<Uid>) -> String {
 /// Without an owner, as it was written before that was noted, it rests for all.
 fn parse(line: &str, now: Duration) -> Option<Rested> {
     let mut words = line.strip_suffix(';')?.split(' ');
-    let address = words.next()?.parse().ok()?;
+    let net = net(words.next()?)?;
     let stamp = Duration::from_millis(words.next()?.parse().ok()?);
     let owner = match words.next() {
         None => None,
         Some(owner) => Some(Uid::new(owner.parse().ok()?)?),
     };
     let age = now.saturating_sub(stamp);
-    words.next().is_none().then_some(Rested { address, age, owner })
+    words.next().is_none().then_some(Rested { net, age, owner })
+}
+
+/// An address, or a subnet as there are.
+fn net(word: &str) -> Option<Ipv6Net> {
+    if let Ok(address) = word.parse::<Ipv6Addr>() {
+        return Some(address.into());
+    }
+    let net: Ipv6Net = word.parse().ok()?;
+    (Length::new(net.prefix_len()).is_some() && net.trunc() == net).then_some(net)
 }
 
 fn read(path: &Path) -> io::Result<String> {
@@ -158,7 +173,7 @@ mod tests {
     }
 
     fn addresses(dir: &Path) -> Vec<Ipv6Addr> {
-        Resting::open(dir).1.into_iter().map(|rested| rested.address).collect()
+        Resting::open(dir).1.into_iter().map(|rested| rested.net.addr()).collect()
     }
 
     const ALICE: Uid = Uid::ROOT;
@@ -168,8 +183,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (file, before) = Resting::open(dir.path());
         assert_eq!(before, []);
-        file.note(address(1), ALICE).unwrap();
-        file.note(address(2), ALICE).unwrap();
+        file.note(address(1).into(), ALICE).unwrap();
+        file.note(address(2).into(), ALICE).unwrap();
         let (_, after) = Resting::open(dir.path());
         assert_eq!(addresses(dir.path()), [address(1), address(2)]);
         assert!(after.iter().all(|rested| rested.age < Duration::from_secs(60)), "{after:?}");
@@ -177,19 +192,34 @@ mod tests {
         // As it was written before owners were.
         fs::write(dir.path().join("resting"), "\n2001:db8::5 1;").unwrap();
         let (_, before) = Resting::open(dir.path());
-        assert_eq!((before[0].address, before[0].owner), (address(5), None));
+        assert_eq!((before[0].net, before[0].owner), (address(5).into(), None));
+    }
+
+    #[test]
+    fn a_subnet_rests_as_a_whole_and_what_is_none_is_passed_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, _) = Resting::open(dir.path());
+        let net: Ipv6Net = "2001:db8::5:0:0/96".parse().unwrap();
+        file.note(net, ALICE).unwrap();
+        let path = dir.path().join("resting");
+        let good = fs::read_to_string(&path).unwrap();
+        let wrong = "\n2001:db8::5:0:1/96 1;\n2001:db8::/97 1;\n2001:db8::/128 1;";
+        fs::write(&path, format!("{wrong}{good}")).unwrap();
+        let (_, after) = Resting::open(dir.path());
+        let [rested] = after[..] else { panic!("{after:?}") };
+        assert_eq!((rested.net, rested.owner), (net, Some(ALICE)));
     }
 
     #[test]
     fn what_is_cut_off_spoils_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
         let (file, _) = Resting::open(dir.path());
-        file.note(address(1), ALICE).unwrap();
+        file.note(address(1).into(), ALICE).unwrap();
         let path = dir.path().join("resting");
         let whole = fs::read(&path).unwrap();
         for cut in 1..whole.len() {
             fs::write(&path, [&whole[..], &whole[..cut]].concat()).unwrap();
-            file.note(address(2), ALICE).unwrap();
+            file.note(address(2).into(), ALICE).unwrap();
             assert_eq!(addresses(dir.path()), [address(1), address(2)], "cut at {cut}");
         }
         fs::write(&path, b"\xff\0;\n1 2;\n::g 5;\n").unwrap();
@@ -200,14 +230,15 @@ mod tests {
     fn rewriting_keeps_ages_and_forgets_the_rest() {
         let dir = tempfile::tempdir().unwrap();
         let (file, _) = Resting::open(dir.path());
-        (0..=1024).for_each(|n| file.note(address(n), ALICE).unwrap());
+        (0..=1024).for_each(|n| file.note(address(n).into(), ALICE).unwrap());
         assert!(file.is_stale(0) && !file.is_stale(1));
         let age = Duration::from_millis(3);
-        file.rewrite([Rested { address: address(7), age, owner: None }].into_iter()).unwrap();
+        let net = address(7).into();
+        file.rewrite([Rested { net, age, owner: None }].into_iter()).unwrap();
         assert!(!file.is_stale(0));
         let (_, after) = Resting::open(dir.path());
         assert_eq!(after.len(), 1);
-        assert!(after[0].address == address(7) && after[0].age >= age, "{after:?}");
+        assert!(after[0].net == net && after[0].age >= age, "{after:?}");
     }
 
     #[test]
@@ -221,7 +252,7 @@ mod tests {
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
         let (file, before) = Resting::open(dir.path());
         assert_eq!(before, []);
-        file.note(address(3), ALICE).unwrap();
+        file.note(address(3).into(), ALICE).unwrap();
         assert_eq!(addresses(dir.path()), [address(3)]);
     }
 }

@@ -293,10 +293,10 @@ fn terms(config: &Config, prefix: Prefix, mtu: u32, secret: Secret) -> Terms {
 fn ledger(config: &Config, terms: Terms, rests: &[Rested], descriptions: Descriptions) -> Ledger {
     let reserved = config.reserved.iter().filter_map(|name| Label::from_name(name));
     let (mut book, now) = (Book::new(terms), Instant::now());
-    for Rested { address, age, owner } in rests {
+    for Rested { net, age, owner } in rests {
         // Longer than the clock has run: long enough.
         let Some(since) = now.checked_sub(*age) else { continue };
-        book.rest(*address, Rest { since, owner: *owner });
+        book.rest(*net, Rest { since, owner: *owner });
     }
     lasting::slices(&config.state_dir()).into_iter().for_each(|slice| book.recall_slice(slice));
     Ledger {
@@ -410,6 +410,7 @@ fn seen(observed: &Observed) -> Seen {
         bridge: observed.bridge,
         ports: ports.collect(),
         routes: observed.routes.iter().copied().collect(),
+        subnets: observed.subnets.iter().copied().collect(),
         neighbours: neighbours.map(|(a, link, mac)| ((*a, *link), Mac::local(*mac))).collect(),
         forwarding: forwarding.map(|(ifindex, mac)| (*ifindex, Mac::local(*mac))).collect(),
     }
@@ -432,9 +433,9 @@ fn clean(shared: &Shared, worker: &mut Worker, observed: &Observed, plan: &Plan)
             "taken away: it ended while the daemon was away, or was not whole"
         );
         shared.note_rest(attachment);
-        for address in attachment.port.addresses() {
+        for net in attachment.port.nets() {
             let rest = Rest { since: Instant::now(), owner: Some(attachment.owner) };
-            shared.ledger().book.rest(address, rest);
+            shared.ledger().book.rest(net, rest);
         }
         if let Err(error) = shared.records.remove(&attachment.id) {
             tracing::warn!(attachment = %attachment.id, %error, "cannot remove the record");
@@ -457,7 +458,9 @@ fn clean(shared: &Shared, worker: &mut Worker, observed: &Observed, plan: &Plan)
     let both = |&(address, link): &(Ipv6Addr, u32)| {
         [Stray::Route(address, link), Stray::Neighbour(address, link)]
     };
-    for stray in ports.chain(plan.stray_addresses.iter().flat_map(both)) {
+    // Before the address that they are by.
+    let subnets = plan.stray_subnets.iter().map(|(net, link)| Stray::Subnet(*net, *link));
+    for stray in ports.chain(subnets).chain(plan.stray_addresses.iter().flat_map(both)) {
         tracing::warn!(?stray, "removing what no record speaks of");
         if let Err(error) = kernel::observe::remove_stray(&mut worker.socket, stray) {
             tracing::error!(%error, "cannot remove it");

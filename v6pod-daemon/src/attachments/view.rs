@@ -10,6 +10,7 @@ use crate::config;
 use crate::core::attachment::Attachment;
 use crate::core::name::Claim;
 use crate::core::open::NotOpened;
+use crate::core::step::Role;
 use crate::kernel::{descriptors, sock_diag};
 
 /// The largest integer that every JSON reader keeps exact (RFC 7493, section 2.2).
@@ -147,6 +148,12 @@ impl Attachments {
     }
 }
 
+/// The subnets that it has. One that is coming it does not have yet.
+fn subnets_of(a: &Attachment) -> Vec<String> {
+    let there = a.port.subnets().filter(|also| also.role != Role::Coming);
+    there.map(|also| also.net().to_string()).collect()
+}
+
 /// The members of its pod, as far as they bear names of it.
 fn members_of(ledger: &Ledger, a: &Attachment) -> Vec<proto::Member> {
     let members = ledger.members.of(&a.id).iter();
@@ -193,7 +200,7 @@ pub(super) fn find<'a>(
     // From the most to the least exact meaning; the first that anything answers to counts.
     let meanings: [&dyn Fn(&Attachment) -> bool; 4] = [
         &|a| {
-            a.port.addresses().any(|its| Some(its) == address)
+            address.is_some_and(|address| a.port.has(address))
                 || a.id.as_str() == reference
                 || a.container.as_str() == reference
         },
@@ -224,6 +231,7 @@ impl Shared {
             owner: a.owner,
             address: a.port.address,
             prefix_length: 128,
+            subnets: subnets_of(a),
             gateway: a.port.gateway,
             interface: a.port.interface.clone(),
             port: a.port.name.clone(),

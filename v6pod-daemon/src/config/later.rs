@@ -1,14 +1,10 @@
-//! What is off: because this version does not have it, or because the configuration asks for that. Said at
+//! What is off because the configuration asks for that. Said at
 //! the start and by `/api/status`.
 
 use v6pod_proto::SwitchedOff;
 
 use super::{Config, PrefixSource, Registry};
 use crate::core::ruleset::Ingress;
-
-/// What is off in every configuration, and what that means.
-const OFF: [(&str, &str); 1] =
-    [("wishes", "Of annotations and labels v6pod.subnet is read and shown, and not acted upon.")];
 
 /// The list for `/api/status` and for the warning at the start.
 pub(super) fn switched_off(config: &Config) -> Vec<SwitchedOff> {
@@ -46,7 +42,7 @@ pub(super) fn switched_off(config: &Config) -> Vec<SwitchedOff> {
     let dns = config.dns.is_none().then_some(unanswered);
     let registry = (config.registry == Registry::None).then_some(nameless);
     let ingress = (config.ingress == Ingress::Allow).then_some(open);
-    let all = OFF.into_iter().chain(nat66).chain(proxy).chain(registry).chain(dns).chain(ingress);
+    let all = nat66.into_iter().chain(proxy).chain(registry).chain(dns).chain(ingress);
     all.map(|(feature, meaning)| SwitchedOff { feature: feature.into(), meaning: meaning.into() })
         .collect()
 }

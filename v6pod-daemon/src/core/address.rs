@@ -4,7 +4,8 @@
 //! gateway, is nobody else's, and has rested for the quarantine since it was last somebody's,
 //! unless the range that is drawn from has no other one left; then it is the one that has rested longest.
 //! A certain address is given only if it is free, or rests since it was the same owner's: nobody gets what is
-//! still on its way to another. No more than [`MOST_RESTING`] rest, however many somebody releases.
+//! still on its way to another. None is in a subnet that is somebody's or rests. No more than [`MOST_RESTING`]
+//! rest, however many somebody releases.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::Ipv6Addr;
@@ -13,6 +14,10 @@ use std::time::{Duration, Instant};
 use v6pod_proto::Uid;
 
 use super::Prefix;
+use super::subnet::{ByNet, Nets};
+
+#[path = "address_subnets.rs"]
+mod subnets;
 
 /// How often a fresh random address is tried before the pool is searched in order. Each try fails
 /// with the share of the prefix that is taken, so in a /80 the first one does it.
@@ -32,6 +37,9 @@ pub struct Pool {
     resting: HashMap<Ipv6Addr, Rest>,
     /// The same as `resting`, the longest-rested first.
     by_rest: BTreeSet<(Instant, Ipv6Addr)>,
+    /// Subnets that are somebody's as a whole.
+    subnets: Nets,
+    rested_subnets: ByNet<Rest>,
 }
 
 /// Since when an address rests, and whose it was, if that is known.
@@ -52,6 +60,8 @@ impl Pool {
             taken: HashSet::new(),
             resting: HashMap::new(),
             by_rest: BTreeSet::new(),
+            subnets: Nets::default(),
+            rested_subnets: ByNet::default(),
         }
     }
 
@@ -70,12 +80,14 @@ impl Pool {
         self.taken.iter().filter(|address| range.contains(**address)).count()
     }
 
-    /// How many addresses of this range, which is the prefix or a part of it, containers can have.
+    /// How many addresses of this range, which is the prefix or a part of it, containers can have: none of
+    /// those in somebody's subnet.
     pub fn room(&self, range: Prefix) -> u128 {
-        match range.contains(self.prefix.gateway()) {
+        let all = match range.contains(self.prefix.gateway()) {
             true => range.room(),
             false => range.host_mask() + 1,
-        }
+        };
+        all.saturating_sub(self.covered(range))
     }
 
     /// Takes a random free address; `None` if every one is taken. `random` gives uniform bits.
@@ -102,7 +114,11 @@ impl Pool {
                 return Ok(Some(candidate));
             }
         }
-        let found = self.next_free(range, random()?).or_else(|| self.longest_rested_in(range));
+        let start = random()?;
+        let mut found = self.next_free(range, start).or_else(|| self.longest_rested_in(range));
+        if found.is_none() && self.wake_longest_rested(range) {
+            found = self.next_free(range, start);
+        }
         if let Some(address) = found {
             self.forget_rest(address);
             self.taken.insert(address);
@@ -127,6 +143,7 @@ impl Pool {
         let rests = self.resting.get(&address).filter(|rest| !self.is_over(rest.since, now));
         self.is_usable(address)
             && !self.taken.contains(&address)
+            && !self.is_covered_at(address, now)
             && rests.is_none_or(|rest| rest.owner == Some(owner))
     }
 
@@ -144,14 +161,16 @@ impl Pool {
     /// taken already.
     pub fn keep(&mut self, address: Ipv6Addr) -> bool {
         self.forget_rest(address);
-        !self.prefix.contains(address) && self.taken.insert(address)
+        let free = !self.prefix.contains(address) && !self.subnets.contain(address);
+        free && self.taken.insert(address)
     }
 
     /// Takes this very address, which a record says is somebody's. False if it is taken already or
     /// none of the prefix's.
     pub fn adopt(&mut self, address: Ipv6Addr) -> bool {
         self.forget_rest(address);
-        self.is_usable(address) && self.taken.insert(address)
+        let free = self.is_usable(address) && !self.subnets.contain(address);
+        free && self.taken.insert(address)
     }
 
     /// Undoes [`Pool::take`], [`Pool::take_for`], [`Pool::adopt`] or [`Pool::keep`]: nobody has had it.
@@ -169,7 +188,8 @@ impl Pool {
     /// Lets an address rest that was released before this pool was. One that is somebody's, or none of
     /// the prefix's, does not.
     pub fn rest(&mut self, address: Ipv6Addr, rest: Rest) {
-        if !self.is_usable(address) || self.taken.contains(&address) || self.quarantine.is_zero() {
+        let taken = self.taken.contains(&address) || self.subnets.contain(address);
+        if !self.is_usable(address) || taken || self.quarantine.is_zero() {
             return;
         }
         self.forget_rest(address);
@@ -189,6 +209,7 @@ impl Pool {
             }
             self.forget_rest(address);
         }
+        self.wake_subnets(now);
     }
 
     /// Whether a container can have this address at all.
@@ -206,14 +227,25 @@ impl Pool {
         self.is_usable(address)
             && !self.taken.contains(&address)
             && !self.resting.contains_key(&address)
+            && !self.is_covered(address)
     }
 
     /// The first free address of the range at or behind a random place. Among one more than are taken,
-    /// resting or reserved there is a free one if there is one at all, so the search is as short as that.
+    /// resting or reserved there is a free one if there is one at all, so the search is as short as that;
+    /// a subnet is passed over as a whole, at most twice.
     fn next_free(&self, range: Prefix, start: u128) -> Option<Ipv6Addr> {
-        let unfree = (self.taken.len() + self.resting.len() + 2) as u128;
-        let places = unfree.min(range.host_mask()) + 1;
-        (0..places).map(|n| range.address(start.wrapping_add(n))).find(|&a| self.is_free(a))
+        let subnets = 2 * (self.subnets.len() + self.rested_subnets.len());
+        let unfree = (self.taken.len() + self.resting.len() + subnets + 2) as u128;
+        let mut place = start;
+        for _ in 0..=unfree.min(range.host_mask()) {
+            let address = range.address(place);
+            if self.is_free(address) {
+                return Some(address);
+            }
+            let end = self.cover(address).map_or(address, |net| net.broadcast());
+            place = end.to_bits().wrapping_add(1);
+        }
+        None
     }
 
     fn longest_rested(&self) -> Option<Ipv6Addr> {
@@ -223,7 +255,8 @@ impl Pool {
     /// The same among those of the range.
     fn longest_rested_in(&self, range: Prefix) -> Option<Ipv6Addr> {
         let all = self.by_rest.iter().map(|&(_, address)| address);
-        all.filter(|address| range.contains(*address)).find(|address| self.is_usable(*address))
+        let usable = |address: &Ipv6Addr| self.is_usable(*address) && !self.is_covered(*address);
+        all.filter(|address| range.contains(*address)).find(usable)
     }
 
     fn lay_to_rest(&mut self, address: Ipv6Addr, rest: Rest) {

@@ -179,6 +179,7 @@ pub(crate) mod tests {
                 mtu: 1500,
                 owner,
                 open: OpenPorts::default().holes(),
+                subnet: None,
                 also: Vec::new(),
                 alias: String::new(),
                 mode: Mode::Bridge,

@@ -5,6 +5,7 @@
 //! - No two attachments share an address, a port or an Ethernet address.
 //! - No more than [`BRIDGE_PORTS`] are on the bridge: what comes after has a routed port.
 //! - What has ended by one generation is never ended by the news of an older one.
+//! - No subnet overlaps another's, and none holds an address that is not the same attachment's.
 //! - A certain address is its owner's wish or none's: nobody is moved for it, and it is never given while
 //!   somebody else has it, or has just had it.
 //! - An attachment leaves the book only by [`Book::forget`], after its kernel objects are gone; until
@@ -15,6 +16,7 @@ use std::hash::Hash;
 use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
 
+use ipnet::Ipv6Net;
 use v6pod_proto::wishes::{NameWish, OtherWishes};
 use v6pod_proto::{AttachmentId, ContainerId, LinkName, Mac, Mode, NetworkName, Uid, Wishes};
 
@@ -26,6 +28,7 @@ use super::name::Label;
 use super::open::OpenPorts;
 use super::secret::Secret;
 use super::step::{Also, ROUTED_GATEWAY, Role};
+use super::subnet::{ByNet, Length};
 use super::{Port, Prefix};
 
 /// How many ports a Linux bridge takes (BR_MAX_PORTS is 1024; port 0 is no port).
@@ -82,6 +85,8 @@ pub struct Wanted {
     pub found: OtherWishes,
     /// Which address it is to have.
     pub choice: Choice,
+    /// How long the subnet is that it is to have besides, if it is to have one.
+    pub subnet: Option<Length>,
     /// What is to be open of it.
     pub open: OpenPorts,
     /// The container's network namespace.
@@ -148,6 +153,30 @@ pub enum NoSpot {
         /// The range.
         range: Prefix,
     },
+    /// What the owner's addresses come from is not longer than the subnet.
+    #[error("{range} has no room for a subnet {length}")]
+    Short {
+        /// How long it was to be.
+        length: Length,
+        /// The range.
+        range: Prefix,
+    },
+    /// In each there is somebody, or was a moment ago.
+    #[error("{range} has no free subnet {length}")]
+    Subnets {
+        /// How long it was to be.
+        length: Length,
+        /// The range.
+        range: Prefix,
+    },
+    /// With it the owner's subnets would be more than half of what all draw from.
+    #[error("with a subnet {length} more than half of {range} would be yours")]
+    Share {
+        /// How long it was to be.
+        length: Length,
+        /// The range.
+        range: Prefix,
+    },
     /// All parts of the prefix are others'.
     #[error("{0} has no slice left (addresses.per_owner)")]
     Slices(Prefix),
@@ -175,13 +204,15 @@ pub struct Book {
     by_inode: HashMap<u64, Vec<AttachmentId>>,
     by_container: HashMap<(Uid, ContainerId), Vec<AttachmentId>>,
     macs: HashMap<Mac, AttachmentId>,
-    by_address: HashMap<Ipv6Addr, AttachmentId>,
+    by_net: ByNet<AttachmentId>,
     per_owner: HashMap<Uid, usize>,
     /// How many elements of openings each owner has.
     holes: HashMap<Uid, usize>,
     slices: Slices,
     /// Those that are being given another address than they got at first.
     replacing: HashSet<AttachmentId>,
+    /// Those that are being given a subnet.
+    giving: HashSet<AttachmentId>,
     /// What the kernel still has open of those of which something else is to be by now.
     behind: HashMap<AttachmentId, Holes>,
     bridged: usize,
@@ -198,6 +229,7 @@ impl Book {
         Self {
             slices,
             replacing: HashSet::new(),
+            giving: HashSet::new(),
             terms,
             pool,
             attachments: HashMap::new(),
@@ -205,7 +237,7 @@ impl Book {
             by_inode: HashMap::new(),
             by_container: HashMap::new(),
             macs: HashMap::new(),
-            by_address: HashMap::new(),
+            by_net: ByNet::default(),
             per_owner: HashMap::new(),
             holes: HashMap::new(),
             behind: HashMap::new(),
@@ -266,9 +298,9 @@ impl Book {
         self.find(self.by_ifindex.get(&ifindex)?)
     }
 
-    /// The attachment that has this address, on its way out or not.
+    /// The attachment that has this very address, on its way out or not.
     pub fn by_address(&self, address: Ipv6Addr) -> Option<&Attachment> {
-        self.find(self.by_address.get(&address)?)
+        self.find(self.by_net.get(&Ipv6Net::from(address))?)
     }
 
     /// This owner's attachment of this container, the latest if a restart left two.
@@ -314,26 +346,20 @@ impl Book {
         }
         let id = AttachmentId::from_bits(random().map_err(Refusal::Random)?);
         let mac = self.free_mac(&mut random).map_err(Refusal::Random)?;
-        let (owner, container) = (wanted.owner, wanted.container.clone());
-        let spot = self.spot(owner, container.as_ref(), &wanted.choice, None, now)?;
-        let range = self.slices.of(owner, self.terms.prefix);
-        let range = range.ok_or(NoSpot::Slices(self.terms.prefix))?;
-        let address = match spot {
-            Spot::At(address) => self.pool.take_for(address, owner, now).then_some(address),
-            Spot::Anywhere => self.pool.draw_in(range, now, random).map_err(Refusal::Random)?,
-        };
-        let address = address.ok_or(Refusal::Addresses(range))?;
+        let (address, net) = self.take(&wanted, now, random)?;
         let mode = if self.bridged < BRIDGE_PORTS { self.terms.mode } else { Mode::Routed };
+        let gateway = self.terms.gateway(mode);
         let port = Port {
             name: port_name(&id),
             interface: wanted.interface,
             mac,
             address,
-            gateway: self.terms.gateway(mode),
+            gateway,
             mtu: self.terms.mtu,
             owner: wanted.owner,
             open: wanted.open.holes(),
-            also: Vec::new(),
+            subnet: None,
+            also: net.zip(wanted.subnet).map(staying(gateway)).into_iter().collect(),
             alias: format!("v6pod {} uid {}", id.short(), wanted.owner),
             mode,
         };
@@ -362,29 +388,54 @@ impl Book {
         }))
     }
 
+    /// Takes the address that an attachment is to have, and its subnet, if it is to have one.
+    fn take<E>(
+        &mut self,
+        wanted: &Wanted,
+        now: Instant,
+        mut random: impl FnMut() -> Result<u128, E>,
+    ) -> Result<(Ipv6Addr, Option<Ipv6Net>), Refusal<E>> {
+        let owner = wanted.owner;
+        let spot = self.spot(owner, wanted.container.as_ref(), &wanted.choice, None, now)?;
+        let range = self.slices.of(owner, self.terms.prefix);
+        let range = range.ok_or(NoSpot::Slices(self.terms.prefix))?;
+        let address = match spot {
+            Spot::At(address) => self.pool.take_for(address, owner, now).then_some(address),
+            Spot::Anywhere => {
+                self.pool.draw_in(range, now, &mut random).map_err(Refusal::Random)?
+            }
+        };
+        let address = address.ok_or(Refusal::Addresses(range))?;
+        let drawn = wanted.subnet.map(|length| self.draw_subnet(owner, length, now, &mut random));
+        let net = match drawn.transpose() {
+            Ok(Some(Err(no))) => Err(Refusal::Spot(no)),
+            Ok(net) => Ok(net.and_then(Result::ok)),
+            Err(error) => Err(Refusal::Random(error)),
+        };
+        let net = net.inspect_err(|_| self.pool.give_back(address))?;
+        Ok((address, net))
+    }
+
     /// Takes over what a record and the kernel say is there, after a restart. False if its address
     /// or Ethernet address is another's already: then one of the records lies.
     pub fn adopt(&mut self, mut attachment: Attachment, ifindex: u32) -> bool {
         let known = self.attachments.contains_key(&attachment.id)
             || self.macs.contains_key(&attachment.port.mac)
             || self.by_ifindex.contains_key(&ifindex);
-        let all: Vec<_> = attachment.port.addresses().collect();
-        if known || all.iter().any(|address| self.by_address.contains_key(address)) {
+        let all: Vec<_> = attachment.port.nets().collect();
+        if known || all.iter().any(|net| self.by_net.overlaps(net)) {
             return false;
         }
-        // Of a prefix that is not in force any more there may be some.
-        let prefix = self.terms.prefix;
-        let mut taken = |address: &Ipv6Addr| match prefix.contains(*address) {
-            true => self.pool.adopt(*address),
-            false => self.pool.keep(*address),
-        };
-        let took: Vec<_> = all.iter().copied().take_while(|address| taken(address)).collect();
+        let took: Vec<_> = all.iter().copied().take_while(|net| self.adopt_net(*net)).collect();
         if took.len() < all.len() {
-            took.into_iter().for_each(|address| self.pool.give_back(address));
+            took.into_iter().for_each(|net| self.give_net_back(net));
             return false;
         }
         // A daemon had no time to give it what it asks for.
-        let comes = |also: &Also| also.role == Role::Coming && prefix.contains(also.address);
+        let prefix = self.terms.prefix;
+        let comes = |also: &Also| {
+            also.subnet.is_none() && also.role == Role::Coming && prefix.contains(also.address)
+        };
         if prefix.contains(attachment.port.address) && attachment.port.also.iter().any(comes) {
             attachment.forget_place();
         }
@@ -396,9 +447,12 @@ impl Book {
         true
     }
 
-    /// Lets an address rest that was released before the book was opened.
-    pub fn rest(&mut self, address: Ipv6Addr, rest: Rest) {
-        self.pool.rest(address, rest);
+    /// Lets an address or a subnet rest that was released before the book was opened.
+    pub fn rest(&mut self, net: Ipv6Net, rest: Rest) {
+        match Length::new(net.prefix_len()) {
+            Some(_) => self.pool.rest_subnet(net, rest),
+            None => self.pool.rest(net.addr(), rest),
+        }
     }
 
     /// The interface inside gets another name than was wanted: that one is taken.
@@ -415,6 +469,7 @@ impl Book {
         self.bridged -= usize::from(a.port.mode == Mode::Bridge);
         a.port.mode = Mode::Routed;
         a.port.gateway = ROUTED_GATEWAY;
+        a.port.also.iter_mut().for_each(|also| also.gateway = ROUTED_GATEWAY);
         Some(a)
     }
 
@@ -630,9 +685,10 @@ impl Book {
         self.count_holes(a.owner, 0, a.port.open.each().len());
         self.bridged -= usize::from(a.port.mode == Mode::Bridge);
         self.replacing.remove(id);
-        for address in a.port.addresses() {
-            self.pool.release(address, a.owner, now);
-            self.by_address.remove(&address);
+        self.giving.remove(id);
+        for net in a.port.nets() {
+            self.release_net(net, a.owner, now);
+            self.by_net.remove(&net);
         }
         self.macs.remove(&a.port.mac);
         if let Some(ifindex) = a.ifindex
@@ -676,8 +732,8 @@ impl Book {
         self.count_holes(attachment.owner, attachment.port.open.each().len(), 0);
         self.bridged += usize::from(attachment.port.mode == Mode::Bridge);
         self.macs.insert(attachment.port.mac, id.clone());
-        for address in attachment.port.addresses() {
-            self.by_address.insert(address, id.clone());
+        for net in attachment.port.nets() {
+            self.by_net.insert(net, id.clone());
         }
         self.by_inode.entry(attachment.namespace.inode).or_default().push(id.clone());
         let container = (attachment.owner, attachment.container.clone());
@@ -691,6 +747,18 @@ impl Book {
 mod moving;
 #[path = "book_placing.rs"]
 mod placing;
+#[path = "book_subnets.rs"]
+mod subnets;
+
+/// A subnet as what an attachment has for good.
+fn staying(gateway: Ipv6Addr) -> impl Fn((Ipv6Net, Length)) -> Also {
+    move |(net, length)| Also {
+        address: net.network(),
+        subnet: Some(length),
+        gateway,
+        role: Role::Staying,
+    }
+}
 
 /// What [`Book::begin_release`] found.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,9 +8,11 @@
 use std::net::Ipv6Addr;
 use std::time::Instant;
 
+use ipnet::Ipv6Net;
 use v6pod_proto::{AttachmentId, Uid};
 
 use super::Book;
+use super::subnets::follows;
 use crate::core::Prefix;
 use crate::core::attachment::{Attachment, Phase};
 use crate::core::step::{Also, Role};
@@ -31,7 +33,7 @@ impl Book {
 
     /// Whether anybody, on his way out or not, has an address in this prefix.
     pub fn is_in_use(&self, prefix: Prefix) -> bool {
-        self.by_address.keys().any(|address| prefix.contains(*address))
+        self.by_net.iter().any(|(net, _)| prefix.contains(net.network()))
     }
 
     /// Has the attachment have an address in the prefix that is in force, besides the one that it is known
@@ -53,18 +55,19 @@ impl Book {
         }
         let (address, gateway) = (a.port.address, self.terms.gateway(a.port.mode));
         let owner = a.owner;
-        let there = a.port.also.iter().find(|also| prefix.contains(also.address));
+        let mut others = a.port.also.iter().filter(|also| also.subnet.is_none());
+        let there = others.find(|also| prefix.contains(also.address));
         let also = match there {
             // The prefix has come back, or this was begun before.
             Some(also) => Also { role: Role::Coming, ..*also },
             None => match self.take_like(address, owner, now, random)? {
-                Some(address) => Also { address, gateway, role: Role::Coming },
+                Some(address) => Also { address, subnet: None, gateway, role: Role::Coming },
                 None => return Ok(None),
             },
         };
-        self.by_address.insert(also.address, id.clone());
+        self.by_net.insert(also.net(), id.clone());
         let Some(a) = self.attachments.get_mut(id) else { return Ok(None) };
-        a.port.also.retain(|other| other.address != also.address);
+        a.port.also.retain(|other| other.net() != also.net());
         a.port.also.push(also);
         Ok(Some((a, also)))
     }
@@ -83,7 +86,8 @@ impl Book {
     }
 
     /// What is to be let go of by now: what has been going for long enough, and what was coming in a prefix
-    /// that is in force no more, or in the place of an address that a daemon had no time to replace. Not from those that are on their way out, whose end takes all away.
+    /// that is in force no more, or in the place of an address that a daemon had no time to replace. Not from those
+    /// that are on their way out, whose end takes all away.
     pub fn leaving(&self, now: u64) -> Vec<(AttachmentId, Also)> {
         let prefix = self.terms.prefix;
         let leaves = |a: &Attachment, also: &Also| match also.role {
@@ -94,8 +98,14 @@ impl Book {
             }
             Role::Coming => {
                 let replaces = prefix.contains(a.port.address);
-                !prefix.contains(also.address) || (replaces && !self.replacing.contains(&a.id))
+                let by_now = match also.subnet {
+                    None => self.replacing.contains(&a.id),
+                    // Or it takes the place of one of another prefix.
+                    Some(_) => self.giving.contains(&a.id) || follows(a, prefix),
+                };
+                !prefix.contains(also.address) || (replaces && !by_now)
             }
+            Role::Staying => false,
         };
         let staying = self.all().filter(|a| a.phase.shown().is_some());
         let each = staying.flat_map(|a| {
@@ -110,23 +120,19 @@ impl Book {
         let all = self.all().flat_map(|a| &a.port.also);
         let times = all.filter_map(|also| match also.role {
             Role::Going(until) => Some(until),
-            Role::Coming => None,
+            Role::Coming | Role::Staying => None,
         });
         times.min()
     }
 
-    /// The attachment has this address no more, which rests from now on.
-    pub fn let_go(
-        &mut self,
-        id: &AttachmentId,
-        address: Ipv6Addr,
-        now: Instant,
-    ) -> Option<&Attachment> {
+    /// The attachment has this address, or this subnet, no more, which rests from now on.
+    pub fn let_go(&mut self, id: &AttachmentId, net: Ipv6Net, now: Instant) -> Option<&Attachment> {
         let a = self.attachments.get_mut(id)?;
-        let at = a.port.also.iter().position(|also| also.address == address)?;
+        let at = a.port.also.iter().position(|also| also.net() == net)?;
         a.port.also.remove(at);
-        self.by_address.remove(&address);
-        self.pool.release(address, a.owner, now);
+        let owner = a.owner;
+        self.by_net.remove(&net);
+        self.release_net(net, owner, now);
         self.find(id)
     }
 

@@ -49,6 +49,7 @@ fn serve(book: &mut Book, n: u64) -> AttachmentId {
         wishes: Wishes::default(),
         found: OtherWishes::default(),
         choice: Choice::Any,
+        subnet: None,
         open: OpenPorts::default(),
         namespace: NamespaceId { inode: n, cookie: Some(n) },
         interface: "eth0".parse().unwrap(),
@@ -89,7 +90,7 @@ fn an_address_keeps_its_host_part_and_comes_back_with_its_prefix() {
     book.arrive(&id, first, 1200);
     let [(_, going)] = book.leaving(1200)[..] else { panic!("the second one goes") };
     assert_eq!(going.address, coming.address);
-    book.let_go(&id, going.address, now);
+    book.let_go(&id, going.net(), now);
     assert_eq!(book.find(&id).unwrap().port.also, []);
     assert!(book.is_in_use(prefix(0)) && !book.is_in_use(prefix(1)));
 }
@@ -172,7 +173,7 @@ impl World {
             self.inside.get_mut(&id).unwrap().remove(&also.address);
             self.is_in_order();
             burn()?;
-            let a = self.book.let_go(&id, also.address, Instant::now()).unwrap();
+            let a = self.book.let_go(&id, also.net(), Instant::now()).unwrap();
             self.disk.insert(id, a.clone());
             burn()?;
         }

@@ -96,13 +96,15 @@ impl Book {
         let a = self.attachments.get_mut(id)?;
         let whole = matches!(a.phase, Phase::Wired | Phase::Serving | Phase::Ending);
         // One that follows the prefix is at two addresses already; it has what it asks for at its next start.
-        let in_force = self.terms.prefix.contains(a.port.address) && a.port.also.is_empty();
+        let in_force = self.terms.prefix.contains(a.port.address)
+            && a.port.also.iter().all(|also| also.subnet.is_some());
         if !whole || !in_force || !self.pool.take_for(address, a.owner, now) {
             return None;
         }
-        let also = Also { address, gateway: a.port.gateway, role: Role::Coming };
+        let (subnet, gateway) = (None, a.port.gateway);
+        let also = Also { address, subnet, gateway, role: Role::Coming };
         a.port.also.push(also);
-        self.by_address.insert(address, id.clone());
+        self.by_net.insert(address.into(), id.clone());
         self.replacing.insert(id.clone());
         Some(((**a).clone(), also))
     }

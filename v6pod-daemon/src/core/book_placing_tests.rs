@@ -51,6 +51,7 @@ fn ask(
         wishes: Wishes::default(),
         found: OtherWishes::default(),
         choice,
+        subnet: None,
         open: OpenPorts::default(),
         namespace: NamespaceId { inode: n, cookie: Some(n) },
         interface: "eth0".parse().unwrap(),
@@ -212,7 +213,7 @@ fn the_first_address_is_replaced_and_what_a_crash_leaves_of_it_goes() {
     let mut next = another("2001:db8::/80");
     assert!(next.adopt(recorded, 1));
     assert_eq!(next.leaving(0), [(id.clone(), also)]);
-    next.let_go(&id, there, Instant::now()).unwrap();
+    next.let_go(&id, there.into(), Instant::now()).unwrap();
     assert_eq!((address(&next, &id), next.leaving(0)), (first, vec![]));
 
     // Else the first one goes.
@@ -224,7 +225,7 @@ fn the_first_address_is_replaced_and_what_a_crash_leaves_of_it_goes() {
     let mut next = another("2001:db8::/80");
     assert!(next.adopt(moved, 1));
     assert_eq!(next.leaving(0), left);
-    book.let_go(&id, first, Instant::now()).unwrap();
+    book.let_go(&id, first.into(), Instant::now()).unwrap();
     assert_eq!((book.leaving(0), book.by_address(first).is_none()), (vec![], true));
 }
 

@@ -37,6 +37,7 @@ fn wanted(owner: u32, n: u64) -> Wanted {
         wishes: Wishes::default(),
         found: OtherWishes::default(),
         choice: Choice::Any,
+        subnet: None,
         open: OpenPorts::default(),
         namespace: NamespaceId { inode: n, cookie: Some(n) },
         interface: "eth0".parse().unwrap(),

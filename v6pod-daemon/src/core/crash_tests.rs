@@ -120,6 +120,7 @@ impl FakeKernel {
             bridge: Some(BRIDGE),
             ports: self.ports.iter().map(port).collect(),
             routes: self.routes.iter().copied().collect(),
+            subnets: HashSet::new(),
             neighbours: self.neighbours.iter().map(|(a, m)| (*a, *m)).collect(),
             forwarding: self.ports.values().filter_map(entry).collect(),
         }
@@ -322,6 +323,7 @@ fn attachment(n: u16, mode: Mode) -> Attachment {
             mtu: 1500,
             owner: Uid::ROOT,
             open: Default::default(),
+            subnet: None,
             also: Vec::new(),
             alias: String::new(),
             mode,

@@ -14,14 +14,18 @@ use std::net::Ipv6Addr;
 
 use v6pod_proto::explain::{Kind, Rule, Verdict};
 use v6pod_proto::wishes::{Peers, Protocol};
-use v6pod_proto::{LinkName, Mac, Mode, Opened, Uid};
+use v6pod_proto::{Mode, Opened, Uid};
 
 use super::attachment::Attachment;
 use super::hole::Hole;
 use super::open::NotOpened;
-use super::ruleset::{
-    EastWest, HostAccess, Ingress, KNOWN_SET, OWNER_SET, PORT_SET, Policy, ROUTED_SET,
-};
+use super::ruleset::{EastWest, HostAccess, Ingress, Policy};
+use super::step::Also;
+
+#[path = "explain_parts.rs"]
+mod parts;
+
+pub use parts::{Element, Hook, Probe};
 
 /// What is asked.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +36,8 @@ pub struct Query<'a> {
     pub sends_as: Option<Ipv6Addr>,
     /// To whom.
     pub to: End<'a>,
+    /// At which of its addresses, if he is a container; none: the one that it is known by.
+    pub sent_to: Option<Ipv6Addr>,
     /// What.
     pub kind: Kind,
 }
@@ -54,85 +60,6 @@ pub enum End<'a> {
     Vacant(Ipv6Addr),
     /// Anybody outside, whatever his address.
     Outside,
-}
-
-/// Where rules are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Hook {
-    /// None: no packet gets anywhere.
-    Nowhere,
-    /// What comes by a container's port, before anything else.
-    Prerouting,
-    /// No hook, but the host's routes.
-    Routing,
-    /// What the host passes on.
-    Forward,
-    /// What the host's own processes send.
-    Output,
-    /// What is for the host itself.
-    Input,
-}
-
-impl Hook {
-    /// Its name, as nft has it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Nowhere => "",
-            Self::Prerouting => "prerouting",
-            Self::Routing => "routing",
-            Self::Forward => "forward",
-            Self::Output => "output",
-            Self::Input => "input",
-        }
-    }
-}
-
-/// An element of a set of the daemon's tables.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Element {
-    /// Who may send by a port of the bridge (bridge family).
-    Sender(LinkName, Mac, Ipv6Addr),
-    /// The same, as the inet family sees it.
-    Known(Mac, Ipv6Addr),
-    /// Who may send by a routed port.
-    Routed(LinkName, Ipv6Addr),
-    /// Whose processes on this host reach an address.
-    Owner(Ipv6Addr, Uid),
-    /// What is open of an address.
-    Open(Ipv6Addr, Hole),
-}
-
-impl Element {
-    /// Its set.
-    pub fn set(&self) -> &'static str {
-        match self {
-            Self::Sender(..) => PORT_SET,
-            Self::Known(..) => KNOWN_SET,
-            Self::Routed(..) => ROUTED_SET,
-            Self::Owner(..) => OWNER_SET,
-            Self::Open(_, hole) => hole.set(),
-        }
-    }
-
-    /// As nft writes it.
-    pub fn text(&self) -> String {
-        match self {
-            Self::Sender(port, mac, address) => format!("{port} . {mac} . {address}"),
-            Self::Known(mac, address) => format!("{mac} . {address}"),
-            Self::Routed(port, address) => format!("{port} . {address}"),
-            Self::Owner(address, uid) => format!("{address} . {uid}"),
-            Self::Open(address, hole) => hole.text(*address),
-        }
-    }
-}
-
-/// An element, and whether it has to be there.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Probe {
-    /// Which.
-    pub element: Element,
-    /// Whether it has to be.
-    pub wanted: bool,
 }
 
 /// What one rule says.
@@ -245,14 +172,38 @@ fn sender(_: &Policy, query: &Query<'_>) -> Option<Step> {
     let End::Container(a) = query.from else { return None };
     let own = a.port.address;
     let sent = query.sends_as.unwrap_or(own);
-    let elements = senders(a, sent);
-    Some(if sent == own {
+    let mut elements = senders(a, stands_for(a, sent));
+    elements.extend(subnet_around(a, sent));
+    let subnet = a.port.subnets().map(Also::net).find(|net| net.contains(&sent));
+    Some(if let Some(net) = subnet {
+        let why = format!("{} sends by its own port with an address of its own {net}", called(a));
+        Step::goes_on(Rule::Sender, why).depending(true, elements)
+    } else if a.port.has(sent) {
         let why = format!("{} sends by its own port with its own address", called(a));
         Step::goes_on(Rule::Sender, why).depending(true, elements)
     } else {
-        let why = format!("{} has {own}, and sends with no other address", called(a));
+        let subnets: String = a.port.subnets().map(|also| format!(" and {}", also.net())).collect();
+        let why = format!("{} has {own}{subnets}, and sends with no other address", called(a));
         Step::decides(Rule::Spoofed, Verdict::Dropped, why).depending(false, elements)
     })
+}
+
+/// The address of this container's whose elements decide about that one: itself, or the first one of the subnet
+/// that it is in.
+fn stands_for(a: &Attachment, address: Ipv6Addr) -> Ipv6Addr {
+    let net = a.port.subnets().map(Also::net).find(|net| net.contains(&address));
+    net.map_or(address, |net| net.network())
+}
+
+/// That there is the subnet in which this address is, if it is in one of this container's.
+fn subnet_around(a: &Attachment, address: Ipv6Addr) -> Option<Element> {
+    let also = a.port.subnets().find(|also| also.net().contains(&address))?;
+    Some(Element::Subnet(also.subnet?, also.address))
+}
+
+/// The address to which it is sent, as its elements have it.
+fn target(query: &Query<'_>, to: &Attachment) -> Ipv6Addr {
+    stands_for(to, query.sent_to.unwrap_or(to.port.address))
 }
 
 /// The elements by which a container sends with this address.
@@ -320,7 +271,8 @@ fn confined(_: &Policy, query: &Query<'_>) -> Option<Step> {
     if !from.open.reach().is_confined() {
         return None;
     }
-    let (address, by) = (from.port.address, from.open.reach().view().by);
+    let by = from.open.reach().view().by;
+    let address = stands_for(from, query.sends_as.unwrap_or(from.port.address));
     let is_confined = Element::Open(address, Hole::Confined);
     let (protocol, port) = match query.kind {
         Kind::Port(protocol, port) => (protocol, port),
@@ -335,7 +287,7 @@ fn confined(_: &Policy, query: &Query<'_>) -> Option<Step> {
         }
     };
     let to = match query.to {
-        End::Container(to) => Some(to.port.address),
+        End::Container(to) => Some(query.sent_to.unwrap_or(to.port.address)),
         End::Host { address, .. } => address,
         End::Address(address) | End::Vacant(address) => Some(address),
         End::Outside => None,
@@ -359,6 +311,13 @@ fn confined(_: &Policy, query: &Query<'_>) -> Option<Step> {
 fn same_owner(policy: &Policy, query: &Query<'_>) -> Option<Step> {
     let (End::Container(from), End::Container(to)) = (query.from, query.to) else { return None };
     if policy.east_west != EastWest::Owner || from.owner != to.owner {
+        return None;
+    }
+    // Of a subnet's addresses it is not known whose they are.
+    let in_subnet = |a: &Attachment, at: Option<Ipv6Addr>| {
+        at.is_some_and(|at| a.port.subnets().any(|also| also.net().contains(&at)))
+    };
+    if in_subnet(from, query.sends_as) || in_subnet(to, query.sent_to) {
         return None;
     }
     let uid = from.owner.as_raw();
@@ -410,10 +369,12 @@ fn owner(policy: &Policy, query: &Query<'_>) -> Option<Step> {
     if policy.ingress == Ingress::Allow {
         return None;
     }
-    let element = Element::Owner(to.port.address, uid);
+    let element = Element::Owner(target(query, to), uid);
     Some(if uid == to.owner {
         let why = format!("{} is of uid {uid}, whose processes on this host reach it", called(to));
-        Step::decides(Rule::Owner, Verdict::Passes, why).depending(true, [element])
+        let around = query.sent_to.and_then(|at| subnet_around(to, at));
+        let elements = [element].into_iter().chain(around);
+        Step::decides(Rule::Owner, Verdict::Passes, why).depending(true, elements)
     } else {
         let why = format!("uid {uid} is not the owner of {}: like anybody outside", called(to));
         Step::goes_on(Rule::Owner, why).depending(false, [element])
@@ -433,7 +394,9 @@ fn opening(_: &Policy, query: &Query<'_>) -> Option<Step> {
         if opened.is_none_or(|o| o.opening.peers == Peers::ALL) { " to everybody" } else { "" };
     let why = format!("{what} of {} is open{whom}{by}", called(to));
     let step = Step::decides(Rule::Opening, Verdict::Passes, why);
-    Some(Step { opened, ..step.depending(true, [Element::Open(to.port.address, hole)]) })
+    let around = query.sent_to.and_then(|at| subnet_around(to, at));
+    let elements = [Element::Open(target(query, to), hole)].into_iter().chain(around);
+    Some(Step { opened, ..step.depending(true, elements) })
 }
 
 /// The last word on what is for a container.
@@ -454,7 +417,8 @@ fn closed(_: &Policy, query: &Query<'_>) -> Option<Step> {
     if let Some(NotOpened { by, why: reason, .. }) = unopened.first() {
         why = format!("{why}; it was asked for ({by}): {reason}");
     }
-    let elements = doors.into_iter().map(|hole| Element::Open(to.port.address, hole));
+    let address = target(query, to);
+    let elements = doors.into_iter().map(|hole| Element::Open(address, hole));
     let step = Step::decides(Rule::Closed, Verdict::Dropped, why).depending(false, elements);
     Some(Step { unopened, ..step })
 }
@@ -465,7 +429,15 @@ fn resolver(policy: &Policy, query: &Query<'_>) -> Option<Step> {
     if policy.resolver != Some(to) {
         return None;
     }
+    let by_subnet = match (query.from, query.sends_as) {
+        (End::Container(a), Some(address)) => stands_for(a, address) != a.port.address,
+        _ => false,
+    };
     Some(match query.kind {
+        Kind::Port(..) if by_subnet => {
+            let why = "v6podd's resolver is asked with an address that stands alone";
+            Step::decides(Rule::Resolver, Verdict::Dropped, why)
+        }
         Kind::Port(_, 53) => {
             let why =
                 "every container reaches v6podd's resolver, a thousand times in a second at most";

@@ -68,6 +68,7 @@ fn that_asks(number: u64, mode: Mode, asked: &[(&str, &str)], published: &str) -
         wishes,
         found,
         choice: crate::core::choice::Choice::Any,
+        subnet: None,
         open,
         namespace: NamespaceId { inode: number, cookie: Some(number) },
         interface: "eth0".parse().unwrap(),
@@ -91,7 +92,7 @@ fn at(address: &str) -> End<'static> {
 
 /// Verdict and rule.
 fn ask(ingress: Ingress, from: End<'_>, to: End<'_>, kind: &str) -> (Verdict, Rule) {
-    let query = Query { from, sends_as: None, to, kind: kind.parse().unwrap() };
+    let query = Query { from, sends_as: None, sent_to: None, to, kind: kind.parse().unwrap() };
     let explained = explain(&policy(ingress), &query);
     let (_, last) = explained.chain.last().unwrap();
     assert_eq!(last.verdict, Some(explained.verdict));
@@ -99,7 +100,7 @@ fn ask(ingress: Ingress, from: End<'_>, to: End<'_>, kind: &str) -> (Verdict, Ru
 }
 
 fn last(from: End<'_>, to: End<'_>, kind: &str) -> Step {
-    let query = Query { from, sends_as: None, to, kind: kind.parse().unwrap() };
+    let query = Query { from, sends_as: None, sent_to: None, to, kind: kind.parse().unwrap() };
     explain(&policy(Deny), &query).chain.pop().unwrap().1
 }
 
@@ -131,12 +132,59 @@ fn what_is_not_opened_is_closed_to_all_but_root_and_the_owner_on_this_host() {
 }
 
 #[test]
+fn an_address_of_a_subnet_is_answered_for_by_the_first_one_of_that() {
+    use crate::core::step::{Also, Role};
+    use crate::core::subnet::Length;
+
+    for mode in [Mode::Bridge, Mode::Routed] {
+        let (mut web, other) = (container(7, mode, "tcp/80", ""), container(8, mode, "", ""));
+        let (address, length) = ("2001:db8:1:0:0:5::".parse().unwrap(), Length::new(96).unwrap());
+        let gateway = web.port.gateway;
+        web.port.also = vec![Also { address, subnet: Some(length), gateway, role: Role::Staying }];
+        let some: Ipv6Addr = "2001:db8:1::5:aaaa:9".parse().unwrap();
+        assert!(web.port.has(some));
+        let to = End::Container(&web);
+        let asked = |from, sends_as, sent_to, to, kind: &str| {
+            let query = Query { from, sends_as, sent_to, to, kind: kind.parse().unwrap() };
+            explain(&Policy { east_west: EastWest::Owner, ..policy(Deny) }, &query)
+        };
+        let open = asked(End::Outside, None, Some(some), to, "tcp/80");
+        let (_, step) = open.chain.last().unwrap();
+        assert_eq!((open.verdict, step.rule), (Passes, Rule::Opening));
+        let on: Vec<_> = step.probes.iter().map(|probe| (probe.wanted, &probe.element)).collect();
+        assert!(
+            matches!(on[..], [(true, Element::Open(at, _)), (true, Element::Subnet(..))] if *at == address),
+            "{on:?}"
+        );
+        // Of one owner, which is not known of a subnet's addresses.
+        let closed = asked(End::Container(&other), None, Some(some), to, "tcp/81");
+        assert_eq!(closed.chain.last().unwrap().1.rule, Rule::Closed);
+        let kin = asked(End::Container(&other), None, None, to, "tcp/81");
+        assert_eq!(kin.chain.last().unwrap().1.rule, Rule::SameOwner);
+        // It sends with each of them, and with none beside.
+        let sent = asked(to, Some(some), None, End::Outside, "udp/53");
+        assert_eq!(sent.verdict, Leaves);
+        let probes = &sent.chain[0].1.probes;
+        assert!(probes.iter().all(|probe| probe.wanted));
+        assert!(probes.iter().any(|probe| probe.element == Element::Subnet(length, address)));
+        let beside =
+            asked(to, Some("2001:db8:1::4:0:9".parse().unwrap()), None, End::Outside, "udp/53");
+        assert_eq!(beside.chain.last().unwrap().1.rule, Rule::Spoofed);
+    }
+}
+
+#[test]
 fn a_container_sends_with_its_own_address_and_to_no_place_of_the_link() {
     for mode in [Mode::Bridge, Mode::Routed] {
         let (web, other) = (container(7, mode, "tcp/80", ""), container(8, mode, "", ""));
         let (from, to) = (End::Container(&other), End::Container(&web));
-        let spoofed =
-            Query { from, sends_as: Some(web.port.address), to, kind: "tcp/80".parse().unwrap() };
+        let spoofed = Query {
+            from,
+            sends_as: Some(web.port.address),
+            sent_to: None,
+            to,
+            kind: "tcp/80".parse().unwrap(),
+        };
         let explained = explain(&policy(Deny), &spoofed);
         assert_eq!(explained.verdict, Dropped);
         let [(Hook::Prerouting, step)] = &explained.chain[..] else { panic!("{explained:?}") };
@@ -183,8 +231,13 @@ fn neighbours_and_the_host_are_as_the_operator_has_them() {
     let mut others = to.clone();
     others.owner = OTHER;
     let ask = |policy: Policy, to, kind: &str| {
-        let query =
-            Query { from: End::Container(&from), sends_as: None, to, kind: kind.parse().unwrap() };
+        let query = Query {
+            from: End::Container(&from),
+            sends_as: None,
+            sent_to: None,
+            to,
+            kind: kind.parse().unwrap(),
+        };
         let explained = explain(&policy, &query);
         (explained.verdict, explained.chain.last().unwrap().1.rule)
     };
@@ -205,8 +258,13 @@ fn neighbours_and_the_host_are_as_the_operator_has_them() {
         ("2001:db8:1::1", (Dropped, Rule::Closed)),
         ("2001:db8:2::9", (Dropped, Rule::Closed)),
     ] {
-        let query =
-            Query { from: at(address), sends_as: None, to: own, kind: "tcp/81".parse().unwrap() };
+        let query = Query {
+            from: at(address),
+            sends_as: None,
+            sent_to: None,
+            to: own,
+            kind: "tcp/81".parse().unwrap(),
+        };
         let explained = explain(&east_west(EastWest::Deny), &query);
         let told = (explained.verdict, explained.chain.last().unwrap().1.rule);
         assert_eq!(told, expected, "{address}");
@@ -238,7 +296,8 @@ fn every_container_reaches_the_resolver_and_of_it_port_53_alone() {
             [("udp/53", Passes), ("tcp/53", Passes), ("tcp/22", Dropped), ("echo", Dropped)]
         {
             let (from, kind) = (End::Container(&confined), kind.parse().unwrap());
-            let explained = explain(&policy, &Query { from, sends_as: None, to, kind });
+            let explained =
+                explain(&policy, &Query { from, sends_as: None, sent_to: None, to, kind });
             let rule = explained.chain.last().unwrap().1.rule;
             assert_eq!((explained.verdict, rule), (verdict, Rule::Resolver), "{kind}");
         }
@@ -301,6 +360,7 @@ proptest! {
         let query = Query {
             from: End::Address(peer),
             sends_as: None,
+            sent_to: None,
             to: End::Container(&web),
             kind: Kind::Port(protocol, port),
         };

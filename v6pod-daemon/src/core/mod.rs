@@ -24,6 +24,7 @@ pub mod reconcile;
 pub mod ruleset;
 pub mod secret;
 pub mod step;
+pub mod subnet;
 
 #[cfg(test)]
 mod crash_tests;

@@ -9,11 +9,15 @@
 //! kernel's forwarding and neighbour entries say whose it is.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::Hash;
 use std::net::Ipv6Addr;
 
+use ipnet::Ipv6Net;
 use v6pod_proto::{LinkName, Mac, Mode};
 
 use super::attachment::Attachment;
+use super::step::Also;
+use super::subnet::Nets;
 
 /// What the records say.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -44,6 +48,8 @@ pub struct Seen {
     pub ports: Vec<PortSeen>,
     /// The addresses that have a route by the bridge or a port, and the index of that link.
     pub routes: HashSet<(Ipv6Addr, u32)>,
+    /// The same of subnets.
+    pub subnets: HashSet<(Ipv6Net, u32)>,
     /// The permanent neighbour entries on the bridge and the ports, by address and link.
     pub neighbours: HashMap<(Ipv6Addr, u32), Mac>,
     /// The static forwarding entries: the port's index and the Ethernet address.
@@ -67,6 +73,8 @@ pub struct Plan {
     /// Addresses whose routes and neighbour entries by these links nobody recorded. Those by ports that
     /// go are not among them: they go with the port.
     pub stray_addresses: Vec<(Ipv6Addr, u32)>,
+    /// The same of subnets.
+    pub stray_subnets: Vec<(Ipv6Net, u32)>,
 }
 
 /// Compares the records with the kernel. `usable` says whether an address can still be used: a
@@ -86,7 +94,10 @@ pub fn reconcile(recorded: Recorded, seen: &Seen, usable: impl Fn(Ipv6Addr) -> b
         let neighbour = everywhere(&|at| seen.neighbours.get(at) == Some(&mac));
         let forwarding =
             record.port.mode == Mode::Routed || seen.forwarding.contains(&(ifindex, mac));
-        (forwarding, neighbour, everywhere(&|at| seen.routes.contains(at)))
+        let mut subnets = record.port.subnets().map(Also::net);
+        let routes = everywhere(&|at| seen.routes.contains(at))
+            && subnets.all(|net| link.is_some_and(|link| seen.subnets.contains(&(net, link))));
+        (forwarding, neighbour, routes)
     };
     let (mut whole, half): (Vec<_>, Vec<_>) = recorded
         .living
@@ -119,14 +130,23 @@ pub fn reconcile(recorded: Recorded, seen: &Seen, usable: impl Fn(Ipv6Addr) -> b
     }
     plan.stray_ports = ports.into_keys().collect();
     plan.stray_ports.sort_unstable();
-    plan.stray_addresses = stray_addresses(&plan, seen);
+    let each = |record: &Attachment| record.port.addresses().collect();
+    let entries = seen.routes.iter().chain(seen.neighbours.keys()).copied();
+    plan.stray_addresses = strays(&plan, seen, entries.collect(), each);
+    let each = |record: &Attachment| record.port.subnets().map(Also::net).collect();
+    plan.stray_subnets = strays(&plan, seen, seen.subnets.clone(), each);
     plan
 }
 
 /// The entries by links that stay which belong to nothing that goes on or is undone.
-fn stray_addresses(plan: &Plan, seen: &Seen) -> Vec<(Ipv6Addr, u32)> {
+fn strays<T: Ord + Hash + Copy>(
+    plan: &Plan,
+    seen: &Seen,
+    entries: HashSet<(T, u32)>,
+    each: impl Fn(&Attachment) -> Vec<T>,
+) -> Vec<(T, u32)> {
     let all = |record: &Attachment, link: Option<u32>| -> Vec<_> {
-        record.port.addresses().filter_map(|address| Some((address, link?))).collect()
+        each(record).into_iter().filter_map(|which| Some((which, link?))).collect()
     };
     let going_on =
         |(record, port): &(Attachment, u32)| all(record, record.port.link(seen.bridge, *port));
@@ -134,8 +154,7 @@ fn stray_addresses(plan: &Plan, seen: &Seen) -> Vec<(Ipv6Addr, u32)> {
     let undone = undone.flat_map(|record| all(record, seen.bridge));
     let spoken_for: HashSet<_> = plan.adopt.iter().flat_map(going_on).chain(undone).collect();
     let staying: HashSet<_> = plan.adopt.iter().map(|(_, port)| *port).chain(seen.bridge).collect();
-    let entries: HashSet<_> = seen.routes.iter().chain(seen.neighbours.keys()).copied().collect();
-    let is_stray = |at: &(Ipv6Addr, u32)| staying.contains(&at.1) && !spoken_for.contains(at);
+    let is_stray = |at: &(T, u32)| staying.contains(&at.1) && !spoken_for.contains(at);
     let mut strays: Vec<_> = entries.into_iter().filter(is_stray).collect();
     strays.sort_unstable();
     strays
@@ -145,14 +164,14 @@ fn stray_addresses(plan: &Plan, seen: &Seen) -> Vec<(Ipv6Addr, u32)> {
 #[derive(Default)]
 struct Taken {
     ports: HashSet<LinkName>,
-    addresses: HashSet<Ipv6Addr>,
+    nets: Nets,
     macs: HashSet<Mac>,
 }
 
 impl Taken {
     fn has_any_of(&self, record: &Attachment) -> bool {
         self.ports.contains(&record.port.name)
-            || record.port.addresses().any(|address| self.addresses.contains(&address))
+            || record.port.nets().any(|net| self.nets.overlaps(&net))
             || self.macs.contains(&record.port.mac)
     }
 
@@ -162,7 +181,7 @@ impl Taken {
             return false;
         }
         self.ports.insert(record.port.name.clone());
-        self.addresses.extend(record.port.addresses());
+        record.port.nets().for_each(|net| self.nets.insert(net, ()));
         self.macs.insert(record.port.mac);
         true
     }
@@ -197,6 +216,7 @@ mod tests {
                 mtu: 1500,
                 owner: Uid::ROOT,
                 open: Default::default(),
+                subnet: None,
                 also: Vec::new(),
                 alias: String::new(),
                 mode: Mode::Bridge,
@@ -238,6 +258,7 @@ mod tests {
             bridge: Some(BRIDGE),
             ports: numbers.iter().map(|&n| port(n, true)).collect(),
             routes: numbers.iter().map(|&n| (address(n), BRIDGE)).collect(),
+            subnets: HashSet::new(),
             neighbours: numbers.iter().map(|&n| ((address(n), BRIDGE), mac(n))).collect(),
             forwarding: numbers.iter().map(|&n| (n.into(), mac(n))).collect(),
         }

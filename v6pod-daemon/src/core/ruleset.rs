@@ -21,7 +21,15 @@
 //!   containers reach port 53 alone, confined ones too: what it tells whom is the resolver's to say. None asks
 //!   so often that another's questions are lost for it (threat 18).
 //!
-//! A container is never a rule of its own: it is elements of sets, [`Elements`].
+//! - An address of a subnet that is a container's is treated as that container's own; what it begins and is
+//!   offered is counted for all of the subnet together. It asks the resolver nothing, and is nobody's kin: those
+//!   are told apart by addresses that stand alone.
+//!
+//! A container is never a rule of its own: it is elements of sets, [`Elements`]. Those of a subnet are those of
+//! its first address, which is asked for in the place of any other of it; but only after the set for the
+//! subnet's length has said that there is one, or an address that ends in zeros would speak for all that begin
+//! like it. To whom no subnet belongs that costs nothing for each packet, and a few look-ups in empty sets for
+//! each flow that begins.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -31,7 +39,12 @@ use std::num::NonZeroU32;
 use v6pod_proto::{LinkName, Mac, Mode, Uid};
 
 use super::hole::{Hole, Holes};
+use super::step::Also;
+use super::subnet::Length;
 use super::{Links, Port, Prefix};
+
+#[path = "ruleset_subnets.rs"]
+mod subnets;
 
 /// The set of the bridge table: `ifname . ether_addr . ipv6_addr`. Not a word of nft's own, such as
 /// `port` or `gateway`: as a set's name nft 0.9.8 does not read it.
@@ -216,6 +229,8 @@ pub struct Elements {
     pub mac: Mac,
     /// The address that it sends with.
     pub address: Ipv6Addr,
+    /// How long the subnet is that begins with it; none: it stands alone.
+    pub subnet: Option<Length>,
     /// Whose processes on the host reach it.
     pub owner: Uid,
     /// What else does.
@@ -225,15 +240,17 @@ pub struct Elements {
 impl Elements {
     /// Those of the address that the attachment at this port is known by.
     pub fn of(port: &Port) -> Self {
-        let Port { name, mac, address, owner, open, mode, .. } = port;
-        let (port, open) = (name.clone(), open.clone());
-        Self { port, mode: *mode, mac: *mac, address: *address, owner: *owner, open }
+        let Port { name, mac, address, subnet, owner, open, mode, .. } = port;
+        let (port, open, subnet) = (name.clone(), open.clone(), *subnet);
+        Self { port, mode: *mode, mac: *mac, address: *address, subnet, owner: *owner, open }
     }
 
-    /// Those of each of its addresses.
+    /// Those of each of its addresses and subnets.
     pub fn of_all(port: &Port) -> impl Iterator<Item = Self> {
         let one = Self::of(port);
-        port.addresses().map(move |address| Self { address, ..one.clone() })
+        let each =
+            move |also: &Also| Self { address: also.address, subnet: also.subnet, ..one.clone() };
+        [Self::of(port)].into_iter().chain(port.also.iter().map(each))
     }
 }
 
@@ -283,6 +300,9 @@ impl Ruleset {
             ("{BEGUN}", when(*flows, include_str!("ruleset/begun.nft"))),
             ("{OFFERED}", when(*flows, include_str!("ruleset/offered.nft"))),
             ("{TOO_MANY}", when(*flows, include_str!("ruleset/too_many.nft"))),
+        ];
+        // Behind what they stand in.
+        let values = [
             ("{FLOWS}", flows.map_or(0, NonZeroU32::get).to_string()),
             ("{GATEWAY_ADDRESS}", any_of(gateways.iter().map(ToString::to_string))),
             ("{TABLE}", links.table.to_string()),
@@ -337,7 +357,9 @@ impl Ruleset {
             include_str!("ruleset/inet.nft"),
             &nat66,
         ];
-        words.iter().fold(template.concat(), |text, (word, value)| text.replace(word, value))
+        let subnets = subnets::words(&known, flows.is_some());
+        let words = words.into_iter().chain(subnets).chain(values);
+        words.fold(template.concat(), |text, (word, value)| text.replace(word, &value))
     }
 }
 
@@ -362,7 +384,7 @@ impl Ingress {
                 ),
                 "\t\tct state established,related accept\n\
                  \t\tmeta skuid 0 accept\n\
-                 \t\tip6 daddr . meta skuid @owner accept\n",
+                 \t\tip6 daddr . meta skuid @owner accept\n{SUBNET_OWNERS}",
                 concat!(
                     "\t\tct state established,related accept\n",
                     include_str!("ruleset/ended.nft"),
@@ -390,7 +412,8 @@ impl EastWest {
             return String::new();
         }
         let mut text = "\n\t# Lets containers of one owner begin anything with each other: of no bit of his uid is \
-                        one in the set\n\t# and the other not.\n\tchain kin {\n"
+                        one in the set\n\t# and the other not. Addresses of subnets have no bits there, as root's have \
+                        none.\n\tchain kin {\n{SUBNET_KIN}"
             .to_owned();
         for bit in 0..32 {
             let coded = with_bit(Ipv6Addr::UNSPECIFIED, bit);

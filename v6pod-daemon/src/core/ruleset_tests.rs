@@ -26,6 +26,7 @@ fn elements(n: u8) -> Elements {
         mode: if n.is_multiple_of(2) { Mode::Bridge } else { Mode::Routed },
         mac: Mac::local([2, 0, 0, 0, 0, n]),
         address: Ipv6Addr::new(0x2001, 0xdb8, 1, 2, 3, 0, 0, n.into()),
+        subnet: None,
         owner: Uid::new(1000 + u32::from(n)).unwrap(),
         open: Holes::default(),
     }
@@ -138,15 +139,29 @@ proptest! {
         let text = Ruleset::of(&policy(&instance, &prefix, ingress), &attachments);
 
         let on_port = chain(&text, "bridge", "from_port");
-        let check = position(&on_port, "iifname . ether saddr . ip6 saddr != @sender drop");
+        let check = position(&on_port, "iifname . ether saddr . ip6 saddr != @sender jump from_subnet");
         prop_assert!(on_port[..check].iter().all(|rule| !accepts(rule)), "{:?}", on_port);
         let on_bridge = chain(&text, "inet", "from_bridge");
-        let check = position(&on_bridge, "ether saddr . ip6 saddr != @known drop");
+        let check = position(&on_bridge, "ether saddr . ip6 saddr != @known jump known_subnet");
         prop_assert!(on_bridge[..check].iter().all(|rule| !accepts(rule)), "{:?}", on_bridge);
         let on_routed = chain(&text, "inet", "from_routed");
-        let check = position(&on_routed, "iifname . ip6 saddr != @routed drop");
+        let check = position(&on_routed, "iifname . ip6 saddr != @routed jump routed_subnet");
         prop_assert!(on_routed[..check].iter().all(|rule| !accepts(rule)), "{:?}", on_routed);
 
+        // Behind it only who sends with an address of his own subnet comes back.
+        for (table, name) in
+            [("bridge", "from_subnet"), ("inet", "known_subnet"), ("inet", "routed_subnet")]
+        {
+            let rules = chain(&text, table, name);
+            let (last, others) = rules.split_last().unwrap();
+            prop_assert_eq!((*last, others.len()), ("drop", Length::ALL.len()));
+            for (rule, length) in others.iter().zip(Length::ALL) {
+                let (mask, set) = (length.mask(), length.set());
+                let begins = format!("ip6 saddr & {mask} @{set} ");
+                prop_assert!(rule.starts_with(&begins) && rule.ends_with(" return"), "{}", rule);
+                prop_assert!(rule.contains(&format!(". (ip6 saddr & {mask}) @")), "{}", rule);
+            }
+        }
         // All are reached first of all, and from a hook that comes before all that accept.
         let bridge = chain(&text, "bridge", "prerouting");
         let inet = chain(&text, "inet", "prerouting");
@@ -296,6 +311,83 @@ fn attack_18_of_the_resolver_port_53_is_reached_by_containers_alone_and_not_too_
     assert!(!text.contains("resolver") && !text.contains("asking"));
 }
 
+/// Whatever decides by a container's address decides the same by its subnet's.
+#[test]
+fn every_rule_about_a_containers_address_has_its_like_about_its_subnet() {
+    let usual = answering(policy("v6pod", "2001:db8:1:2:3::/80", Ingress::Deny));
+    let text = Ruleset::of(&Policy { east_west: EastWest::Owner, ..usual }, &[]);
+    for length in Length::ALL {
+        let (mask, set) = (length.mask(), length.set());
+        for (alone, whole, end) in [
+            ("to_container", format!("to_{set}"), "daddr"),
+            ("from_confined", format!("confined_{set}"), "saddr"),
+        ] {
+            let plain = format!("ip6 {end} . ");
+            let masked = format!("(ip6 {end} & {mask}) . ");
+            let rules = chain(&text, "inet", alone);
+            let rules = rules.iter().filter(|rule| rule.starts_with(&plain));
+            let expected: Vec<_> = rules.map(|rule| rule.replacen(&plain, &masked, 1)).collect();
+            let (last, others) = {
+                let all = chain(&text, "inet", &whole);
+                (all[all.len() - 1].to_owned(), all[..all.len() - 1].join("\n"))
+            };
+            assert_eq!((last.as_str(), others), ("drop", expected.join("\n")));
+        }
+        let (from, to) =
+            (format!("ip6 saddr & {mask} @{set}"), format!("ip6 daddr & {mask} @{set}"));
+        for (name, rule) in [
+            ("to_container", format!("{to} goto to_{set}")),
+            ("begun", format!("{from} goto begun_{set}")),
+            ("offered", format!("{to} goto offered_{set}")),
+            ("to_resolver", format!("{from} drop")),
+            ("kin", format!("{from} return")),
+            ("kin", format!("{to} return")),
+            ("output", format!("{to} (ip6 daddr & {mask}) . meta skuid @owner accept")),
+            ("confined_subnet", format!("ip6 saddr & {mask} @confined {from} goto confined_{set}")),
+        ] {
+            position(&chain(&text, "inet", name), &rule);
+        }
+        // Together, or a subnet would be as many containers as it has addresses.
+        for (name, counted) in [
+            ("begun", format!("add @begun_by_16384 {{ ip6 saddr & {mask} ct count over 16384 }}")),
+            (
+                "offered",
+                format!("add @offered_to_16384 {{ ip6 daddr & {mask} ct count over 16384 }}"),
+            ),
+        ] {
+            let rules = chain(&text, "inet", &format!("{name}_{set}"));
+            assert!(rules[1].starts_with(&counted) && rules[0].ends_with(" drop"), "{rules:?}");
+        }
+    }
+    for name in ["forward", "input"] {
+        let rules = chain(&text, "inet", name);
+        let alone = position(&rules, "ip6 saddr @confined jump from_confined");
+        assert!(rules[alone + 1].ends_with("jump confined_subnet"), "{rules:?}");
+    }
+}
+
+#[test]
+fn attack_08_a_subnet_is_asked_for_by_its_length_and_an_address_alone_is_none() {
+    let subnet = |n: u8, length: u8| Elements {
+        address: Ipv6Addr::new(0x2001, 0xdb8, 1, 2, 3, n.into(), 0, 0),
+        subnet: Length::new(length),
+        ..elements(n)
+    };
+    let zeros = Elements { subnet: None, ..subnet(2, 96) };
+    let policy = policy("v6pod", "2001:db8:1:2:3::/80", Ingress::Deny);
+    let text = Ruleset::of(&policy, &[zeros, subnet(4, 96), subnet(5, 104)]);
+    let set = |table: &str, name: &str| {
+        let table = text.split(&format!("\ntable {table}")).nth(2).unwrap();
+        let body = table.split(&format!("\tset {name} {{\n")).nth(1).unwrap();
+        body.split("\n\t}").next().unwrap().matches("2001:").count()
+    };
+    assert_eq!((set("bridge", "sender"), set("inet", "known"), set("inet", "routed")), (2, 2, 1));
+    // The routed one's is none of the bridge's business.
+    assert_eq!((set("bridge", "subnet96"), set("bridge", "subnet104")), (1, 0));
+    assert_eq!((set("inet", "subnet96"), set("inet", "subnet104")), (1, 1));
+    assert_eq!((set("inet", "subnet112"), set("inet", "subnet120")), (0, 0));
+}
+
 /// Those of one with this owner, where owners' containers reach each other.
 fn owned(n: u8, uid: u32) -> Elements {
     let ways = Ways { annotations: true, published: true, labels: false };
@@ -314,7 +406,7 @@ fn owners_are_compared_bit_by_bit_behind_what_confines() {
     }
     assert_eq!(text.matches(":db8:1:2:3::2").count(), 3 + 2);
     let rules = chain(&text, "inet", "kin");
-    assert_eq!((rules.len(), rules.last()), (65, Some(&"goto offered")));
+    assert_eq!((rules.len(), rules.last()), (73, Some(&"goto offered")));
     for bit in 1..=32 {
         let end =
             |end: &str| format!("ip6 {end} & 0:ffff:ffff:ffff:ffff:ffff:ffff:ffff | {bit:x}::");
@@ -398,7 +490,7 @@ fn a_doomed_port_is_under_all_rules() {
             masked += 1;
         }
     }
-    assert_eq!(masked, 14, "{text}");
+    assert_eq!(masked, 15, "{text}");
 }
 
 #[test]

@@ -8,6 +8,7 @@
 
 use std::net::Ipv6Addr;
 
+use ipnet::Ipv6Net;
 use serde::{Deserialize, Serialize};
 use v6pod_proto::{LinkName, Mac, Mode, Uid};
 
@@ -20,6 +21,7 @@ use v6pod_proto::{LinkName, Mac, Mode, Uid};
 pub const ROUTED_GATEWAY: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
 use super::hole::Holes;
+use super::subnet::{self, Length};
 
 /// One attachment's kernel objects, by name and address: enough to make them and to take them away
 /// again without having seen them.
@@ -33,9 +35,13 @@ pub struct Port {
     pub mac: Mac,
     /// The address, a /128 inside.
     pub address: Ipv6Addr,
+    /// How long the subnet is that the address begins, of a port that is about a subnet alone
+    /// ([`Port::with`]): then it is no address of the container's interface.
+    #[serde(skip)]
+    pub subnet: Option<Length>,
     /// What the default route inside points to.
     pub gateway: Ipv6Addr,
-    /// What it has besides while the prefix changes, in no order.
+    /// What it has besides while the prefix changes, and its subnets, in no order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub also: Vec<Also>,
     /// In bytes, for both ends.
@@ -55,15 +61,25 @@ pub struct Port {
     pub mode: Mode,
 }
 
-/// An address that is not, or not any more, the one that an attachment is known by.
+/// An address that is not, or not any more, the one that an attachment is known by; or a subnet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Also {
-    /// The address.
+    /// The address; of a subnet the first one.
     pub address: Ipv6Addr,
+    /// How long the subnet is, if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subnet: Option<Length>,
     /// The gateway that goes with it.
     pub gateway: Ipv6Addr,
     /// What becomes of it.
     pub role: Role,
+}
+
+impl Also {
+    /// The address, or the subnet.
+    pub fn net(&self) -> Ipv6Net {
+        subnet::net(self.address, self.subnet)
+    }
 }
 
 /// What becomes of an address when the prefix changes.
@@ -72,32 +88,61 @@ pub struct Also {
 pub enum Role {
     /// The host is ready for it; the container may not have it yet.
     Coming,
+    /// It is there for as long as the prefix and the container are: a subnet.
+    Staying,
     /// The container has it, and begins nothing with it any more. It goes at this time, in seconds since
     /// the epoch.
     Going(u64),
 }
 
 impl Port {
-    /// All addresses that it has or is about to have, the one that it is known by first.
+    /// All addresses that it has or is about to have, the one that it is known by first; of its subnets the
+    /// first ones, which stand for all the others in the kernel.
     pub fn addresses(&self) -> impl Iterator<Item = Ipv6Addr> {
         [self.address].into_iter().chain(self.also.iter().map(|also| also.address))
     }
 
-    /// The same port with one of its other addresses alone.
+    /// The same, with subnets as such.
+    pub fn nets(&self) -> impl Iterator<Item = Ipv6Net> {
+        let first = subnet::net(self.address, self.subnet);
+        [first].into_iter().chain(self.also.iter().map(Also::net))
+    }
+
+    /// Its subnets, whatever becomes of them.
+    pub fn subnets(&self) -> impl Iterator<Item = &Also> {
+        self.also.iter().filter(|also| also.subnet.is_some())
+    }
+
+    /// Whether the address is one of its own, or in a subnet of its own.
+    pub fn has(&self, address: Ipv6Addr) -> bool {
+        self.nets().any(|net| net.contains(&address))
+    }
+
+    /// The same port with one of its other addresses, or a subnet, alone.
     #[must_use]
     pub fn with(&self, also: &Also) -> Self {
-        let (address, gateway) = (also.address, also.gateway);
-        Self { address, gateway, also: Vec::new(), ..self.clone() }
+        let Also { address, subnet, gateway, .. } = *also;
+        Self { address, subnet, gateway, also: Vec::new(), ..self.clone() }
+    }
+
+    /// The same port once for each of its addresses and subnets, with that alone.
+    pub fn each(&self) -> impl Iterator<Item = Self> + '_ {
+        let first = Self { also: Vec::new(), ..self.clone() };
+        [first].into_iter().chain(self.also.iter().map(|also| self.with(also)))
     }
 
     /// The same port once the container has this address, which was coming: it is known by that, and the one
     /// before goes at that time, in seconds since the epoch. `None` if it was not coming.
     pub fn arrived(&self, address: Ipv6Addr, until: u64) -> Option<Self> {
-        let at = self.also.iter().position(|also| also.address == address)?;
+        let at = self.also.iter().position(|also| also.net() == address.into())?;
         let mut port = self.clone();
         let Also { address, gateway, .. } = port.also.remove(at);
-        let before =
-            Also { address: port.address, gateway: port.gateway, role: Role::Going(until) };
+        let before = Also {
+            address: port.address,
+            subnet: None,
+            gateway: port.gateway,
+            role: Role::Going(until),
+        };
         port.also.push(before);
         (port.address, port.gateway) = (address, gateway);
         Some(port)

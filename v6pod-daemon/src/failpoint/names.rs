@@ -57,6 +57,16 @@ pub const NAMES: &[&str] = &[
     "replacing:arrived",
     "replacing:moved",
     "replacing:left",
+    // A subnet, for who asks for one late.
+    "giving:coming",
+    "giving:ready",
+    "giving:arrived",
+    "giving:given",
+    // One that follows the prefix.
+    "following:coming",
+    "following:ready",
+    "following:arrived",
+    "following:moved",
     // Another prefix, and one attachment that follows it.
     "renumbering:recorded",
     "renumbering:prepared",

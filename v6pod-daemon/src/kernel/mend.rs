@@ -13,7 +13,7 @@ use super::host::Host;
 use super::message;
 use super::netlink::RouteSocket;
 use super::observe::{Observed, ObservedPort};
-use super::wire::{self, add_forwarding, add_neighbour, add_route};
+use super::wire::{self, add_forwarding, add_neighbour, add_route, add_subnet};
 use super::workers::Worker;
 use crate::core::step::Port;
 
@@ -28,6 +28,7 @@ pub fn is_whole(observed: &Observed, port: &Port, ifindex: u32) -> bool {
             observed.neighbours.contains(&(address, link, mac))
                 && observed.routes.contains(&(address, link))
         })
+        && port.subnets().all(|also| observed.subnets.contains(&(also.net(), link)))
 }
 
 /// Whether it is where it should be: a port of our bridge, or of none.
@@ -82,13 +83,16 @@ fn mend_entries(worker: &mut Worker, port: &Port, link: u32) -> Result<(), Error
     also.try_for_each(|other| add_entries(&mut worker.socket, link, &other))
 }
 
-/// The neighbour entry and the route of the address that the port is known by, unless they are there.
+/// The neighbour entry and the route of the address that the port is known by, and of a subnet that it is about
+/// the route, unless they are there.
 pub(super) fn add_entries(socket: &mut RouteSocket, link: u32, port: &Port) -> Result<(), Error> {
-    add_neighbour(socket, link, port)?;
-    match add_route(socket, link, port) {
+    let there_is_fine = |added: Result<(), Error>| match added {
         Err(error) if error.already_exists() => Ok(()),
         other => other,
-    }
+    };
+    add_neighbour(socket, link, port)?;
+    there_is_fine(add_route(socket, link, port))?;
+    there_is_fine(add_subnet(socket, link, port))
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::net::Ipv6Addr;
 
+use ipnet::Ipv6Net;
 use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, CacheInfo,
 };
@@ -226,6 +227,20 @@ pub(super) fn route(
 /// The /128 route of a container by the bridge or its port.
 pub(super) fn container_route(link: u32, address: Ipv6Addr) -> RouteMessage {
     route(RouteType::Unicast, Some((address, 128)), [RouteAttribute::Oif(link)])
+}
+
+/// The route of a container's subnet by the bridge or its port: to whom the first address is.
+pub(super) fn subnet_route(link: u32, net: Ipv6Net) -> RouteMessage {
+    let by = [RouteAttribute::Gateway(net.network().into()), RouteAttribute::Oif(link)];
+    route(RouteType::Unicast, Some((net.network(), net.prefix_len())), by)
+}
+
+/// The route that has a namespace take a subnet for its own.
+pub(super) fn local_route(loopback: u32, net: Ipv6Net) -> RouteMessage {
+    let by = [RouteAttribute::Oif(loopback)];
+    let mut message = route(RouteType::Local, Some((net.network(), net.prefix_len())), by);
+    message.header.table = libc::RT_TABLE_LOCAL;
+    message
 }
 
 /// A neighbour entry that nothing on the link can change.

@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 use std::net::Ipv6Addr;
 
+use ipnet::Ipv6Net;
 use netlink_packet_route::RouteNetlinkMessage as Message;
 use nix::libc;
 
@@ -16,6 +17,7 @@ use super::message;
 use super::netlink::RouteSocket;
 use super::wire;
 use crate::core::links::Links;
+use crate::core::subnet::Length;
 
 /// All of an instance.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -27,6 +29,8 @@ pub struct Observed {
     pub ports: Vec<ObservedPort>,
     /// The addresses with a /128 route by the bridge or a port, and that link's number.
     pub routes: Vec<(Ipv6Addr, u32)>,
+    /// The subnets with a route by the bridge or a port and a gateway there, and that link's number.
+    pub subnets: Vec<(Ipv6Net, u32)>,
     /// The addresses with a permanent neighbour entry on the bridge or a port, that link's number, and
     /// their Ethernet addresses.
     pub neighbours: Vec<(Ipv6Addr, u32, [u8; 6])>,
@@ -58,6 +62,8 @@ pub enum Stray {
     Route(Ipv6Addr, u32),
     /// A neighbour entry, on the link of this number.
     Neighbour(Ipv6Addr, u32),
+    /// A subnet's route, by the link of this number.
+    Subnet(Ipv6Net, u32),
 }
 
 /// Looks at all of this instance.
@@ -74,13 +80,18 @@ pub fn observe(socket: &mut RouteSocket, links: &Links) -> Result<Observed, Erro
     })?;
     let numbers: HashSet<u32> = ports.iter().map(|port| port.ifindex).collect();
     let is_ours = |link: u32| Some(link) == bridge || numbers.contains(&link);
-    let routes = dump::our_routes(socket)?;
-    let routes = routes.iter().filter(|route| route.length == 128);
+    let all = dump::our_routes(socket)?;
+    let routes = all.iter().filter(|route| route.length == 128);
+    let subnets = all.iter().filter(|route| route.gateway).filter_map(|route| {
+        let net = Length::new(route.length)?.around(route.destination);
+        Some((net, route.interface.filter(|link| is_ours(*link))?))
+    });
     Ok(Observed {
         bridge,
         routes: routes
             .filter_map(|r| Some((r.destination, r.interface.filter(|link| is_ours(*link))?)))
             .collect(),
+        subnets: subnets.collect(),
         neighbours: dump::neighbours(socket, |entry| {
             let ours = entry.state == libc::NUD_PERMANENT && is_ours(entry.interface);
             let mac = entry.mac.try_into().ok().filter(|_| ours)?;
@@ -107,6 +118,7 @@ pub fn remove_stray(socket: &mut RouteSocket, stray: Stray) -> Result<(), Error>
         }
         Stray::Route(address, link) => wire::remove_route(socket, link, address),
         Stray::Neighbour(address, link) => wire::remove_neighbour(socket, link, address),
+        Stray::Subnet(net, link) => wire::remove_subnet(socket, link, net),
     }
 }
 
@@ -171,10 +183,15 @@ mod tests {
             let links = bench.host.links.clone();
             let socket = &mut bench.worker.socket;
             let bridge = bench.host.bridge;
+            // By somebody who bears our number, by whichever address.
+            let stray = "2001:db8:1:2:3:8::/96 via 2001:db8:1:2:3::1001 dev v6k0 proto 118";
+            sh(&format!("ip -6 route add {stray}"));
+            assert_eq!(observe(socket, &links).unwrap().subnets.len(), 1);
             let strays = [
                 Stray::Port(ifindex),
                 Stray::Route(port(1).address, bridge),
                 Stray::Neighbour(port(1).address, bridge),
+                Stray::Subnet("2001:db8:1:2:3:8::/96".parse().unwrap(), bridge),
                 // By a link that is no more.
                 Stray::Route(port(1).address, ifindex),
                 Stray::Neighbour(port(1).address, ifindex),

@@ -11,6 +11,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::net::Ipv6Addr;
 
+use ipnet::Ipv6Net;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::RouteNetlinkMessage as Message;
 use netlink_packet_route::route::{RouteAttribute, RouteType};
@@ -22,7 +23,9 @@ use super::message::{self, Lifetime, find_by_index, find_ours};
 use super::namespace::NetNs;
 use super::netlink::RouteSocket;
 use super::proxy;
-use super::wire::{add_way_out, each, remove_elements, remove_neighbour, remove_route};
+use super::wire::{
+    add_way_out, each, make_local, remove_elements, remove_neighbour, remove_routes, unmake_local,
+};
 use super::workers::Worker;
 use crate::core::ruleset::Elements;
 use crate::core::step::Port;
@@ -91,9 +94,9 @@ pub fn unmake(worker: &mut Worker, host: &Host, port: &Port, ifindex: u32) -> Re
         Some(uplink) => each(port, |address| proxy::remove(socket, (address, uplink))),
         None => Ok(()),
     };
-    let route = remove_route(socket, link, port.address);
+    let route = remove_routes(socket, link, port);
     let neighbour = remove_neighbour(socket, link, port.address);
-    let flows = worker.rules.forget_flows(&[port.address].into());
+    let flows = worker.rules.forget_flows(&port.nets().collect());
     elements.and(answer).and(route).and(neighbour).and(flows)
 }
 
@@ -122,6 +125,34 @@ pub fn arrive(
         }
         Ok(())
     })
+}
+
+/// Has the container take the subnet that this port is about for its own. False if the port does not lead there.
+///
+/// # Errors
+/// [`Error::is_gone`]: the container or its interface is.
+pub fn arrive_subnet(
+    worker: &mut Worker,
+    host: &Host,
+    namespace: &NetNs,
+    port: &Port,
+    net: Ipv6Net,
+) -> Result<bool, Error> {
+    inside(worker, host, namespace, port, |socket, _| make_local(socket, net))
+}
+
+/// The reverse.
+///
+/// # Errors
+/// [`Error::is_gone`]: the container or its interface is.
+pub fn leave_subnet(
+    worker: &mut Worker,
+    host: &Host,
+    namespace: &NetNs,
+    port: &Port,
+    net: Ipv6Net,
+) -> Result<bool, Error> {
+    inside(worker, host, namespace, port, |socket, _| unmake_local(socket, net))
 }
 
 /// Takes the address that this port is about from the container, and its gateway unless `keep` is that. False
@@ -189,7 +220,8 @@ mod tests {
             v6pod_proto::Mode::Routed => ("2001:db8:9::5", "fe80::1"),
         };
         let (address, gateway) = (address.parse().unwrap(), gateway.parse().unwrap());
-        Port { also: vec![Also { address, gateway, role: Role::Coming }], ..port.clone() }
+        let also = Also { address, subnet: None, gateway, role: Role::Coming };
+        Port { also: vec![also], ..port.clone() }
     }
 
     #[test]

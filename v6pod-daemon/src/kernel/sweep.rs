@@ -53,11 +53,11 @@ pub fn sweep(worker: &mut Worker, host: &Host, ports: &[&Port]) -> Vec<Vec<Error
 /// The rest of [`Step::Rules`]. To look for the flows of one address takes milliseconds, for those of a
 /// thousand no longer.
 fn forget_flows(worker: &mut Worker, ports: &[&Port], errors: &mut [Vec<Error>]) {
-    let all = ports.iter().flat_map(|port| port.addresses()).collect();
+    let all = ports.iter().flat_map(|port| port.nets()).collect();
     let Err(error) = worker.rules.forget_flows(&all) else { return };
     tracing::warn!(%error, "cannot forget flows together; trying one by one");
     for (port, errors) in ports.iter().zip(errors) {
-        errors.extend(worker.rules.forget_flows(&port.addresses().collect()).err());
+        errors.extend(worker.rules.forget_flows(&port.nets().collect()).err());
     }
 }
 

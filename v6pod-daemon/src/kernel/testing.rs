@@ -224,6 +224,7 @@ pub(crate) fn port(n: u8) -> Port {
         mtu: 1500,
         owner: v6pod_proto::Uid::new(Rootless::UID).unwrap(),
         open: Default::default(),
+        subnet: None,
         also: Vec::new(),
         alias: format!("v6pod test {n}"),
         mode: Mode::Bridge,

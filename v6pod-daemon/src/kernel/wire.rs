@@ -39,6 +39,11 @@ use crate::core::ruleset::Elements;
 use crate::core::step::{Port, Step, detach};
 use crate::failpoint;
 
+mod subnets;
+
+use subnets::with_subnets;
+pub(super) use subnets::{add_subnet, make_local, remove_routes, remove_subnet, unmake_local};
+
 /// The metric of the default route inside: before netavark's 100. Where a container has a network of
 /// podman's with a way out besides, answers must leave by the address that they were asked at.
 const DEFAULT_ROUTE_METRIC: u32 = 64;
@@ -92,19 +97,22 @@ impl<'a> Wire<'a> {
     pub fn run(&mut self, step: &Step) -> Result<(), Error> {
         match step {
             Step::Rules => {
-                let elements = Elements::of(self.port);
-                self.worker.rules.add(&self.host.links, &elements)
+                let (rules, links) = (&mut self.worker.rules, &self.host.links);
+                Elements::of_all(self.port).try_for_each(|elements| rules.add(links, &elements))
             }
             Step::Pair => self.pair(),
             Step::Guard => self.guard(),
             Step::Forwarding => self.forwarding(),
             Step::Neighbour => {
-                let link = self.link()?;
-                add_neighbour(&mut self.worker.socket, link, self.port)
+                let (link, socket) = (self.link()?, &mut self.worker.socket);
+                with_subnets(self.port, |port| add_neighbour(socket, link, port))
             }
             Step::Route => {
-                let link = self.link()?;
-                add_route(&mut self.worker.socket, link, self.port)
+                let (link, socket) = (self.link()?, &mut self.worker.socket);
+                with_subnets(self.port, |port| {
+                    add_route(socket, link, port)?;
+                    add_subnet(socket, link, port)
+                })
             }
             Step::Proxy => match self.host.answers {
                 Some(link) => proxy::add(&mut self.worker.socket, (self.port.address, link)),
@@ -395,7 +403,7 @@ pub fn undo(worker: &mut Worker, host: &Host, port: &Port, step: &Step) -> Resul
         // after the elements: a flow that still is one would outlive its permission by days.
         Step::Rules => {
             let removed = remove_elements(worker, host, port);
-            let forgotten = worker.rules.forget_flows(&port.addresses().collect());
+            let forgotten = worker.rules.forget_flows(&port.nets().collect());
             removed.and(forgotten)
         }
         Step::Pair => {
@@ -418,12 +426,10 @@ pub fn undo(worker: &mut Worker, host: &Host, port: &Port, step: &Step) -> Resul
         Step::Neighbour if port.mode == Mode::Bridge => {
             each(port, |address| remove_neighbour(socket, host.bridge, address))
         }
-        Step::Route if port.mode == Mode::Bridge => {
-            each(port, |address| remove_route(socket, host.bridge, address))
-        }
+        Step::Route if port.mode == Mode::Bridge => remove_routes(socket, host.bridge, port),
         // Where many go together the port is up for a while yet.
         Step::Route => match find_even_doomed(socket, host, port)? {
-            Some(index) => each(port, |address| remove_route(socket, index, address)),
+            Some(index) => remove_routes(socket, index, port),
             None => Ok(()),
         },
         Step::Neighbour | Step::Guard | Step::Forwarding | Step::Inside => Ok(()),
@@ -551,6 +557,7 @@ fn configure(inside: &mut Inside<'_>, port: &Port, peer: u32, router: Mac) -> Re
     let lo = message::set_up(message::link(LOOPBACK), true);
     socket.ack("switch the loopback on", &Message::SetLink(lo), 0)?;
     add_way_out(socket, port, peer, router)?;
+    port.subnets().try_for_each(|also| make_local(socket, also.net()))?;
     let conf = inside.sysctls()?.open(Conf::Link(name))?;
     // Set inside as well as filtered outside (CVE-2020-10749 and its kin, threat 6). The owner can change
     // them, and then has himself to thank. Solicitations: nobody answers them.

@@ -48,6 +48,8 @@ pub(crate) fn one(a: &Attachment, now: u64, look: Look) -> String {
         ["container".to_owned(), container(a)],
         ["engine's name".to_owned(), a.name.clone().unwrap_or_else(|| "-".to_owned())],
     ];
+    let subnets = a.subnets.iter().map(|net| ["subnet".to_owned(), net.clone()]);
+    rows.extend(subnets);
     rows.extend(a.names.iter().map(|name| ["registered".to_owned(), registered(name)]));
     rows.extend(a.members.iter().map(|member| {
         let name = member.name.as_deref().unwrap_or("-");
@@ -80,7 +82,7 @@ pub(crate) fn one(a: &Attachment, now: u64, look: Look) -> String {
     ]);
     painted(&rows, look, |row, column| match (rows.get(row).map(|row| row[0].as_str()), column) {
         (_, 0) => Ink::Quiet,
-        (Some("name" | "address"), _) => Ink::Bold,
+        (Some("name" | "address" | "subnet"), _) => Ink::Bold,
         (Some("open"), _) => Ink::Good,
         (Some("not open" | "ignored"), _) => Ink::Warn,
         (Some("state"), _) => look::of_state(a.state),

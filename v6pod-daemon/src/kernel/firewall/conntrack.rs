@@ -5,12 +5,12 @@
 //! "different". Observed with 6.18: a deletion with such a filter deletes the flows of everybody else.
 //! So all IPv6 flows are listed, the choice is made here, and each one that is meant is named.
 
-use std::collections::HashSet;
 use std::net::Ipv6Addr;
 
 use v6pod_proto::wishes::Protocol;
 
 use super::message::{self, Message};
+use crate::core::subnet::Nets;
 use crate::kernel::error::{Error, gone_is_fine};
 use crate::kernel::netlink::Socket;
 
@@ -22,20 +22,14 @@ pub(super) fn forget(socket: &mut Socket<Message>, names: &[Vec<u8>]) -> Result<
 }
 
 /// The names of the flows from or to these addresses.
-pub(super) fn flows(
-    socket: &mut Socket<Message>,
-    addresses: &HashSet<Ipv6Addr>,
-) -> Result<Vec<Vec<u8>>, Error> {
+pub(super) fn flows(socket: &mut Socket<Message>, addresses: &Nets) -> Result<Vec<Vec<u8>>, Error> {
     socket.dump("list the flows", &Message::list_flows(), |kind, payload| {
         message::flow_name(kind, payload, addresses)
     })
 }
 
 /// Has every flow that these addresses began forgotten that is neither TCP nor UDP. How many there were.
-pub(super) fn forget_portless(
-    socket: &mut Socket<Message>,
-    began: &HashSet<Ipv6Addr>,
-) -> Result<usize, Error> {
+pub(super) fn forget_portless(socket: &mut Socket<Message>, began: &Nets) -> Result<usize, Error> {
     let names = socket.dump("list the flows", &Message::list_flows(), |kind, payload| {
         message::portless_flow(kind, payload, began)
     })?;

@@ -43,6 +43,9 @@ fn of(element: &Element) -> super::Element {
             (message::INET, OWNER_SET, [&address.octets()[..], &uid].concat())
         }
         Element::Open(address, hole) => hole_element(*address, hole),
+        Element::Subnet(length, address) => {
+            (message::INET, length.set(), address.octets().to_vec())
+        }
     }
 }
 

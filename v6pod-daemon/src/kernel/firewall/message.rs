@@ -1,7 +1,6 @@
 //! The messages of nfnetlink that the daemon sends and reads: elements of sets, tables, conntrack's
 //! deletion. (`linux/netfilter/nfnetlink.h`, `nf_tables.h`, `nfnetlink_conntrack.h`.)
 
-use std::collections::HashSet;
 use std::net::Ipv6Addr;
 
 use netlink_packet_core::NetlinkSerializable;
@@ -9,6 +8,7 @@ use nix::libc;
 use v6pod_proto::wishes::Protocol;
 
 use super::conntrack::Flow;
+use crate::core::subnet::Nets;
 use crate::kernel::view::Attributes;
 
 /// NFPROTO_INET.
@@ -256,17 +256,13 @@ fn is_text(value: &[u8], text: &str) -> bool {
 
 /// The attributes that name a flow, if one of the addresses stands at any end of it, as either side sees
 /// it.
-pub(super) fn flow_name(
-    kind: u16,
-    payload: &[u8],
-    addresses: &HashSet<Ipv6Addr>,
-) -> Option<Vec<u8>> {
+pub(super) fn flow_name(kind: u16, payload: &[u8], addresses: &Nets) -> Option<Vec<u8>> {
     let attributes = payload.get(GENERIC..).filter(|_| kind == FLOW)?;
     let has_it = |tuple| {
         let ip = value(value(attributes, tuple)?, TUPLE_IP)?;
         let at = |end| {
             let octets: Option<[u8; 16]> = value(ip, end).and_then(|ip| ip.try_into().ok());
-            octets.is_some_and(|octets| addresses.contains(&octets.into()))
+            octets.is_some_and(|octets| addresses.contain(octets.into()))
         };
         Some(at(IP_SOURCE) || at(IP_DESTINATION))
     };
@@ -275,17 +271,13 @@ pub(super) fn flow_name(
 }
 
 /// The attributes that name a flow, if it is neither TCP nor UDP and one of the addresses began it.
-pub(super) fn portless_flow(
-    kind: u16,
-    payload: &[u8],
-    began: &HashSet<Ipv6Addr>,
-) -> Option<Vec<u8>> {
+pub(super) fn portless_flow(kind: u16, payload: &[u8], began: &Nets) -> Option<Vec<u8>> {
     let attributes = payload.get(GENERIC..).filter(|_| kind == FLOW)?;
     let tuple = value(attributes, TUPLE_ORIG)?;
     let from: [u8; 16] = value(value(tuple, TUPLE_IP)?, IP_SOURCE)?.try_into().ok()?;
     let number = i32::from(*value(value(tuple, TUPLE_PROTO)?, PROTO_NUMBER)?.first()?);
     let has_ports = matches!(number, libc::IPPROTO_TCP | libc::IPPROTO_UDP);
-    (!has_ports && began.contains(&from.into())).then(|| name(kind, attributes))
+    (!has_ports && began.contain(from.into())).then(|| name(kind, attributes))
 }
 
 /// A flow of TCP or UDP, and the attributes that name it. The answering side is as it is behind any

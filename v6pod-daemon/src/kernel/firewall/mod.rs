@@ -41,6 +41,7 @@ use crate::core::ruleset::{
     OPEN_ALL_SET, OPEN_SET, OWNER_SET, PORT_SET, REACH_ALL_SET, REACH_SET, REACH_SETS, ROUTED_SET,
     with_bit,
 };
+use crate::core::subnet::{Length, Nets};
 
 pub use conntrack::{Begun, Flow};
 pub use watch::{Losses, News};
@@ -77,7 +78,7 @@ pub struct RulesSocket {
 type Element = (u8, &'static str, Vec<u8>);
 
 /// All sets whose elements are attachments'.
-const SETS: [(u8, &str); 22] = [
+const SETS: [(u8, &str); 30] = [
     (message::BRIDGE, PORT_SET),
     (message::INET, KNOWN_SET),
     (message::INET, ROUTED_SET),
@@ -100,6 +101,14 @@ const SETS: [(u8, &str); 22] = [
     (message::INET, REACH_SETS[3].1),
     (message::INET, REACH_SETS[4].1),
     (message::INET, REACH_SETS[5].1),
+    (message::BRIDGE, Length::ALL[0].set()),
+    (message::BRIDGE, Length::ALL[1].set()),
+    (message::BRIDGE, Length::ALL[2].set()),
+    (message::BRIDGE, Length::ALL[3].set()),
+    (message::INET, Length::ALL[0].set()),
+    (message::INET, Length::ALL[1].set()),
+    (message::INET, Length::ALL[2].set()),
+    (message::INET, Length::ALL[3].set()),
 ];
 
 /// The elements of an instance's sets, sorted.
@@ -279,11 +288,11 @@ impl RulesSocket {
         Ok(ObservedRules(rules))
     }
 
-    /// Has conntrack forget every flow from or to these addresses. Asks the kernel to look at each flow
+    /// Has conntrack forget every flow from or to these addresses and subnets. Asks the kernel to look at each flow
     /// that it knows, once: milliseconds, and not for a request's path.
-    pub fn forget_flows(&mut self, addresses: &HashSet<Ipv6Addr>) -> Result<(), Error> {
+    pub fn forget_flows(&mut self, nets: &Nets) -> Result<(), Error> {
         let began = processor_time();
-        let names = conntrack::flows(&mut self.socket, addresses);
+        let names = conntrack::flows(&mut self.socket, nets);
         self.looked += processor_time().saturating_sub(began);
         conntrack::forget(&mut self.socket, &names?)
     }
@@ -321,7 +330,7 @@ impl RulesSocket {
 
     /// Has conntrack forget all flows that these addresses began and that have no ports, such as echo. Gives
     /// how many there were.
-    pub fn forget_portless(&mut self, began: &HashSet<Ipv6Addr>) -> Result<usize, Error> {
+    pub fn forget_portless(&mut self, began: &Nets) -> Result<usize, Error> {
         if began.is_empty() { Ok(0) } else { conntrack::forget_portless(&mut self.socket, began) }
     }
 
@@ -356,7 +365,7 @@ fn no_rules(error: Error, doing: String, links: &Links) -> Error {
 
 /// All of an attachment's elements, set by set.
 fn every(elements: &Elements) -> Vec<Element> {
-    let Elements { port, mode, mac, address, owner, open } = elements;
+    let Elements { port, mode, mac, address, subnet, owner, open } = elements;
     let (name, mac) = (lookup::name_key(port), lookup::mac_key(*mac));
     let octets = address.octets();
     // A uid is a number of the host's byte order to nft.
@@ -369,6 +378,12 @@ fn every(elements: &Elements) -> Vec<Element> {
         Mode::Routed => vec![(message::INET, ROUTED_SET, [&name[..], &octets].concat())],
     };
     all.push((message::INET, OWNER_SET, [&octets[..], &uid].concat()));
+    if let Some(length) = subnet {
+        all.push((message::INET, length.set(), octets.to_vec()));
+        if *mode == Mode::Bridge {
+            all.push((message::BRIDGE, length.set(), octets.to_vec()));
+        }
+    }
     // Sorted by kind, so those of one set are neighbours.
     all.extend(open.each().iter().map(|hole| hole_element(*address, hole)));
     all

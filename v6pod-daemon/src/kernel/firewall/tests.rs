@@ -46,7 +46,12 @@ fn open_elements(n: u8) -> Elements {
     };
     let wishes = Wishes::read(wishes).unwrap();
     let open = OpenPorts::asked(&wishes, &OtherWishes::default(), &terms).holes();
-    Elements { open, ..elements(n) }
+    let subnet = Some(Length::ALL[usize::from(n) % 4]);
+    Elements { open, subnet, ..elements(n) }
+}
+
+fn nets(address: Ipv6Addr) -> Nets {
+    [ipnet::Ipv6Net::from(address)].into_iter().collect()
 }
 
 fn table() -> String {
@@ -134,10 +139,11 @@ fn one_element_is_looked_up_in_every_set() {
         let policy = policy(Ingress::Deny);
         let links = &policy.links;
         let mut rules = RulesSocket::open().unwrap();
-        let all = [open_elements(1), open_elements(3)];
+        // One for each length of subnets.
+        let all = [1, 2, 3, 4].map(open_elements);
         let each: Vec<_> = all.iter().flat_map(of_attachment).collect();
         let sets: BTreeSet<_> = each.iter().map(Element::set).collect();
-        assert_eq!(sets.len(), SETS.len(), "{sets:?}");
+        assert_eq!(sets, SETS.iter().map(|(_, set)| *set).collect());
         let has = |rules: &mut RulesSocket, e: &Element| rules.has(links, e).unwrap();
         assert!(each.iter().all(|e| !has(&mut rules, e)), "without a table");
         nft::load(&Ruleset::of(&policy, &all[..1])).unwrap();
@@ -145,7 +151,7 @@ fn one_element_is_looked_up_in_every_set() {
             let wanted = of_attachment(&all[0]).contains(one);
             assert_eq!(has(&mut rules, one), wanted, "{} {}", one.set(), one.text());
         }
-        rules.add(links, &all[1]).unwrap();
+        all[1..].iter().for_each(|one| rules.add(links, one).unwrap());
         assert!(each.iter().all(|e| has(&mut rules, e)));
         // The words are nft's: by them it takes each away.
         for one in &each {
@@ -160,7 +166,7 @@ fn one_element_is_looked_up_in_every_set() {
 /// All elements of an attachment's.
 fn of_attachment(elements: &Elements) -> Vec<crate::core::explain::Element> {
     use crate::core::explain::Element;
-    let Elements { port, mode, mac, address, owner, open } = elements.clone();
+    let Elements { port, mode, mac, address, subnet, owner, open } = elements.clone();
     let mut all = match mode {
         Mode::Bridge => {
             vec![Element::Sender(port, mac, address), Element::Known(mac, address)]
@@ -168,6 +174,7 @@ fn of_attachment(elements: &Elements) -> Vec<crate::core::explain::Element> {
         Mode::Routed => vec![Element::Routed(port, address)],
     };
     all.push(Element::Owner(address, owner));
+    all.extend(subnet.map(|length| Element::Subnet(length, address)));
     all.extend(open.each().iter().map(|hole| Element::Open(address, *hole)));
     all
 }
@@ -424,10 +431,10 @@ fn attack_12_the_flows_of_an_address_are_forgotten_and_no_others() {
         sh(&format!("ping -6 -n -c 1 -W 10 {a}; ping -6 -n -c 1 -W 10 {b}"));
         let mut rules = RulesSocket::open().unwrap();
         let mut count =
-            |address| conntrack::flows(&mut rules.socket, &[address].into()).unwrap().len();
+            |address| conntrack::flows(&mut rules.socket, &nets(address)).unwrap().len();
         assert_eq!((count(a), count(b)), (2, 2));
         for _ in 0..2 {
-            bench.worker.rules.forget_flows(&[a].into()).unwrap();
+            bench.worker.rules.forget_flows(&nets(a)).unwrap();
             assert_eq!((count(a), count(b)), (0, 2));
         }
     });

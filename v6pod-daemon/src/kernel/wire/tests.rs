@@ -3,8 +3,12 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::core::step::attach;
+use crate::core::step::{Also, Role, attach};
+use crate::core::subnet::Length;
+use crate::kernel::firewall::ObservedElements;
+use crate::kernel::mend::{is_whole, mend};
 use crate::kernel::observe::{Observed, observe};
+use crate::kernel::renumber::{arrive_subnet, leave_subnet, make_ready, unmake};
 use crate::kernel::testing::{
     Bench, Container, Rootless, eventually, in_netns, port, routed, sh, try_sh,
 };
@@ -354,4 +358,88 @@ fn as_the_daemons_user() {
     // And an event's socket, larger than an ordinary user may have.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async { crate::kernel::Events::listen(&bench.host.links).unwrap() });
+}
+
+/// The same with a subnet.
+fn with_subnet(port: Port) -> Port {
+    let length = Length::new(96).unwrap();
+    let address = "2001:db8:1:2:3:7::".parse().unwrap();
+    let gateway = port.gateway;
+    Port {
+        also: vec![Also { address, subnet: Some(length), gateway, role: Role::Staying }],
+        ..port
+    }
+}
+
+#[test]
+fn every_address_of_a_subnet_is_its_containers_and_nothing_of_it_is_left() {
+    for one in [port(1), routed(1)] {
+        in_netns(move || {
+            let mut bench = Bench::new();
+            let (container, other) = (Container::new(), Container::new());
+            let one = with_subnet(one.clone());
+            let ifindex = bench.attach(&container, &one);
+            bench.attach(&other, &port(2));
+            let links = bench.host.links.clone();
+            for within in ["7::", "7::1", "7:0:beef", "7:ffff:ffff"] {
+                let address = format!("2001:db8:1:2:3:{within}");
+                assert!(try_sh(&format!("ping -6 -n -c 1 -W 2 {address}")).0, "{address}");
+                assert!(pings(&other, &address), "{address}");
+            }
+            assert!(!try_sh("ping -6 -n -c 1 -W 1 2001:db8:1:2:3:8::1").0, "beside it");
+            let local = container.sh("ip -6 route show table local type local");
+            assert!(local.contains("2001:db8:1:2:3:7::/96 dev lo"), "{local}");
+            let whole = observe(&mut bench.worker.socket, &links).unwrap();
+            assert_eq!(whole.subnets.len(), 1);
+            assert!(is_whole(&whole, &one, ifindex));
+            // What somebody takes away comes back.
+            sh("ip -6 route del 2001:db8:1:2:3:7::/96");
+            let torn = observe(&mut bench.worker.socket, &links).unwrap();
+            assert!(!is_whole(&torn, &one, ifindex));
+            for _ in 0..2 {
+                mend(&mut bench.worker, &bench.host, &torn, &one, ifindex).unwrap();
+            }
+            assert_eq!(observe(&mut bench.worker.socket, &links).unwrap(), whole);
+            assert!(undo_all(&mut bench.worker, &bench.host, &port(2)).is_empty());
+            for _ in 0..2 {
+                assert!(undo_all(&mut bench.worker, &bench.host, &one).is_empty());
+            }
+            assert_eq!(left(&mut bench), empty(&bench));
+            let rules = bench.worker.rules.observe(&links).unwrap();
+            assert_eq!(rules, Some(ObservedElements::default()));
+            assert!(!sh("ip -6 route").contains(":7::"));
+        });
+    }
+}
+
+#[test]
+fn a_container_gets_a_subnet_and_loses_it_while_it_runs_and_twice_is_fine() {
+    for one in [port(1), routed(1)] {
+        in_netns(move || {
+            let mut bench = Bench::new();
+            let container = Container::new();
+            let ifindex = bench.attach(&container, &one);
+            let links = bench.host.links.clone();
+            let before = observe(&mut bench.worker.socket, &links).unwrap();
+            let both = with_subnet(one.clone());
+            let (new, net) = (both.with(&both.also[0]), both.also[0].net());
+            let (worker, host) = (&mut bench.worker, &bench.host);
+            for _ in 0..2 {
+                make_ready(worker, host, &new, ifindex).unwrap();
+                let namespace = container.verified(worker.home());
+                assert!(arrive_subnet(worker, host, &namespace, &new, net).unwrap());
+            }
+            assert!(try_sh("ping -6 -n -c 1 -W 2 2001:db8:1:2:3:7:8:9").0);
+            let addresses = container.sh("ip -6 -o addr show dev eth0");
+            assert_eq!(addresses.lines().count(), 1, "{addresses}");
+            for _ in 0..2 {
+                let namespace = container.verified(worker.home());
+                assert!(leave_subnet(worker, host, &namespace, &new, net).unwrap());
+                unmake(worker, host, &new, ifindex).unwrap();
+            }
+            assert!(!container.sh("ip -6 route show table local").contains(":7::"));
+            assert_eq!(observe(&mut worker.socket, &links).unwrap(), before);
+            assert!(try_sh(&format!("ping -6 -n -c 1 -W 2 {}", one.address)).0);
+        });
+    }
 }
