@@ -20,7 +20,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use v6pod_proto::{Activate, Attachment, Mode};
-use v6pod_tests::packet::{IPV6, Route, frame, marked};
+use v6pod_tests::packet::{IPV6, Route, address_option, frame, marked};
 use v6pod_tests::{
     Attached, Body, Config, Daemon, Dice, Flow, HostNs, Invariants, OUTSIDE_V6, OwnedNs, PATIENCE,
     Response, Server, Stage, Tap, User, eventually, random_container_id, require, run, within,
@@ -188,6 +188,41 @@ fn attack_08_nobody_else_sends_from_a_subnet_whatever_his_own_address_looks_like
         echo(&web, web.address(), LAST);
         assert_eq!(tap.frames_until(LAST).with(MARK), 0, "{mode:?}: beside its own");
     }
+}
+
+/// Linux remembers who asks where the gateway is, in the machine's one table of neighbours: not with 2^32 addresses
+/// that one container may send with.
+#[test]
+fn attack_25_questions_asked_with_addresses_of_a_subnet_leave_no_entries() {
+    let _machine = require!(Root);
+    let mut dice = Dice::new();
+    let host = HostNs::new();
+    let daemon = Daemon::configured(&host, &config(Mode::Bridge));
+    let user = User::account(1, &host);
+    let web = Attached::asking(&daemon, &user, &[SUBNET]);
+    let (net, gateway, mac) =
+        (subnet(&web.attachment), web.attachment.gateway, daemon_mac(&host, &daemon));
+    let neighbours = || {
+        let words = format!("-6 neigh show dev {} nud all", daemon.bridge());
+        host.ip(&words).ok().lines().count()
+    };
+    let before = neighbours();
+    let last = gateway.octets();
+    let solicited = [0x33, 0x33, 0xff, last[13], last[14], last[15]];
+    let ask = |source: Ipv6Addr, to: [u8; 6]| {
+        let route = Route::on_link(source, gateway);
+        let body = [&[0; 4][..], &gateway.octets(), &address_option(1, web.mac())].concat();
+        web.tap.send(&frame(to, web.mac(), IPV6, &route.carry(&route.icmp(135, 0, &body))));
+    };
+    for _ in 0..200 {
+        [mac, solicited].into_iter().for_each(|to| ask(any(net, &mut dice), to));
+    }
+    let tap = Tap::open(&outside(&host), "out0");
+    let route = Route::new(any(net, &mut dice), OUTSIDE_V6.parse().expect("an address"));
+    web.tap.send(&frame(mac, web.mac(), IPV6, &route.carry(&route.echo(&marked(LAST)))));
+    tap.frames_until(LAST);
+    let more = neighbours().saturating_sub(before);
+    assert!(more <= 8, "{more}");
 }
 
 /// The bridge's Ethernet address, which is the gateway's in both modes.

@@ -260,8 +260,8 @@ fn replace_now(
     {
         let _rules = shared.rules.hold();
         let _alone = shared.rules.change_alone();
-        let open = shared.ledger().book.find(&a.id).map(|a| a.port.open.clone());
-        let new = Port { open: open.unwrap_or_default(), ..new.clone() };
+        let open = shared.ledger().book.open_of(&a.id, also.net()).ok_or(ENDED)?;
+        let new = Port { open, ..new.clone() };
         let made = renumber::make_ready(worker, &host, &new, ifindex);
         // If it ended meanwhile, its undo may have come before this.
         let ended = shared.ledger().book.find(&a.id).is_none_or(|a| a.phase.shown().is_none());

@@ -186,8 +186,9 @@ fn bring_now(
         let _rules = shared.rules.hold();
         let _alone = shared.rules.change_alone();
         // What is open of it may be another thing by now.
-        let open = shared.ledger().book.find(id).map(|a| a.port.open.clone());
-        let new = Port { open: open.unwrap_or_default(), ..new.clone() };
+        let open = shared.ledger().book.open_of(id, also.net());
+        let Some(open) = open else { return Ok(Moved::Not) };
+        let new = Port { open, ..new.clone() };
         let made = renumber::make_ready(worker, &host, &new, ifindex);
         // If it ended meanwhile, its undo may have come before this.
         let ended = shared.ledger().book.find(id).is_none_or(|a| a.phase.shown().is_none());
@@ -268,6 +269,10 @@ pub(super) fn let_go_at(
     also: Also,
     namespace: Option<&NetNs>,
 ) -> Result<(), kernel::Error> {
+    // Until the book knows it too: whoever loads the rules meanwhile would load its elements again, and what is
+    // given at last would be taken away.
+    let _rules = shared.rules.hold();
+    let _alone = shared.rules.change_alone();
     let Some(a) = shared.ledger().book.find(id).cloned() else { return Ok(()) };
     // It may have been taken up again, or be on its way out, since it was chosen.
     let leaves = shared.ledger().book.leaving(epoch());
@@ -289,9 +294,6 @@ pub(super) fn let_go_at(
         }
     }
     failpoint::reach("renumbering:left");
-    // Until the book knows it too: whoever loads the rules meanwhile would load its elements again.
-    let _rules = shared.rules.hold();
-    let _alone = shared.rules.change_alone();
     renumber::unmake(worker, &host, &old, ifindex)?;
     failpoint::reach("renumbering:unmade");
     let mut ledger = shared.ledger();

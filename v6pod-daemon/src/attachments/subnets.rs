@@ -78,10 +78,14 @@ impl Ask {
                 Err(NoSpot::Short { .. }) => {
                     "is more than the range has that your addresses come from"
                 }
+                // Whatever a label says, its container starts.
+                Err(no) if source == Source::Label => {
+                    tracing::info!(owner = %self.asker, %wish, %no, "a label's v6pod.subnet is not given");
+                    return Ok(None);
+                }
                 Err(no) => return Err(no.into()),
             },
         };
-        // Whatever a label says, its container starts.
         if source == Source::Label {
             tracing::info!(owner = %self.asker, %wish, "a label's v6pod.subnet {why}");
             return Ok(None);
@@ -200,8 +204,7 @@ fn make_ready(
     let _rules = shared.rules.hold();
     let _alone = shared.rules.change_alone();
     // What is open of it may be another thing by now, and the subnet may have been let go of with its prefix.
-    let its = |there: &&Attachment| there.port.nets().any(|net| net == also.net());
-    let open = shared.ledger().book.find(&a.id).filter(its).map(|a| a.port.open.clone());
+    let open = shared.ledger().book.open_of(&a.id, also.net());
     let Some(open) = open else { return Ok(false) };
     let new = Port { open, ..new };
     let made = renumber::make_ready(worker, &host, &new, ifindex);

@@ -7,7 +7,7 @@
 //! still on its way to another. None is in a subnet that is somebody's or rests. No more than [`MOST_RESTING`]
 //! rest, however many somebody releases.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
 
@@ -33,8 +33,8 @@ const MOST_RESTING: usize = 1 << 16;
 pub struct Pool {
     prefix: Prefix,
     quarantine: Duration,
-    taken: HashSet<Ipv6Addr>,
-    resting: HashMap<Ipv6Addr, Rest>,
+    taken: BTreeSet<Ipv6Addr>,
+    resting: BTreeMap<Ipv6Addr, Rest>,
     /// The same as `resting`, the longest-rested first.
     by_rest: BTreeSet<(Instant, Ipv6Addr)>,
     /// Subnets that are somebody's as a whole.
@@ -57,8 +57,8 @@ impl Pool {
         Self {
             prefix,
             quarantine,
-            taken: HashSet::new(),
-            resting: HashMap::new(),
+            taken: BTreeSet::new(),
+            resting: BTreeMap::new(),
             by_rest: BTreeSet::new(),
             subnets: Nets::default(),
             rested_subnets: ByNet::default(),
@@ -278,6 +278,7 @@ impl Pool {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{HashMap, HashSet};
     use std::convert::Infallible;
 
     use proptest::prelude::*;

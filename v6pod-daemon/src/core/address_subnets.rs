@@ -160,14 +160,14 @@ impl Pool {
     /// Whether any of it is somebody's.
     fn is_taken_from(&self, net: &Ipv6Net) -> bool {
         self.subnets.iter().any(|(other, ())| overlap(net, other))
-            || self.taken.iter().any(|address| net.contains(address))
+            || self.taken.range(net.network()..=net.broadcast()).next().is_some()
     }
 
     fn is_free_net(&self, net: &Ipv6Net) -> bool {
         self.is_usable_net(net)
             && !self.is_taken_from(net)
             && !self.rested_subnets.iter().any(|(other, _)| overlap(net, other))
-            && !self.resting.keys().any(|address| net.contains(address))
+            && self.resting.range(net.network()..=net.broadcast()).next().is_none()
     }
 
     /// The first free subnet of the range at or behind a random place.

@@ -14,6 +14,7 @@ use v6pod_proto::{AttachmentId, Uid};
 use super::{Book, NoSpot};
 use crate::core::Prefix;
 use crate::core::attachment::{Attachment, Phase};
+use crate::core::hole::Holes;
 use crate::core::step::{Also, Role};
 use crate::core::subnet::Length;
 
@@ -42,6 +43,13 @@ impl Book {
             return Err(NoSpot::Share { length, range });
         }
         Ok(())
+    }
+
+    /// What is open of an attachment that has this address or subnet, or is about to; none if it has not, or is on
+    /// its way out.
+    pub fn open_of(&self, id: &AttachmentId, net: Ipv6Net) -> Option<Holes> {
+        let there = self.find(id).filter(|a| a.phase.shown().is_some());
+        there.filter(|a| a.port.nets().any(|its| its == net)).map(|a| a.port.open.clone())
     }
 
     /// How many addresses of the prefix that is in force are in this owner's subnets.

@@ -430,7 +430,9 @@ fn resolver(policy: &Policy, query: &Query<'_>) -> Option<Step> {
         return None;
     }
     let by_subnet = match (query.from, query.sends_as) {
-        (End::Container(a), Some(address)) => stands_for(a, address) != a.port.address,
+        (End::Container(a), Some(address)) => {
+            a.port.subnets().any(|also| also.net().contains(&address))
+        }
         _ => false,
     };
     Some(match query.kind {
