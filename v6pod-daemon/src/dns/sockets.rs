@@ -6,7 +6,10 @@ use std::io;
 use std::net::{Ipv6Addr, SocketAddrV6, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 
-use rustix::net::sockopt::{set_ipv6_freebind, set_socket_reuseaddr};
+use rustix::net::sockopt::{
+    set_ipv6_freebind, set_socket_recv_buffer_size, set_socket_recv_buffer_size_force,
+    set_socket_reuseaddr,
+};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with};
 
 /// The port of DNS.
@@ -14,6 +17,10 @@ pub const PORT: u16 = 53;
 
 /// How many connections may wait to be accepted.
 const WAITING: i32 = 128;
+
+/// How many bytes of questions may wait to be read; Linux takes it twice. A container may ask 2,000 times at once
+/// (`ruleset/resolver.nft`), each of which Linux counts as 768 bytes: those of two leave room for everybody else's.
+const ROOM: usize = 2 << 20;
 
 /// Both sockets, not blocking.
 #[derive(Debug)]
@@ -28,6 +35,10 @@ impl Sockets {
     /// # Errors
     /// They are none.
     pub fn given(udp: UdpSocket, tcp: TcpListener) -> io::Result<Self> {
+        // Beyond what programs are allowed (`net.core.rmem_max`), or at least that.
+        if set_socket_recv_buffer_size_force(&udp, ROOM).is_err() {
+            set_socket_recv_buffer_size(&udp, ROOM)?;
+        }
         udp.set_nonblocking(true)?;
         tcp.set_nonblocking(true)?;
         Ok(Self { udp, tcp })
