@@ -149,11 +149,16 @@ proptest! {
         prop_assert!(on_routed[..check].iter().all(|rule| !accepts(rule)), "{:?}", on_routed);
 
         // Behind it only who sends with an address of his own subnet comes back.
-        for (table, name) in
-            [("bridge", "from_subnet"), ("inet", "known_subnet"), ("inet", "routed_subnet")]
-        {
+        let questions = &["icmpv6 type nd-neighbor-solicit drop"][..];
+        for (table, name, first) in [
+            ("bridge", "from_subnet", questions),
+            ("inet", "known_subnet", questions),
+            // Behind it no port is asked anything.
+            ("inet", "routed_subnet", &[]),
+        ] {
             let rules = chain(&text, table, name);
-            let (last, others) = rules.split_last().unwrap();
+            prop_assert!(rules.starts_with(first), "{:?}", rules);
+            let (last, others) = rules[first.len()..].split_last().unwrap();
             prop_assert_eq!((*last, others.len()), ("drop", Length::ALL.len()));
             for (rule, length) in others.iter().zip(Length::ALL) {
                 let (mask, set) = (length.mask(), length.set());
