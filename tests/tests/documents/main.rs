@@ -28,11 +28,12 @@ use session::{PAGE, Reader, beside};
 use v6pod_tests::{IMAGE, Suite, WholeHost, built, require, run};
 
 /// What a block takes for granted: its document, how its first command begins, and what is done before it, by whom.
-const BEFORE: [(&str, &str, Who, &str); 11] = [
+const BEFORE: [(&str, &str, Who, &str); 12] = [
     ("README.md", "v6podctl show web", Who::User, READ),
     ("README.md", "v6podctl explain outside web", Who::User, WEB),
     ("README.md", "podman exec client", Who::User, "podman run -d --name client IMAGE"),
     ("README.md", "curl -s localhost", Who::User, LATE),
+    ("docs/addresses.md", "podman run -d --name site", Who::Root, WISHED),
     ("docs/api.md", "socket=", Who::User, WEB),
     ("docs/api.md", "curl -s -d", Who::User, LATE),
     ("docs/cni.md", "CNI_COMMAND=ADD", Who::Root, NETNS),
@@ -56,6 +57,10 @@ const READ: &str = "podman rm -f -a -t 0; podman run -d --name web -p 8080:80 IM
 
 /// A container that runs and has no address, for nothing asks for one.
 const LATE: &str = "podman rm -f -i -t 0 late; podman run -d --name late --network bridge IMAGE";
+
+/// She may ask for a subnet.
+const WISHED: &str = "printf '[addresses]\\nwished = [\"anna\"]\\n' >>/etc/v6pod/v6pod.toml
+    systemctl restart v6podd";
 
 const NETNS: &str = "ip netns add web; \
     echo '{ \"cniVersion\": \"1.1.0\", \"name\": \"six\", \"type\": \"v6pod\" }' >six.conf";
