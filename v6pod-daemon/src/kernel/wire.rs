@@ -1,4 +1,4 @@
-//! The steps of an attachment, run and undone.
+//! The steps of an attachment: run here, undone in [`undoing`].
 //!
 //! Guarantees:
 //! - A port is isolated or on no bridge, has no address of its own and learns nothing before it is up;
@@ -6,8 +6,6 @@
 //! - Nothing that a container's owner does in his namespace between two steps reaches further than his
 //!   namespace: from the host's side only the host's end is touched, by its number, and inside only
 //!   his own interface.
-//! - Undoing needs neither the namespace nor the memory of having done: names and addresses are
-//!   enough, what is gone is fine, and a link that is not in our group is never deleted.
 
 use std::net::Ipv6Addr;
 use std::os::fd::{AsFd, AsRawFd};
@@ -27,7 +25,7 @@ use nix::errno::Errno;
 use nix::libc;
 use v6pod_proto::{Mac, Mode};
 
-use super::error::{Cause, Error, gone_is_fine};
+use super::error::{Cause, Error};
 use super::host::{Host, forward_from};
 use super::message::{self, find_by_index, find_link, find_ours, is_local};
 use super::namespace::NetNs;
@@ -36,13 +34,15 @@ use super::proxy;
 use super::sysctl::Conf;
 use super::workers::{Inside, Worker};
 use crate::core::ruleset::Elements;
-use crate::core::step::{Port, Step, detach};
-use crate::failpoint;
+use crate::core::step::{Port, Step};
 
 mod subnets;
+mod undoing;
 
 use subnets::with_subnets;
 pub(super) use subnets::{add_subnet, make_local, remove_routes, remove_subnet, unmake_local};
+pub(super) use undoing::{each, remove_elements, remove_neighbour, remove_route};
+pub use undoing::{undo, undo_all};
 
 /// The metric of the default route inside: before netavark's 100. Where a container has a network of
 /// podman's with a way out besides, answers must leave by the address that they were asked at.
@@ -394,79 +394,6 @@ pub(super) fn add_route(socket: &mut RouteSocket, link: u32, port: &Port) -> Res
     socket.ack(doing, &Message::NewRoute(route), NLM_F_CREATE | NLM_F_EXCL)
 }
 
-/// Undoes one step, whether or not it was ever run. [`Step::Pair`] takes some 20 ms of the kernel's
-/// time (RCU), [`Step::Up`] some of it: not on a request's path.
-pub fn undo(worker: &mut Worker, host: &Host, port: &Port, step: &Step) -> Result<(), Error> {
-    let socket = &mut worker.socket;
-    match step {
-        // Last of all undone: nothing of the port is there any more. What conntrack remembers goes
-        // after the elements: a flow that still is one would outlive its permission by days.
-        Step::Rules => {
-            let removed = remove_elements(worker, host, port);
-            let forgotten = worker.rules.forget_flows(&port.nets().collect());
-            removed.and(forgotten)
-        }
-        Step::Pair => {
-            let Some(index) = find_even_doomed(socket, host, port)? else { return Ok(()) };
-            let doing = format!("delete {}", port.name);
-            gone_is_fine(socket.ack(doing, &Message::DelLink(message::link(index)), 0))
-        }
-        // First of all undone: a port that is up is a whole attachment, at every moment.
-        Step::Up => {
-            let Some(link) = find_port(socket, host, port)? else { return Ok(()) };
-            let link = message::set_up(message::link(link), false);
-            let doing = format!("switch {} off", port.name);
-            gone_is_fine(socket.ack(doing, &Message::SetLink(link), 0))
-        }
-        // On an uplink of before, the next look at all entries removes it.
-        Step::Proxy => match host.answers {
-            Some(link) => each(port, |address| proxy::remove(socket, (address, link))),
-            None => Ok(()),
-        },
-        Step::Neighbour if port.mode == Mode::Bridge => {
-            each(port, |address| remove_neighbour(socket, host.bridge, address))
-        }
-        Step::Route if port.mode == Mode::Bridge => remove_routes(socket, host.bridge, port),
-        // Where many go together the port is up for a while yet.
-        Step::Route => match find_even_doomed(socket, host, port)? {
-            Some(index) => remove_routes(socket, index, port),
-            None => Ok(()),
-        },
-        Step::Neighbour | Step::Guard | Step::Forwarding | Step::Inside => Ok(()),
-    }
-}
-
-/// Does it for each of the port's addresses, whatever fails on the way: the first error.
-pub(super) fn each(
-    port: &Port,
-    mut undo: impl FnMut(Ipv6Addr) -> Result<(), Error>,
-) -> Result<(), Error> {
-    let mut done = Ok(());
-    for address in port.addresses() {
-        done = done.and(undo(address));
-    }
-    done
-}
-
-/// Removes the firewall's elements of all of the port's addresses.
-pub(super) fn remove_elements(worker: &mut Worker, host: &Host, port: &Port) -> Result<(), Error> {
-    let mut done = Ok(());
-    for elements in Elements::of_all(port) {
-        done = done.and(worker.rules.remove(&host.links, &elements));
-    }
-    done
-}
-
-/// Undoes all steps, in reverse, whatever fails on the way: what failed is the answer.
-pub fn undo_all(worker: &mut Worker, host: &Host, port: &Port) -> Vec<Error> {
-    let mut errors = Vec::new();
-    for step in detach(port.mode) {
-        errors.extend(undo(worker, host, port, step).err());
-        failpoint::reach_step("undo", step);
-    }
-    errors
-}
-
 /// Whether the port's other end is in that namespace, as far as can be seen: there is an interface with
 /// the number and Ethernet address that the port's other end has, whose own other end is the port. Its
 /// owner could build one like it in another namespace of his. For kernels without cookies.
@@ -487,26 +414,6 @@ pub fn leads_to(
     })
 }
 
-pub(super) fn remove_route(
-    socket: &mut RouteSocket,
-    link: u32,
-    address: Ipv6Addr,
-) -> Result<(), Error> {
-    let route = message::container_route(link, address);
-    let doing = format!("remove the route to {address}");
-    gone_is_fine(socket.ack(doing, &Message::DelRoute(route), 0))
-}
-
-pub(super) fn remove_neighbour(
-    socket: &mut RouteSocket,
-    link: u32,
-    address: Ipv6Addr,
-) -> Result<(), Error> {
-    let entry = message::neighbour(link, address, None);
-    let doing = format!("remove the neighbour {address}");
-    gone_is_fine(socket.ack(doing, &Message::DelNeighbour(entry), 0))
-}
-
 /// The port's number, if there is a link of that name in our group.
 pub(super) fn find_port(
     socket: &mut RouteSocket,
@@ -518,17 +425,6 @@ pub(super) fn find_port(
         Err(error) if error.is_not_ours() => Ok(None),
         Err(error) => Err(error),
     }
-}
-
-/// The same, also if a sweep has doomed it, which may have failed.
-fn find_even_doomed(
-    socket: &mut RouteSocket,
-    host: &Host,
-    port: &Port,
-) -> Result<Option<u32>, Error> {
-    let groups = [host.links.ports, host.links.doomed()];
-    let link = find_link(socket, &port.name)?.filter(|link| groups.contains(&link.group));
-    Ok(link.map(|link| link.index))
 }
 
 /// The container's end. There is no carrier yet, as the other end is down: nothing can come in before
