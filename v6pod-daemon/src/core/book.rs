@@ -553,159 +553,6 @@ impl Book {
         (identified || (&a.wishes, &a.found) != (&before.0, &before.1)).then_some(a)
     }
 
-    /// What is open of an attachment changes. Gives the elements that it had; nothing if it is not there,
-    /// or not at rest. The caller has the kernel follow ([`Book::follow`]).
-    pub fn open(&mut self, id: &AttachmentId, open: OpenPorts) -> Option<Holes> {
-        let a = self.attachments.get_mut(id)?;
-        if matches!(a.phase, Phase::Reserved | Phase::Releasing) {
-            return None;
-        }
-        let now = open.holes();
-        a.open = open;
-        let before = self.set_holes(id, now)?;
-        self.behind.entry(id.clone()).or_insert_with(|| before.clone());
-        Some(before)
-    }
-
-    /// Whether the kernel is still to be told what is open of this attachment.
-    pub fn is_behind(&self, id: &AttachmentId) -> bool {
-        self.behind.contains_key(id)
-    }
-
-    /// What the kernel has open of an attachment, and what it is to have; nothing if that is the same, or
-    /// if it ends. Afterwards the kernel is taken to have it.
-    pub fn follow(&mut self, id: &AttachmentId) -> Option<(Holes, Holes)> {
-        let before = self.behind.remove(id)?;
-        Some((before, self.find(id)?.port.open.clone()))
-    }
-
-    /// How many elements of openings this owner may have beyond those of his other attachments than this
-    /// one.
-    pub fn room(&self, owner: Uid, but: Option<&AttachmentId>) -> usize {
-        let its = but.and_then(|id| self.find(id)).map_or(0, |a| a.port.open.each().len());
-        let all = self.holes.get(&owner).copied().unwrap_or(0);
-        (Holes::MOST_OF_OWNER + its).saturating_sub(all)
-    }
-
-    /// How many elements of openings there are of all owners.
-    pub fn all_holes(&self) -> usize {
-        self.holes.values().sum()
-    }
-
-    /// Gives those that it had.
-    fn set_holes(&mut self, id: &AttachmentId, now: Holes) -> Option<Holes> {
-        let a = self.attachments.get_mut(id)?;
-        let (more, owner) = (now.each().len(), a.owner);
-        let before = std::mem::replace(&mut a.port.open, now);
-        self.count_holes(owner, more, before.each().len());
-        Some(before)
-    }
-
-    fn count_holes(&mut self, owner: Uid, more: usize, less: usize) {
-        let count = self.holes.entry(owner).or_default();
-        *count = *count + more - less;
-        if *count == 0 {
-            self.holes.remove(&owner);
-        }
-    }
-
-    /// A new start of its container takes an attachment over, address and all (podman 3.2 to 4.9
-    /// restart a container in its old namespace). The old lease's end means nothing from here on.
-    pub fn take_over(
-        &mut self,
-        id: &AttachmentId,
-        holder: Option<Holder>,
-        lease: bool,
-    ) -> Option<&Attachment> {
-        let generation = self.next_generation();
-        let a = self.attachments.get_mut(id)?;
-        a.generation = generation;
-        a.holder = holder;
-        a.lease = lease;
-        a.phase = Phase::Serving;
-        Some(a)
-    }
-
-    /// The lease or the process of this generation has ended. True if that matters: the caller lets
-    /// the grace pass and then asks [`Book::grace_over`].
-    pub fn ended(&mut self, id: &AttachmentId, generation: Generation) -> bool {
-        match self.attachments.get_mut(id) {
-            Some(a)
-                if a.generation == generation
-                    && matches!(a.phase, Phase::Wired | Phase::Serving) =>
-            {
-                a.phase = Phase::Ending;
-                true
-            }
-            _ => false,
-        }
-    }
-
-    /// Whether this generation, whose end was seen, still is the latest.
-    pub fn grace_over(&self, id: &AttachmentId, generation: Generation) -> bool {
-        self.attachments
-            .get(id)
-            .is_some_and(|a| a.generation == generation && a.phase == Phase::Ending)
-    }
-
-    /// Begins to take an attachment away. `Some` at the first call only, and only for one that is
-    /// whole: what is still being made is marked, and taken away by those who make it.
-    pub fn begin_release(&mut self, id: &AttachmentId) -> Released {
-        // Whatever of it the kernel has is to be taken away.
-        if let Some(still) = self.behind.remove(id)
-            && let Some(a) = self.attachments.get(id)
-        {
-            let both = a.port.open.and(&still);
-            self.set_holes(id, both);
-        }
-        let Some(a) = self.attachments.get_mut(id) else { return Released::Nothing };
-        match std::mem::replace(&mut a.phase, Phase::Releasing) {
-            Phase::Releasing => Released::Already,
-            Phase::Reserved => Released::ByItsMaker,
-            Phase::Wired | Phase::Serving | Phase::Ending => Released::Yours(a.clone()),
-        }
-    }
-
-    /// The kernel says that the port is gone: its index may be another's soon.
-    pub fn port_gone(&mut self, ifindex: u32) -> Option<AttachmentId> {
-        self.by_ifindex.remove(&ifindex)
-    }
-
-    /// The ports that the book knows. Of these, what a look at the kernel that begins *after* this does
-    /// not find has ended; of those that the book comes to know meanwhile it says nothing.
-    pub fn ports(&self) -> HashSet<u32> {
-        self.by_ifindex.keys().copied().collect()
-    }
-
-    /// Ends the attachment: nothing of it is left.
-    pub fn forget(&mut self, id: &AttachmentId, now: Instant) {
-        let Some(a) = self.attachments.remove(id) else { return };
-        self.released += 1;
-        self.behind.remove(id);
-        self.count_holes(a.owner, 0, a.port.open.each().len());
-        self.bridged -= usize::from(a.port.mode == Mode::Bridge);
-        self.replacing.remove(id);
-        self.giving.remove(id);
-        for net in a.port.nets() {
-            self.release_net(net, a.owner, now);
-            self.by_net.remove(&net);
-        }
-        self.macs.remove(&a.port.mac);
-        if let Some(ifindex) = a.ifindex
-            && self.by_ifindex.get(&ifindex) == Some(id)
-        {
-            self.by_ifindex.remove(&ifindex);
-        }
-        remove_from(&mut self.by_inode, &a.namespace.inode, id);
-        remove_from(&mut self.by_container, &(a.owner, a.container), id);
-        if let Some(count) = self.per_owner.get_mut(&a.owner) {
-            *count -= 1;
-            if *count == 0 {
-                self.per_owner.remove(&a.owner);
-            }
-        }
-    }
-
     fn starts(&self, owner: Uid, container: &ContainerId) -> impl Iterator<Item = &Attachment> {
         let ids = self.by_container.get(&(owner, container.clone()));
         let all = ids.into_iter().flatten().filter_map(|id| self.find(id));
@@ -743,12 +590,18 @@ impl Book {
     }
 }
 
+#[path = "book_ending.rs"]
+mod ending;
 #[path = "book_moving.rs"]
 mod moving;
+#[path = "book_opening.rs"]
+mod opening;
 #[path = "book_placing.rs"]
 mod placing;
 #[path = "book_subnets.rs"]
 mod subnets;
+
+pub use ending::Released;
 
 /// A subnet as what an attachment has for good.
 fn staying(gateway: Ipv6Addr) -> impl Fn((Ipv6Net, Length)) -> Also {
@@ -758,19 +611,6 @@ fn staying(gateway: Ipv6Addr) -> impl Fn((Ipv6Net, Length)) -> Also {
         gateway,
         role: Role::Staying,
     }
-}
-
-/// What [`Book::begin_release`] found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Released {
-    /// No such attachment.
-    Nothing,
-    /// Somebody is at it.
-    Already,
-    /// It is still being made; its maker will see the mark and undo it.
-    ByItsMaker,
-    /// The caller takes it away now.
-    Yours(Box<Attachment>),
 }
 
 fn remove_from<K: Eq + Hash>(map: &mut HashMap<K, Vec<AttachmentId>>, key: &K, id: &AttachmentId) {
