@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::{Finished, Process, run};
+use crate::{Finished, PATIENCE, Process, eventually, run};
 
 /// The range that containers get addresses of, routed to the host by the outside.
 pub const PREFIX: &str = "2001:db8:1:2:3::/80";
@@ -62,6 +62,12 @@ impl HostNs {
             "-6 route add 2001:db8:1:2:3::/80 via 2001:db8:ffff::2",
         ] {
             outside.ip(line).ok();
+        }
+        // The kernel tells of the carrier when it has time; what comes with it is there before any test looks.
+        for (namespace, interface) in [(&host, "up0"), (&outside, "out0")] {
+            let shown = || namespace.ip(&format!("-6 addr show dev {interface} scope link"));
+            let awaited = format!("{interface}'s link-local address");
+            eventually(PATIENCE, &awaited, || shown().ok().contains("fe80").then_some(()));
         }
         Self { host, outside }
     }

@@ -168,6 +168,15 @@ impl Flow {
         false
     }
 
+    /// The same of several at once: each that is not answered is waited for in vain.
+    pub fn answered(flows: &mut [Self]) -> Vec<bool> {
+        thread::scope(|scope| {
+            let asked: Vec<_> =
+                flows.iter_mut().map(|flow| scope.spawn(move || flow.is_answered())).collect();
+            asked.into_iter().map(|flow| flow.join().expect("a flow")).collect()
+        })
+    }
+
     /// Waits until it is not answered any more.
     #[track_caller]
     pub fn ends(&mut self) {

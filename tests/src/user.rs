@@ -18,6 +18,7 @@ use v6pod_proto::ContainerId;
 use crate::command::run_within;
 use crate::daemon::built;
 use crate::image::{IMAGE, archive};
+use crate::lanes::lane;
 use crate::{Finished, HostNs, PATIENCE, Process, eventually, processes, run};
 
 pub use container::Container;
@@ -77,15 +78,19 @@ impl User {
         user
     }
 
-    /// The user `v6tNUMBER` in this host's network, without an image: a uid that owns things.
+    /// The user `v6tNUMBER` in this host's network, without an image: a uid that owns things. Where cases stand
+    /// side by side, `v6t1` of the second is `v6t11`.
     #[track_caller]
     pub fn account(number: u8, host: &HostNs) -> Self {
-        let name = format!("v6t{number}");
+        let name = format!("v6t{}", 10 * lane() + number);
         // One that a killed run left behind.
         if let Some(account) = account(&name) {
             drop(Self::from_account(account, host));
         }
-        run(Command::new("useradd").args(["--create-home", "--shell", "/bin/sh", &name])).ok();
+        {
+            let _accounts = accounts();
+            run(Command::new("useradd").args(["--create-home", "--shell", "/bin/sh", &name])).ok();
+        }
         let user = Self::from_account(account(&name).expect("useradd makes an account"), host);
         user.make_directories();
         user
@@ -390,6 +395,7 @@ impl User {
         let _ = fs::remove_dir_all(self.runtime_dir());
         // What a killed podman held there is held for ever, and the next user has this one's number.
         let _ = fs::remove_file(format!("/dev/shm/libpod_rootless_lock_{}", self.uid));
+        let _accounts = accounts();
         run(Command::new("userdel").args(["--remove", "--force", &self.name]));
         assert!(account(&self.name).is_none(), "{} is still there", self.name);
     }
@@ -405,6 +411,12 @@ impl Drop for User {
             self.remove();
         }
     }
+}
+
+/// The account files, for one alone: useradd and userdel of others fail meanwhile.
+fn accounts() -> MutexGuard<'static, ()> {
+    static ACCOUNTS: Mutex<()> = Mutex::new(());
+    ACCOUNTS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether the machine has cgroup v2 and nothing else.

@@ -19,7 +19,7 @@ use v6pod_proto::{Activate, Attachment, Mode};
 use v6pod_tests::packet::{IPV6, Route, frame};
 use v6pod_tests::{
     Body, Config, Daemon, Finished, HostNs, Law, Neighbours, OUTSIDE_V6, OwnedNs, PATIENCE, Ports,
-    Stage, Tap, eventually, everywhere, random_container_id, require, run,
+    Stage, Tap, eventually, everywhere, random_container_id, require, run, side_by_side,
 };
 
 const LIE: &[u8] = b"v6t-spoofed";
@@ -91,10 +91,10 @@ fn flood(network: &File, frames: &[Vec<u8>], done: &AtomicBool) -> (usize, usize
 #[test]
 fn attack_13_nothing_slips_through_while_a_port_is_made_or_taken_away() {
     let _machine = require!(Root);
-    for ports in [Ports::Bridge, Ports::Routed] {
+    side_by_side([Ports::Bridge, Ports::Routed], |ports| {
         arrives_without_rules(&Neighbours::on(ports, Law::None));
         slips_through_nowhere(&Neighbours::on(ports, Law::Deny));
-    }
+    });
 }
 
 /// That the same frames arrive by a port that is there and has no rules.
@@ -156,7 +156,7 @@ fn slips_through_nowhere(scene: &Neighbours) {
 #[test]
 fn attack_24_whoever_is_spoken_to_sees_who_speaks() {
     let _machine = require!(Root);
-    for (ports, law) in everywhere([Law::Allow]) {
+    side_by_side(everywhere([Law::Allow]), |(ports, law)| {
         let scene = Neighbours::on(ports, law);
         assert_eq!(seen_as_themselves(&scene, 1000), [true; 3], "{ports:?}");
         // The case bites: with a host that puts its own address there nobody is himself.
@@ -164,7 +164,7 @@ fn attack_24_whoever_is_spoken_to_sees_who_speaks() {
                    snat to 2001:db8:1:2:3::1; }; }";
         run(scene.host.command("nft").arg(nat)).ok();
         assert_eq!(seen_as_themselves(&scene, 2000), [false; 3], "{ports:?}");
-    }
+    });
 }
 
 /// Whether a datagram has its sender's address where it arrives: from the outside to the victim, from the
@@ -198,7 +198,7 @@ const BUILD: &str = "printf 'FROM localhost/v6test\\nLABEL v6pod.ingress=tcp/22,
 #[test]
 fn attack_22_no_label_of_an_image_or_of_a_container_opens_anything() {
     let _machine = require!(Podman);
-    for mode in [Mode::Bridge, Mode::Routed] {
+    side_by_side([Mode::Bridge, Mode::Routed], |mode| {
         for tables in ["", Config::OPEN] {
             let config = Config { tables: tables.to_owned(), ..Config::default() };
             let stage = Stage::on(HostNs::new(), &config.with_mode(mode), 1);
@@ -226,5 +226,5 @@ fn attack_22_no_label_of_an_image_or_of_a_container_opens_anything() {
             }
             stage.user().podman(&["rm", "-f", "-t", "0", "c"]).ok();
         }
-    }
+    });
 }

@@ -18,7 +18,7 @@ use std::time::Duration;
 use v6pod_tests::packet::{IPV6, Load, Route, frame};
 use v6pod_tests::{
     Attached, Background, Law, Neighbours, OUTSIDE_V6, PATIENCE, Ports, eventually, everywhere,
-    require, run,
+    require, run, side_by_side,
 };
 
 const MARK: &[u8] = b"v6t-knock";
@@ -106,7 +106,7 @@ fn knock(scene: &Neighbours) -> usize {
 #[test]
 fn from_outside_it_answers_echo_and_nothing_else() {
     let _machine = require!(Root);
-    for (ports, law) in everywhere([Law::None, Law::Deny]) {
+    side_by_side(everywhere([Law::None, Law::Deny]), |(ports, law)| {
         let scene = Neighbours::on(ports, law);
         let seen = knock(&scene);
         if law == Law::None {
@@ -118,14 +118,14 @@ fn from_outside_it_answers_echo_and_nothing_else() {
             let address = scene.victim.address().to_string();
             run(scene.host.outside("ping").args(["-c", "1", "-W", "10", &address])).ok();
         }
-    }
+    });
 }
 
 #[test]
 fn the_owner_and_root_reach_it_from_the_host_and_nobody_else_does() {
     let _machine = require!(Podman);
     let folder = page();
-    for (ports, law) in everywhere([Law::Allow, Law::Deny]) {
+    side_by_side(everywhere([Law::Allow, Law::Deny]), |(ports, law)| {
         let scene = Neighbours::on(ports, law);
         let _server = serve(scene.victim.namespace.command("busybox"), 80, folder.path());
         eventually(PATIENCE, "the web server answers", || {
@@ -135,13 +135,13 @@ fn the_owner_and_root_reach_it_from_the_host_and_nobody_else_does() {
         });
         let others = law == Law::Allow;
         assert_eq!(who_fetches(&scene), [true, true, others, others, others], "{law:?}");
-    }
+    });
 }
 
 #[test]
 fn what_it_began_is_answered_errors_included() {
     let _machine = require!(Podman);
-    PLACES.into_iter().for_each(|ports| is_answered(&Neighbours::on(ports, Law::Deny)));
+    side_by_side(PLACES, |ports| is_answered(&Neighbours::on(ports, Law::Deny)));
 }
 
 #[track_caller]
@@ -166,9 +166,7 @@ fn is_answered(scene: &Neighbours) {
 #[test]
 fn attack_11_a_flushed_ruleset_is_back_by_itself() {
     let _machine = require!(Root);
-    PLACES
-        .into_iter()
-        .for_each(|ports| comes_back_after_a_flush(&Neighbours::on(ports, Law::Deny)));
+    side_by_side(PLACES, |ports| comes_back_after_a_flush(&Neighbours::on(ports, Law::Deny)));
 }
 
 #[track_caller]
@@ -198,7 +196,7 @@ fn flows(scene: &Neighbours, address: Ipv6Addr) -> usize {
 #[test]
 fn attack_12_the_flows_of_a_container_end_with_it() {
     let _machine = require!(Root);
-    PLACES.into_iter().for_each(|ports| flows_end(Neighbours::on(ports, Law::Deny)));
+    side_by_side(PLACES, |ports| flows_end(Neighbours::on(ports, Law::Deny)));
 }
 
 #[track_caller]
@@ -236,7 +234,7 @@ fn flows_end(mut scene: Neighbours) {
 #[test]
 fn attack_14_a_packet_for_nobody_does_not_go_round() {
     let _machine = require!(Root);
-    PLACES.into_iter().for_each(|ports| goes_nowhere(&Neighbours::on(ports, Law::Deny)));
+    side_by_side(PLACES, |ports| goes_nowhere(&Neighbours::on(ports, Law::Deny)));
 }
 
 #[track_caller]
@@ -268,7 +266,7 @@ fn goes_nowhere(scene: &Neighbours) {
 #[test]
 fn a_restart_swaps_the_rules_without_a_gap() {
     let _machine = require!(Root);
-    PLACES.into_iter().for_each(|ports| has_no_gap(Neighbours::on(ports, Law::Deny)));
+    side_by_side(PLACES, |ports| has_no_gap(Neighbours::on(ports, Law::Deny)));
 }
 
 #[track_caller]

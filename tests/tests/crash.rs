@@ -17,7 +17,7 @@ use v6pod_proto::{Activate, Attachment, ContainerId, Mode};
 use v6pod_tests::failpoints::NAMES;
 use v6pod_tests::{
     Body, Config, Daemon, Footprint, HostNs, Invariants, OwnedNs, PATIENCE, eventually,
-    random_container_id, require,
+    random_container_id, require, side_by_side,
 };
 
 /// The tenant: `daemon`, an account that every system has and that owns nothing here.
@@ -450,11 +450,20 @@ fn is_of(point: &str, mode: Mode) -> bool {
     mode == Mode::Bridge || !bridges
 }
 
+/// Each of these points in each mode that has it.
+fn points_of(phases: &[&str]) -> impl Iterator<Item = (&'static str, Mode)> {
+    let in_phase = |point: &&str| {
+        let (phase, _) = point.split_once(':').unwrap_or_default();
+        phases.contains(&phase)
+    };
+    let points = NAMES.iter().copied().filter(in_phase);
+    let points: Vec<_> =
+        points.flat_map(|p| [Mode::Bridge, Mode::Routed].map(|m| (p, m))).collect();
+    points.into_iter().filter(|(point, mode)| is_of(point, *mode))
+}
+
 /// Drives the operation that the point is in.
 fn drive(point: &str, mode: Mode) {
-    if !is_of(point, mode) {
-        return;
-    }
     let (phase, _) = point.split_once(':').unwrap_or_default();
     eprintln!("    {point}, {mode:?}");
     match phase {
@@ -481,10 +490,7 @@ fn drive(point: &str, mode: Mode) {
 
 /// Every point of these phases; that each is reached is shown by the daemon's death there.
 fn every(phases: &[&str]) {
-    let of = |name: &&str| phases.iter().any(|phase| name.starts_with(&format!("{phase}:")));
-    for mode in [Mode::Bridge, Mode::Routed] {
-        NAMES.iter().copied().filter(of).for_each(|point| drive(point, mode));
-    }
+    side_by_side(points_of(phases), |(point, mode)| drive(point, mode));
 }
 
 #[test]
@@ -574,20 +580,16 @@ fn dead_while_a_subnet_follows_the_prefix() {
 #[test]
 fn dead_while_one_with_a_subnet_comes_and_goes() {
     let _machine = require!(Root);
-    for mode in [Mode::Bridge, Mode::Routed] {
-        for point in NAMES.iter().filter(|point| is_of(point, mode)) {
-            let scene = || {
-                eprintln!("    {point}, {mode:?}, with a subnet");
-                Scene::of_subnets(mode)
-            };
-            match point.split_once(':') {
-                Some(("making" | "record", _)) => making(point, scene()),
-                Some(("ending" | "undo", _)) => ending(point, End::Deactivated, scene()),
-                Some(("sweep", _)) => ending_together(point, scene()),
-                _ => {}
-            }
+    let phases = ["making", "record", "ending", "undo", "sweep"];
+    side_by_side(points_of(&phases), |(point, mode)| {
+        eprintln!("    {point}, {mode:?}, with a subnet");
+        let scene = Scene::of_subnets(mode);
+        match point.split_once(':') {
+            Some(("making" | "record", _)) => making(point, scene),
+            Some(("ending" | "undo", _)) => ending(point, End::Deactivated, scene),
+            _ => ending_together(point, scene),
         }
-    }
+    });
 }
 
 #[test]

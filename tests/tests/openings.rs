@@ -21,7 +21,7 @@ use v6pod_proto::{Activate, Attachment, OpenedBy};
 use v6pod_tests::{
     Attached, Body, Config, Container, Daemon, Finished, Flow, HostNs, Invariants, Law, Neighbours,
     OUTSIDE_V6, OwnedNs, PATIENCE, Ports, Response, Server, Stage, User, built, elements_of,
-    eventually, open_in_kernel, random_container_id, require, run,
+    eventually, open_in_kernel, random_container_id, require, run, side_by_side,
 };
 
 const PLACES: [Ports; 3] = [Ports::Bridge, Ports::Routed, Ports::Mixed];
@@ -249,8 +249,8 @@ fn a_running_containers_owner_opens_and_closes_and_nobody_else_does() {
     let refused = ctl(owner, daemon, &["close", "web", "udp/80@2001:db8:ffff::/64"]);
     assert!(refused.fails().contains("open to more than that"), "{refused}");
     ctl(owner, daemon, &["close", "web", "tcp/80", "udp/80"]).ok();
-    assert_eq!(ends.each_mut().map(Flow::is_answered), [false, false]);
-    assert_eq!(goes_on.each_mut().map(Flow::is_answered), [true, true]);
+    assert_eq!(Flow::answered(&mut ends), [false, false]);
+    assert_eq!(Flow::answered(&mut goes_on), [true, true]);
     assert!(own.is_answered());
     assert_eq!(reached(&outside, address, &[80, 81]), ["tcp/81", "udp/81"]);
     let metrics = daemon.root().get("/metrics");
@@ -318,7 +318,7 @@ fn run_as(stage: &Stage, uid: u32, program: &str) -> std::process::Command {
 #[test]
 fn attack_12_what_is_closed_ends_and_nothing_else_on_every_kind_of_port() {
     let _machine = require!(Root);
-    PLACES.into_iter().for_each(|ports| flows_end(&mut Neighbours::on(ports, Law::Deny)));
+    side_by_side(PLACES, |ports| flows_end(&mut Neighbours::on(ports, Law::Deny)));
 }
 
 #[track_caller]
@@ -350,8 +350,6 @@ fn flows_end(scene: &mut Neighbours) {
         tcp(&network, (away, 7000)),
         udp(&network, (away, 7000)),
     ];
-    let is_answered =
-        |flows: &mut [Flow]| -> Vec<bool> { flows.iter_mut().map(Flow::is_answered).collect() };
 
     // By taking its elements away alone, no flow ends.
     scene.daemon.kill9();
@@ -364,13 +362,13 @@ fn flows_end(scene: &mut Neighbours) {
         Flow::tcp(&outside, (address, 80)).is_none()
             && Flow::udp(&outside, (address, 80)).is_none()
     );
-    assert_eq!(is_answered(ends.as_flattened_mut()), [true; 4]);
+    assert_eq!(Flow::answered(ends.as_flattened_mut()), [true; 4]);
     scene.daemon.restart();
 
     change(&scene.daemon, r#"{"close": ["tcp/80", "udp/80"]}"#);
     // The server goes on sending in each of them.
-    assert_eq!(is_answered(ends.as_flattened_mut()), [false; 4]);
-    assert_eq!(is_answered(&mut goes_on), [true; 8]);
+    assert_eq!(Flow::answered(ends.as_flattened_mut()), [false; 4]);
+    assert_eq!(Flow::answered(&mut goes_on), [true; 8]);
     assert_eq!(reached(&outside, address, &[80, 81]), ["tcp/81", "udp/81"]);
     // Open again, the very same datagrams' flow is heard again, and a connection can be made anew.
     change(&scene.daemon, r#"{"open": ["tcp/80", "udp/80"]}"#);
@@ -396,7 +394,7 @@ fn flows_end(scene: &mut Neighbours) {
 #[test]
 fn attack_11_no_opening_outlives_a_flush_and_none_is_lost_by_it() {
     let _machine = require!(Root);
-    PLACES.into_iter().for_each(|ports| survives_a_flush(&Neighbours::on(ports, Law::Deny)));
+    side_by_side(PLACES, |ports| survives_a_flush(&Neighbours::on(ports, Law::Deny)));
 }
 
 #[track_caller]
@@ -424,7 +422,7 @@ fn survives_a_flush(scene: &Neighbours) {
         daemon.resume();
         eventually(PATIENCE, "the repair", || (open_in_kernel(daemon) == elements).then_some(()));
         closed.iter_mut().for_each(Flow::ends);
-        assert_eq!(goes_on.each_mut().map(Flow::is_answered), [true, true], "{flush}");
+        assert_eq!(Flow::answered(&mut goes_on), [true, true], "{flush}");
         assert_eq!(reached(&outside, address, &[80, 81]), ["tcp/80", "udp/80"]);
     }
     // And what somebody adds is nobody's, and goes when something is put back.
@@ -512,7 +510,7 @@ fn a_forbidden_annotation_keeps_its_container_from_starting_and_says_why() {
 #[test]
 fn attack_17_an_opening_is_of_an_address_and_not_of_a_port() {
     let _machine = require!(Root);
-    PLACES.into_iter().for_each(|ports| nothing_else_opens(&Neighbours::on(ports, Law::Deny)));
+    side_by_side(PLACES, |ports| nothing_else_opens(&Neighbours::on(ports, Law::Deny)));
 }
 
 #[track_caller]

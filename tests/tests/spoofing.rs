@@ -20,7 +20,7 @@ use v6pod_tests::packet::{
 };
 use v6pod_tests::{
     Frames, LAWS, Law, Neighbours, OUTSIDE_V6, OwnedNs, PATIENCE, Ports, Tap, eventually,
-    everywhere, require, run,
+    everywhere, require, run, side_by_side,
 };
 
 const MARK: &[u8] = b"v6t-attack";
@@ -93,7 +93,7 @@ fn router_advertisement(route: &Route, mac: [u8; 6]) -> Load {
 #[test]
 fn attack_06_router_advertisements_and_redirects_reach_nobody() {
     let _machine = require!(Podman);
-    for (ports, law) in everywhere(LAWS) {
+    side_by_side(everywhere(LAWS), |(ports, law)| {
         let scene = scene(ports, law);
         let (mac, own) = (scene.attacker.mac(), scene.attacker.address());
         let mut frames = Vec::new();
@@ -125,13 +125,13 @@ fn attack_06_router_advertisements_and_redirects_reach_nobody() {
         } else {
             assert_eq!((victim, host, taken), (0, 0, false), "{law:?}");
         }
-    }
+    });
 }
 
 #[test]
 fn attack_07_nobody_takes_the_gateways_or_a_neighbours_place() {
     let _machine = require!(Podman);
-    for (ports, law) in everywhere(LAWS) {
+    side_by_side(everywhere(LAWS), |(ports, law)| {
         let scene = scene(ports, law);
         let (mac, own) = (scene.attacker.mac(), scene.attacker.address());
         let (gateway, victim) = (scene.gateway(), scene.victim.address());
@@ -163,7 +163,7 @@ fn attack_07_nobody_takes_the_gateways_or_a_neighbours_place() {
         let (victims, hosts) = attack(&scene, &frames);
         if scene.is_routed() {
             takes_no_place_by_a_routed_port(&scene, (victims, hosts));
-            continue;
+            return;
         }
         let (thief, bridge) = (scene.attacker.attachment.mac.to_string(), scene.daemon.bridge());
         let inside = scene.victim.namespace.run("ip", &["-6", "neigh", "show"]);
@@ -191,7 +191,7 @@ fn attack_07_nobody_takes_the_gateways_or_a_neighbours_place() {
             assert!(stolen == [false; 2] && !moved(), "{law:?}: {stolen:?}");
             scene.victim.namespace.run("ping", &["-c", "1", "-W", "10", OUTSIDE_V6]).ok();
         }
-    }
+    });
 }
 
 /// What the attacker says of neighbours by a routed port concerns that port alone, even without any
@@ -247,7 +247,7 @@ fn attack_08_a_source_that_is_not_the_senders_goes_nowhere() {
     let _machine = require!(Podman);
     let stranger: Ipv6Addr = "2001:db8:bad::1".parse().expect("an address");
     let unused: Ipv6Addr = "2001:db8:1:2:3::dead".parse().expect("an address");
-    for (ports, law) in everywhere(LAWS) {
+    side_by_side(everywhere(LAWS), |(ports, law)| {
         let scene = scene(ports, law);
         let routable = [scene.victim.address(), stranger, unused];
         let others = [scene.service(), LINK_LOCAL, Ipv6Addr::UNSPECIFIED, Ipv6Addr::LOCALHOST];
@@ -275,7 +275,7 @@ fn attack_08_a_source_that_is_not_the_senders_goes_nowhere() {
         } else {
             assert_eq!((out, victim, host), (0, 0, 0), "{law:?}");
         }
-    }
+    });
 }
 
 #[test]
@@ -306,7 +306,7 @@ fn attack_08_without_the_bridge_table_a_foreign_source_still_goes_nowhere() {
 #[test]
 fn attack_09_an_established_flow_lets_no_other_sender_in() {
     let _machine = require!(Podman);
-    for (ports, law) in everywhere(LAWS) {
+    side_by_side(everywhere(LAWS), |(ports, law)| {
         let scene = scene(ports, law);
         let victim = scene.victim.address();
         let outside_tap = scene.outside_tap();
@@ -326,13 +326,13 @@ fn attack_09_an_established_flow_lets_no_other_sender_in() {
         let frames = [frame(scene.gateway_mac(), scene.attacker.mac(), IPV6, &packet)];
         let expected = usize::from(law == Law::None);
         assert_eq!(escape(&scene, &frames), expected, "{law:?}");
-    }
+    });
 }
 
 #[test]
 fn attack_10_no_header_hides_a_closed_port() {
     let _machine = require!(Podman);
-    for (ports, law) in everywhere(LAWS) {
+    side_by_side(everywhere(LAWS), |(ports, law)| {
         let scene = scene(ports, law);
         let route = Route::new(scene.attacker.address(), scene.victim.address());
         let send = |loads: &[Load]| -> usize {
@@ -372,7 +372,7 @@ fn attack_10_no_header_hides_a_closed_port() {
         // An honest large packet in parts arrives.
         let large = ["-c", "1", "-W", "10", "-s", "4000", &scene.victim.address().to_string()];
         scene.attacker.namespace.run("ping", &large).ok();
-    }
+    });
 }
 
 #[test]
@@ -380,7 +380,7 @@ fn attack_32_multicast_and_broadcast_reach_no_sibling() {
     const EACH: usize = 100;
     let _machine = require!(Podman);
     let kinds = [IPV6, 0x0800, 0x0806, 0x8100, 0x88cc, 0x1234];
-    for (ports, law) in everywhere(LAWS) {
+    side_by_side(everywhere(LAWS), |(ports, law)| {
         let scene = scene(ports, law);
         let (mac, own) = (scene.attacker.mac(), scene.attacker.address());
         let route = Route::new(own, ALL_NODES);
@@ -399,7 +399,7 @@ fn attack_32_multicast_and_broadcast_reach_no_sibling() {
         } else {
             assert_eq!((victim, host), (0, 0), "{law:?}");
         }
-    }
+    });
 }
 
 /// A question of ARP's: who has this address? Asked by one who has none yet (RFC 5227).
@@ -414,7 +414,7 @@ const ARP_ANSWER: &[u8] = &[0x08, 0x06, 0, 1, 8, 0, 6, 4, 0, 2];
 #[test]
 fn attack_16_nobody_answers_arp_or_takes_ipv4_by_a_port() {
     let _machine = require!(Podman);
-    for (ports, law) in everywhere(LAWS) {
+    side_by_side(everywhere(LAWS), |(ports, law)| {
         let scene = scene(ports, law);
         if scene.is_routed() {
             scene.witness();
@@ -443,13 +443,13 @@ fn attack_16_nobody_answers_arp_or_takes_ipv4_by_a_port() {
             Law::None => assert_eq!(answered, 1),
             Law::Deny | Law::Allow => assert_eq!((answered, taken), (0, 0), "{law:?}"),
         }
-    }
+    });
 }
 
 #[test]
 fn attack_06_the_host_sends_no_redirects() {
     let _machine = require!(Podman);
-    for (ports, law) in everywhere([Law::None, Law::Deny]) {
+    side_by_side(everywhere([Law::None, Law::Deny]), |(ports, law)| {
         let scene = scene(ports, law);
         let own = scene.attacker.address();
         // By the way it came: to itself, or on the bridge to the neighbour.
@@ -468,13 +468,13 @@ fn attack_06_the_host_sends_no_redirects() {
         // Reserved, where to, what for (RFC 4861, section 4.5): on the link they are the same.
         let redirects = frames.with(&[&[0; 4][..], &to.octets(), &to.octets()].concat());
         assert_eq!(redirects > 0, law == Law::None, "{ports:?} {law:?}");
-    }
+    });
 }
 
 #[test]
 fn attack_29_what_an_owner_changes_inside_changes_nothing_outside() {
     let _machine = require!(Podman);
-    for (ports, law) in everywhere([Law::None, Law::Deny]) {
+    side_by_side(everywhere([Law::None, Law::Deny]), |(ports, law)| {
         let scene = scene(ports, law);
         let victim = scene.victim.address();
         let inside = format!(
@@ -511,7 +511,7 @@ fn attack_29_what_an_owner_changes_inside_changes_nothing_outside() {
             scene.victim.namespace.run("ping", &["-c", "1", "-W", "10", OUTSIDE_V6]).ok();
             run(scene.host.outside("ping").args(["-c", "1", "-W", "10", &victim.to_string()])).ok();
         }
-    }
+    });
 }
 
 fn mac_text(mac: [u8; 6]) -> String {
@@ -522,7 +522,7 @@ fn mac_text(mac: [u8; 6]) -> String {
 #[test]
 fn attack_15_no_other_interface_of_the_host_forwards() {
     let _machine = require!(Root);
-    for ports in [Ports::Bridge, Ports::Routed] {
+    side_by_side([Ports::Bridge, Ports::Routed], |ports| {
         let scene = Neighbours::on(ports, Law::Allow);
         let read = |what: &str| {
             let path = format!("/proc/sys/net/ipv6/conf/{what}");
@@ -531,7 +531,7 @@ fn attack_15_no_other_interface_of_the_host_forwards() {
         if read("up0/force_forwarding").is_empty() {
             // Linux before 6.17 has one switch for all: docs/known-issues.md says so.
             assert_eq!(read("all/forwarding"), "1");
-            continue;
+            return;
         }
         scene.host.ip("link add other0 type veth peer name lan0").ok();
         let lan = OwnedNs::new(&scene.users[0]);
@@ -560,7 +560,7 @@ fn attack_15_no_other_interface_of_the_host_forwards() {
             .args(["-c", "echo 1 >/proc/sys/net/ipv6/conf/all/forwarding"]))
         .ok();
         assert_eq!([reaches(OUTSIDE_V6), reaches(&victim)], [true; 2], "{ports:?}");
-    }
+    });
 }
 
 #[test]

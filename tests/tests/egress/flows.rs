@@ -9,7 +9,7 @@ use v6pod_tests::packet::{ACK, IPV6, Load, Route, SYN, frame};
 use v6pod_tests::{Attached, Flow, PATIENCE, Server, Tap, eventually, require, run};
 
 use crate::MARK;
-use crate::place::{MODES, Place, answered, outside, reached, tcp, udp};
+use crate::place::{MODES, Place, outside, reached, tcp, udp};
 
 /// Sends this many datagrams, each a flow of its own, and one of a flow that is known behind them.
 fn flood(tap: &Tap, by: [u8; 6], from: [u8; 6], route: &Route, to: u16, count: u16) {
@@ -74,7 +74,7 @@ fn attack_25_a_container_holds_so_many_flows_and_others_go_on() {
             (["begun", "offered"].map(|which| place.at_limit(which)) == [1, 1]).then_some(())
         });
         // What it had goes on, and others have their own.
-        assert_eq!(answered(&mut goes_on), [true; 4]);
+        assert_eq!(Flow::answered(&mut goes_on), [true; 4]);
         let seen = reached(&networks[1], &[(outside(), 7000)]);
         assert_eq!(seen.len(), 2);
         assert_eq!(reached(&outside_ns, &[(victim.address(), 90)]).len(), 2);
@@ -191,7 +191,7 @@ fn attack_25_one_containers_connections_are_not_the_end_of_everybody_elses() {
             }
         }
         // What others had goes on, and who comes is attached, in either case.
-        assert_eq!(answered(&mut goes_on), [true; 2]);
+        assert_eq!(Flow::answered(&mut goes_on), [true; 2]);
         drop(Attached::new(&place.daemon, &place.users[1]));
     }
 }

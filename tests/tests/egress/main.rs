@@ -21,10 +21,10 @@ use v6pod_proto::{Activate, Attachment, EgressBy, Mode};
 use v6pod_tests::packet::{Extension, IPV6, Load, Route, frame};
 use v6pod_tests::{
     Attached, Body, Config, Flow, HostNs, Invariants, OUTSIDE_V6, PATIENCE, Server, Stage, built,
-    eventually, reach_in_kernel, reach_of, require, run, within,
+    eventually, reach_in_kernel, reach_of, require, run, side_by_side, within,
 };
 
-use place::{MODES, Place, answered, outside, pings, reached, tcp, udp};
+use place::{MODES, Place, outside, pings, reached, tcp, udp};
 
 const MARK: &[u8] = b"v6t-out";
 const LAST: &[u8] = b"v6t-honest";
@@ -32,7 +32,7 @@ const LAST: &[u8] = b"v6t-honest";
 #[test]
 fn a_confined_container_reaches_what_it_lists_and_answers_what_reached_it() {
     let _machine = require!(Root);
-    for mode in MODES {
+    side_by_side(MODES, |mode| {
         let place = Place::with(mode, "");
         let neighbour = place.container(&[("v6pod.ingress", "tcp/80-81,udp/80-81")]);
         let (service, near) = (place.service(), neighbour.address());
@@ -89,7 +89,7 @@ fn a_confined_container_reaches_what_it_lists_and_answers_what_reached_it() {
         eventually(PATIENCE, "nothing is left of it", || {
             reach_in_kernel(&place.daemon).is_empty().then_some(())
         });
-    }
+    });
 }
 
 /// What a confined container may try: whole and in pieces, with and without ports.
@@ -119,38 +119,41 @@ fn attempts(route: &Route) -> Vec<Load> {
 #[test]
 fn attack_10_no_packet_of_a_confined_container_gets_out_by_its_form() {
     let _machine = require!(Root);
-    for (mode, ingress) in MODES.into_iter().flat_map(|mode| ["deny", "allow"].map(|i| (mode, i))) {
-        let place = Place::with(mode, &format!("[firewall]\ningress = \"{ingress}\"\n"));
-        let tap = place.outside_tap();
-        let gateway = place.gateway_mac();
-        let sends = |from: &Attached| {
-            let route = Route::new(from.address(), outside());
-            tap.drain();
-            let send = |load: &Load| {
-                from.tap.send(&frame(gateway, from.mac(), IPV6, &route.carry(load)));
+    side_by_side(
+        MODES.into_iter().flat_map(|mode| ["deny", "allow"].map(|i| (mode, i))),
+        |(mode, ingress)| {
+            let place = Place::with(mode, &format!("[firewall]\ningress = \"{ingress}\"\n"));
+            let tap = place.outside_tap();
+            let gateway = place.gateway_mac();
+            let sends = |from: &Attached| {
+                let route = Route::new(from.address(), outside());
+                tap.drain();
+                let send = |load: &Load| {
+                    from.tap.send(&frame(gateway, from.mac(), IPV6, &route.carry(load)));
+                };
+                let all = attempts(&route);
+                all.iter().for_each(send);
+                // What was sent before it has arrived, or never will.
+                send(&route.udp(4001, 7000, LAST));
+                (tap.frames_until(LAST).with(MARK), all.len())
             };
-            let all = attempts(&route);
-            all.iter().for_each(send);
-            // What was sent before it has arrived, or never will.
-            send(&route.udp(4001, 7000, LAST));
-            (tap.frames_until(LAST).with(MARK), all.len())
-        };
-        let free = place.container(&[]);
-        free.namespace.run("ping", &["-c", "1", "-W", "10", OUTSIDE_V6]).ok();
-        let (seen, sent) = sends(&free);
-        // Two headers that nobody may send, and the piece without the mark; where flows are asked about, what
-        // belongs to none and can begin none: errors about what never was, an answer nobody asked for.
-        let least = if ingress == "allow" { sent - 4 } else { sent - 13 };
-        assert!(seen >= least, "{seen} of {sent}");
-        let confined = place.container(&[("v6pod.egress", "deny,udp/7000")]);
-        assert_eq!(sends(&confined).0, 0);
-    }
+            let free = place.container(&[]);
+            free.namespace.run("ping", &["-c", "1", "-W", "10", OUTSIDE_V6]).ok();
+            let (seen, sent) = sends(&free);
+            // Two headers that nobody may send, and the piece without the mark; where flows are asked about, what
+            // belongs to none and can begin none: errors about what never was, an answer nobody asked for.
+            let least = if ingress == "allow" { sent - 4 } else { sent - 13 };
+            assert!(seen >= least, "{seen} of {sent}");
+            let confined = place.container(&[("v6pod.egress", "deny,udp/7000")]);
+            assert_eq!(sends(&confined).0, 0);
+        },
+    );
 }
 
 #[test]
 fn attack_29_a_confined_container_stays_so_whatever_it_does_to_its_interface() {
     let _machine = require!(Root);
-    for mode in MODES {
+    side_by_side(MODES, |mode| {
         let place = Place::with(mode, "");
         let _server = Server::start(&place.outside(), &[7000, 7001]);
         let all = [(outside(), 7000), (outside(), 7001)];
@@ -175,7 +178,7 @@ fn attack_29_a_confined_container_stays_so_whatever_it_does_to_its_interface() {
         change(&confined);
         let seen = reached(&confined.namespace.network(), &all);
         assert_eq!(seen, [format!("tcp/7000 {OUTSIDE_V6}")]);
-    }
+    });
 }
 
 /// What the hook says of a container that the network program has plugged.
@@ -193,7 +196,7 @@ fn describe(place: &Place, attached: &Attached, annotations: &[(&str, &str)]) ->
 #[test]
 fn what_the_hook_adds_late_confines_and_ends_what_is_out_of_reach_and_nothing_else() {
     let _machine = require!(Root);
-    for mode in MODES {
+    side_by_side(MODES, |mode| {
         let place = Place::with(mode, "");
         let outside_ns = place.outside();
         let _server = Server::start(&outside_ns, &[7000, 7001]);
@@ -219,7 +222,10 @@ fn what_the_hook_adds_late_confines_and_ends_what_is_out_of_reach_and_nothing_el
         );
         run(place.host.command("sh").args(["-c", &bare])).ok();
         assert_eq!(reached(&network, &[(outside(), 7001)]), [""; 0]);
-        assert_eq!((answered(&mut ends), answered(&mut goes_on)), (vec![true; 2], vec![true; 4]));
+        assert_eq!(
+            (Flow::answered(&mut ends), Flow::answered(&mut goes_on)),
+            (vec![true; 2], vec![true; 4])
+        );
         let bare = format!(
             "nft delete element inet {table} confined '{{ {address} }}'; nft flush set inet {table} reach"
         );
@@ -229,20 +235,23 @@ fn what_the_hook_adds_late_confines_and_ends_what_is_out_of_reach_and_nothing_el
         let rule = "deny,tcp/7000,udp/7000@2001:db8:ffff::/64";
         let described = describe(&place, &late, &[("v6pod.egress", rule)]);
         assert_eq!(described.egress.rule.to_string(), rule);
-        assert_eq!((answered(&mut ends), answered(&mut goes_on)), (vec![false; 2], vec![true; 4]));
+        assert_eq!(
+            (Flow::answered(&mut ends), Flow::answered(&mut goes_on)),
+            (vec![false; 2], vec![true; 4])
+        );
         assert_eq!(reached(&network, &[(outside(), 7000), (outside(), 7001)]).len(), 2);
         assert!(!pings(&late, outside()));
         // Nobody takes it back: what is known stays as it is.
         let again = describe(&place, &late, &[("v6pod.egress", "allow")]);
         assert_eq!(again.egress.rule.to_string(), rule);
         Invariants::hold(&place.daemon, &[(&late.namespace, address)]);
-    }
+    });
 }
 
 #[test]
 fn a_hosts_default_confines_who_says_nothing_after_a_restart_too() {
     let _machine = require!(Root);
-    for mode in MODES {
+    side_by_side(MODES, |mode| {
         let mut place = Place::with(mode, "");
         let _server = Server::start(&place.outside(), &[7000]);
         let [silent, says] =
@@ -260,13 +269,13 @@ fn a_hosts_default_confines_who_says_nothing_after_a_restart_too() {
         assert!(!pings(&next, outside()) && pings(&says, outside()));
         let living = [&silent, &says, &next].map(|a| (&a.namespace, a.address()));
         Invariants::hold(&place.daemon, &living);
-    }
+    });
 }
 
 #[test]
 fn attack_11_nothing_that_began_while_there_were_no_rules_goes_on() {
     let _machine = require!(Root);
-    for mode in MODES {
+    side_by_side(MODES, |mode| {
         let place = Place::with(mode, "");
         let _server = Server::start(&place.outside(), &[7000, 7001]);
         let confined = place.container(&[("v6pod.egress", "deny,tcp/7000")]);
@@ -286,7 +295,7 @@ fn attack_11_nothing_that_began_while_there_were_no_rules_goes_on() {
             escaped.ends();
         }
         assert!(Flow::tcp(&network, (outside(), 7001)).is_none() && goes_on.is_answered());
-    }
+    });
 }
 
 /// One that answers one connection, and says nothing by itself.
@@ -303,72 +312,78 @@ fn quiet_server(namespace: &File, port: u16) {
 #[test]
 fn of_the_host_containers_reach_what_the_operator_says() {
     let _machine = require!(Root);
-    for (mode, ingress) in MODES.into_iter().flat_map(|mode| ["deny", "allow"].map(|i| (mode, i))) {
-        // The host has a resolver at port 53 of all its addresses: there is room for no other.
-        let firewall = format!("[dns]\nenabled = false\n[firewall]\ningress = \"{ingress}\"\n");
-        let mut place = Place::with(mode, &firewall);
-        let uplink: Ipv6Addr = "2001:db8:ffff::2".parse().expect("an address");
-        let service = place.service();
-        let _host = Server::start(&place.host(), &[53, 8080]);
-        let _outside = Server::start(&place.outside(), &[53]);
-        let container = place.container(&[]);
-        let network = container.namespace.network();
-        let _own = Server::start(&network, &[90]);
-        let all = [(service, 53), (service, 8080), (uplink, 53), (outside(), 53)];
-        // An answer of UDP's comes from the address that is next to the container, and is none.
-        assert_eq!(reached(&network, &all).len(), 7);
-        // Root's own processes reach every container: one that goes on sending would begin it anew.
-        quiet_server(&place.host(), 8081);
-        let mut ends = tcp(&network, (uplink, 8081));
-        assert!(ends.is_answered());
-        let mut goes_on = [tcp(&network, (service, 53)), tcp(&network, (outside(), 53))];
+    side_by_side(
+        MODES.into_iter().flat_map(|mode| ["deny", "allow"].map(|i| (mode, i))),
+        |(mode, ingress)| {
+            // The host has a resolver at port 53 of all its addresses: there is room for no other.
+            let firewall = format!("[dns]\nenabled = false\n[firewall]\ningress = \"{ingress}\"\n");
+            let mut place = Place::with(mode, &firewall);
+            let uplink: Ipv6Addr = "2001:db8:ffff::2".parse().expect("an address");
+            let service = place.service();
+            let _host = Server::start(&place.host(), &[53, 8080]);
+            let _outside = Server::start(&place.outside(), &[53]);
+            let container = place.container(&[]);
+            let network = container.namespace.network();
+            let _own = Server::start(&network, &[90]);
+            let all = [(service, 53), (service, 8080), (uplink, 53), (outside(), 53)];
+            // An answer of UDP's comes from the address that is next to the container, and is none.
+            assert_eq!(reached(&network, &all).len(), 7);
+            // Root's own processes reach every container: one that goes on sending would begin it anew.
+            quiet_server(&place.host(), 8081);
+            let mut ends = tcp(&network, (uplink, 8081));
+            assert!(ends.is_answered());
+            let mut goes_on = [tcp(&network, (service, 53)), tcp(&network, (outside(), 53))];
 
-        place.again(mode, &(firewall + "host = \"deny\"\n"));
-        let expected = [
-            format!("tcp/53 {service}"),
-            format!("udp/53 {service}"),
-            format!("tcp/53 {OUTSIDE_V6}"),
-            format!("udp/53 {OUTSIDE_V6}"),
-        ];
-        assert_eq!(reached(&network, &all), expected);
-        assert!(pings(&container, service) && pings(&container, uplink));
-        // What root begins is answered.
-        assert_eq!(reached(&place.host(), &[(container.address(), 90)]).len(), 2);
-        ends.ends();
-        assert_eq!(answered(&mut goes_on), [true; 2]);
-    }
+            place.again(mode, &(firewall + "host = \"deny\"\n"));
+            let expected = [
+                format!("tcp/53 {service}"),
+                format!("udp/53 {service}"),
+                format!("tcp/53 {OUTSIDE_V6}"),
+                format!("udp/53 {OUTSIDE_V6}"),
+            ];
+            assert_eq!(reached(&network, &all), expected);
+            assert!(pings(&container, service) && pings(&container, uplink));
+            // What root begins is answered.
+            assert_eq!(reached(&place.host(), &[(container.address(), 90)]).len(), 2);
+            ends.ends();
+            assert_eq!(Flow::answered(&mut goes_on), [true; 2]);
+        },
+    );
 }
 
 #[test]
 fn containers_that_are_kept_apart_reach_no_open_port_of_each_others() {
     let _machine = require!(Root);
-    for (mode, ingress) in MODES.into_iter().flat_map(|mode| ["deny", "allow"].map(|i| (mode, i))) {
-        let firewall = format!("[firewall]\ningress = \"{ingress}\"\n");
-        let mut place = Place::with(mode, &firewall);
-        let open = [("v6pod.ingress", "tcp/90,udp/90")];
-        let server = place.container(&open);
-        let _server = Server::start(&server.namespace.network(), &[90]);
-        let own = place.container(&[]);
-        let others = Attached::new(&place.daemon, &place.users[1]);
-        let networks = [&own, &others].map(|a| a.namespace.network());
-        let to = [(server.address(), 90)];
-        let seen = |place: &Place| {
-            let [own, others] = networks.each_ref().map(|network| reached(network, &to).len());
-            [own, others, reached(&place.outside(), &to).len()]
-        };
-        assert_eq!(seen(&place), [2, 2, 2]);
-        let mut ends = tcp(&networks[0], to[0]);
-        place.again(mode, &(firewall + "east_west = \"deny\"\n"));
-        assert_eq!(seen(&place), [0, 0, 2]);
-        assert!(!pings(&own, server.address()) && pings(&own, outside()));
-        ends.ends();
-    }
+    side_by_side(
+        MODES.into_iter().flat_map(|mode| ["deny", "allow"].map(|i| (mode, i))),
+        |(mode, ingress)| {
+            let firewall = format!("[firewall]\ningress = \"{ingress}\"\n");
+            let mut place = Place::with(mode, &firewall);
+            let open = [("v6pod.ingress", "tcp/90,udp/90")];
+            let server = place.container(&open);
+            let _server = Server::start(&server.namespace.network(), &[90]);
+            let own = place.container(&[]);
+            let others = Attached::new(&place.daemon, &place.users[1]);
+            let networks = [&own, &others].map(|a| a.namespace.network());
+            let to = [(server.address(), 90)];
+            let seen = |place: &Place| {
+                let [own, others] = networks.each_ref().map(|network| reached(network, &to).len());
+                [own, others, reached(&place.outside(), &to).len()]
+            };
+            assert_eq!(seen(&place), [2, 2, 2]);
+            let mut ends = tcp(&networks[0], to[0]);
+            place.again(mode, &(firewall + "east_west = \"deny\"\n"));
+            assert_eq!(seen(&place), [0, 0, 2]);
+            assert!(!pings(&own, server.address()) && pings(&own, outside()));
+            ends.ends();
+        },
+    );
 }
 
 #[test]
 fn an_owners_containers_reach_each_other_and_nobody_elses() {
     let _machine = require!(Root);
-    for mode in MODES {
+    side_by_side(MODES, |mode| {
         let mut place = Place::with(mode, "");
         let server = place.container(&[]);
         let network = server.namespace.network();
@@ -401,7 +416,7 @@ fn an_owners_containers_reach_each_other_and_nobody_elses() {
         place.again(mode, "");
         goes_on.ends();
         assert_eq!(seen(&place), [0, 0, 0, 0]);
-    }
+    });
 }
 
 #[test]

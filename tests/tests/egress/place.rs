@@ -139,11 +139,3 @@ pub(crate) fn tcp(from: &File, to: (Ipv6Addr, u16)) -> Flow {
 pub(crate) fn udp(from: &File, to: (Ipv6Addr, u16)) -> Flow {
     Flow::udp(from, to).expect("an answer")
 }
-
-pub(crate) fn answered(flows: &mut [Flow]) -> Vec<bool> {
-    thread::scope(|scope| {
-        let asked: Vec<_> =
-            flows.iter_mut().map(|flow| scope.spawn(move || flow.is_answered())).collect();
-        asked.into_iter().map(|flow| flow.join().expect("a flow")).collect()
-    })
-}

@@ -27,7 +27,7 @@ use v6pod_proto::{Mode, OpenedBy};
 use v6pod_tests::packet::{IPV6, Route, frame};
 use v6pod_tests::{
     Attached, Body, Caller, Config, Daemon, Finished, HostNs, Law, Neighbours, OUTSIDE_V6,
-    PATIENCE, Ports, Response, Stage, User, built, eventually, require, run,
+    PATIENCE, Ports, Response, Stage, User, built, eventually, require, run, side_by_side,
 };
 
 use probe::Who;
@@ -67,7 +67,7 @@ fn word(rule: Rule) -> String {
 #[test]
 fn who_reaches_a_container_with_what_and_explain_says_so() {
     let _machine = require!(Podman);
-    for mode in [Mode::Bridge, Mode::Routed] {
+    side_by_side([Mode::Bridge, Mode::Routed], |mode| {
         let scene = Scene::with(mode, "", &Asks::default());
         let Scene { daemon, victim, users: [_, owner], .. } = &scene;
         let mut table = vec![head(mode, &COLUMNS.map(|(name, _)| name))];
@@ -82,7 +82,7 @@ fn who_reaches_a_container_with_what_and_explain_says_so() {
         }
         print(&table);
         assert_eq!(table[1..].iter().map(|row| row.join(" ")).collect::<Vec<_>>(), EXPECTED);
-    }
+    });
 }
 
 /// The whole of it, so that a mistake that the rules and `explain` share is seen too.
@@ -166,10 +166,12 @@ fn head(mode: Mode, columns: &[&str]) -> Vec<String> {
 #[allow(clippy::print_stdout, reason = "the matrix is to be printed")]
 fn print(table: &[Vec<String>]) {
     let width = |column: usize| table.iter().map(|row| row[column].len()).max().unwrap_or(0);
-    for row in table {
+    let line = |row: &Vec<String>| {
         let cells = row.iter().enumerate().map(|(n, cell)| format!("{cell:0$}", width(n)));
-        println!("{}", cells.collect::<Vec<_>>().join("  ").trim_end());
-    }
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    // In one go: another is printed beside it.
+    println!("{}", table.iter().map(line).collect::<Vec<_>>().join("\n"));
 }
 
 #[test]
@@ -177,7 +179,7 @@ fn a_foreign_source_and_an_address_that_nobody_has_get_nowhere_and_it_is_said_wh
     let _machine = require!(Root);
     const MARK: &[u8] = b"v6t-foreign";
     const LAST: &[u8] = b"v6t-honest";
-    for ports in [Ports::Bridge, Ports::Routed] {
+    side_by_side([Ports::Bridge, Ports::Routed], |ports| {
         let scene = Neighbours::on(ports, Law::Deny);
         let (attacker, victim) = (scene.attacker.address(), scene.victim.address());
         let outside: Ipv6Addr = OUTSIDE_V6.parse().expect("an address");
@@ -207,7 +209,7 @@ fn a_foreign_source_and_an_address_that_nobody_has_get_nowhere_and_it_is_said_wh
         assert!(pinged.stdout.contains("nreachable"), "{pinged}");
         let said = explained(&scene.daemon.root(), ["outside", nobody, "echo"], None);
         assert_eq!((said.verdict, said.rule), (Verdict::Unreachable, Rule::Vacant));
-    }
+    });
 }
 
 /// What a user is told, as text, with this address of another's or of nobody's left out.
@@ -278,7 +280,7 @@ fn ctl(user: &User, daemon: &Daemon, words: &[&str]) -> Finished {
 #[test]
 fn a_kernel_that_does_otherwise_is_told_loudly() {
     let _machine = require!(Root);
-    for mode in [Mode::Bridge, Mode::Routed] {
+    side_by_side([Mode::Bridge, Mode::Routed], |mode| {
         let host = HostNs::new();
         let daemon = Daemon::configured(&host, &Config::default().with_mode(mode));
         let user = User::account(1, &host);
@@ -310,7 +312,7 @@ fn a_kernel_that_does_otherwise_is_told_loudly() {
         nft("flush chain inet TABLE to_container");
         eventually(PATIENCE, "the repair", || daemon.status().last_repair);
         explain("tcp/80").ok();
-    }
+    });
 }
 
 #[test]

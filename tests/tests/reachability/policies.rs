@@ -4,7 +4,7 @@ use std::thread;
 
 use v6pod_proto::Mode;
 use v6pod_proto::explain::Verdict;
-use v6pod_tests::require;
+use v6pod_tests::{require, side_by_side};
 
 use crate::probe::Who;
 use crate::scene::{Asks, BACK, Row, Scene, network};
@@ -85,10 +85,9 @@ const POLICIES: [Policy; 4] = [
 #[test]
 fn who_reaches_what_under_other_policies_and_explain_says_so() {
     let _machine = require!(Root);
-    for (mode, policy) in [Mode::Bridge, Mode::Routed]
-        .into_iter()
-        .flat_map(|mode| POLICIES.iter().map(move |p| (mode, p)))
-    {
+    let modes = [Mode::Bridge, Mode::Routed];
+    let cases = modes.into_iter().flat_map(|mode| POLICIES.iter().map(move |p| (mode, p)));
+    side_by_side(cases, |(mode, policy)| {
         let scene = Scene::with(mode, &format!("[firewall]\n{}\n", policy.tables), &policy.asks);
         let rows = scene.rows();
         // All at once: what is dropped says nothing for a while.
@@ -103,7 +102,7 @@ fn who_reaches_what_under_other_policies_and_explain_says_so() {
         print(&[&[head(mode, &COLUMNS)], &lines[..]].concat());
         let lines: Vec<_> = lines.iter().map(|line| line.join(" ")).collect();
         assert_eq!(lines, policy.expected, "{} {:?}", policy.tables, policy.asks);
-    }
+    });
 }
 
 #[track_caller]
@@ -172,12 +171,12 @@ fn told(real: bool, said: Verdict, rule: &str) -> String {
 #[test]
 fn of_a_host_that_keeps_to_itself_containers_reach_the_resolver() {
     let _machine = require!(Root);
-    for mode in [Mode::Bridge, Mode::Routed] {
+    side_by_side([Mode::Bridge, Mode::Routed], |mode| {
         // That of the host itself, which has the port where the daemon answers nothing.
         let tables = "[dns]\nenabled = false\n[firewall]\nhost = \"deny\"\n";
         let scene = Scene::with(mode, tables, &Asks::default());
         let host = &scene.rows()[1];
         let _server = host.who.serves(53);
         assert_eq!(both(|protocol| begun(&scene, host, protocol, "53")), "yes host");
-    }
+    });
 }
