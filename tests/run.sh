@@ -29,13 +29,16 @@ fi
 export V6POD_TEST_SKIPPED=$skipped
 
 say "building"
+# The daemon that is measured: target/release/v6podd. It is linked for long by one processor: beside the others.
+cargo build --locked --quiet --release -p v6pod-daemon --bin v6podd &
+measured=$!
 # The daemon that crashes on demand. Of the tests' own profile, so that what it stands on is built once.
 cargo build --locked --workspace --bins --features v6pod-daemon/failpoints
 mkdir -p target/failpoints
 cp target/debug/v6podd target/debug/v6podd.d target/failpoints
 cargo build --locked --workspace --bins
-# The daemon that is measured: target/release/v6podd.
-cargo build --locked --release -p v6pod-daemon --bin v6podd
+cargo test --locked --workspace --no-run
+wait "$measured"
 failed=0
 if (($# == 0)); then
     say "the crates' own tests"
