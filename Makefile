@@ -56,7 +56,7 @@ relocate := sed -E -e 's,@PREFIX@,$(PREFIX),g' \
 contract := v6pod-daemon/src/api/openapi.json
 relink := sed 's,$(contract),openapi.json,g'
 
-.PHONY: help deps build test test-matrix demo lint fuzz miri bench deb deb-portable dist install uninstall clean
+.PHONY: help deps build test test-matrix demo lint fuzz miri bench deb deb-portable dist packages-check install uninstall clean
 
 help:
 	@echo 'make deps       install what building and testing need (Debian, as root)'
@@ -71,6 +71,7 @@ help:
 	@echo 'make deb        a Debian package for this Debian and later ones, in target/debian'
 	@echo 'make deb-portable  the same for Debian 11 and later (needs mmdebstrap)'
 	@echo 'make dist       the sources of this commit as a tarball, and what builds packages of it elsewhere'
+	@echo 'make packages-check  build each package by its own tools, and look at it (as root, some minutes)'
 	@echo 'make install    to DESTDIR and PREFIX ($(PREFIX))'
 	@echo 'make uninstall  undo that; configuration and state stay'
 	@echo 'make clean      remove what was built'
@@ -159,6 +160,9 @@ deb-portable:
 # Fedora's and Arch's packages are built of it where those are.
 dist:
 	@packaging/dist.sh target/dist
+
+packages-check:
+	@packaging/check.sh
 
 # Does not build: `make build` as yourself, then this as root.
 install:

@@ -36,7 +36,7 @@ use Containers::{Depend, Start, Stop};
 type Break = (&'static str, &'static str, Containers);
 
 /// What an administrator does to podman, the programs and the system.
-const SYSTEM: [Break; 16] = [
+const SYSTEM: [Break; 21] = [
     ("dropin-missing", "rm /etc/containers/containers.conf.d/10-v6pod.conf", Stop),
     ("podman-conf-unreadable", "chmod 600 /etc/containers/containers.conf.d/10-v6pod.conf", Stop),
     (
@@ -53,6 +53,15 @@ const SYSTEM: [Break; 16] = [
     ("program-not-executable", "chmod 644 /usr/libexec/v6pod/v6pod-hook", Stop),
     ("program-link", "rm /usr/libexec/v6pod/slirp4netns", Stop),
     ("slirp4netns-not-executable", "chmod 644 /usr/bin/slirp4netns", Stop),
+    (
+        "shim-conf-mistake",
+        "echo 'sokcet = \"/run/v6pod/v6pod.sock\"' >>/etc/v6pod/shim.toml",
+        Start,
+    ),
+    ("shim-conf-mistake", "echo '[[[' >>/etc/v6pod/shim.toml", Start),
+    ("shim-conf-unreadable", "chmod 600 /etc/v6pod/shim.toml", Start),
+    ("shim-socket", "sed -i '/^socket/s/v6pod.sock/v6podd.sock/' /etc/v6pod/shim.toml", Stop),
+    ("shim-program", "sed -i '/^slirp4netns/s,auto,/opt/slirp4netns,' /etc/v6pod/shim.toml", Stop),
     (
         "id-mapper-powerless",
         "chmod u-s /usr/bin/newuidmap; setcap -r /usr/bin/newuidmap || :",

@@ -88,11 +88,57 @@ impl Config {
     }
 }
 
+/// What the text of a settings file means, for who looks after a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    /// What cannot be used of it first: the key, or the line where it is no TOML, and why.
+    pub mistake: Option<Mistake>,
+    /// Where v6podd is asked.
+    pub socket: PathBuf,
+    /// The programs that are not looked for, by their keys.
+    pub programs: Vec<(&'static str, PathBuf)>,
+}
+
+impl Written {
+    /// Reads it as the shim does.
+    pub fn read(text: &str) -> Self {
+        let mut loading = Loading::default();
+        loading.text(text, &"");
+        let Config { socket, slirp4netns, pasta, .. } = loading.config;
+        let programs = [("slirp4netns", slirp4netns), ("pasta", pasta)];
+        let programs = programs.into_iter().filter_map(|(key, program)| match program {
+            Program::At(path) => Some((key, path)),
+            Program::Auto => None,
+        });
+        Self { mistake: loading.mistake, socket, programs: programs.collect() }
+    }
+}
+
+/// Where a settings file cannot be used, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Mistake {
+    /// It is no TOML, and nothing of it is used.
+    Line(usize, String),
+    /// This key is not used.
+    Key(String, &'static str),
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Line(line, what) => write!(f, "line {line}: {what}"),
+            Self::Key(key, what) => write!(f, "{key}: {what}"),
+        }
+    }
+}
+
 /// Settings in the making: a file first, then the environment over it.
 #[derive(Default)]
 pub(crate) struct Loading {
     pub(crate) config: Config,
     pub(crate) complaint: Option<Complaint>,
+    /// The first of the file.
+    mistake: Option<Mistake>,
 }
 
 impl Loading {
@@ -108,7 +154,7 @@ impl Loading {
         let entries = match flat_toml::parse(text) {
             Ok(entries) => entries,
             Err(NotToml { line, what }) => {
-                return self.complain(format!("{file}: line {line}: {what}"));
+                return self.mistaken(file, Mistake::Line(line, what));
             }
         };
         let mut seen: Vec<&str> = Vec::new();
@@ -123,7 +169,7 @@ impl Loading {
                 None => Err("must be a string"),
             };
             if let Err(what) = taken {
-                self.complain(format!("{file}: {key}: {what}"));
+                self.mistaken(file, Mistake::Key(key.to_owned(), what));
             }
             seen.push(key);
         }
@@ -152,6 +198,11 @@ impl Loading {
             _ => self.config.on_error = on_error(value)?,
         }
         Ok(())
+    }
+
+    fn mistaken(&mut self, file: &dyn fmt::Display, mistake: Mistake) {
+        self.complain(format!("{file}: {mistake}"));
+        self.mistake.get_or_insert(mistake);
     }
 
     fn complain(&mut self, text: String) {

@@ -37,6 +37,8 @@ mod slirp4netns;
 mod stand_in;
 mod wishes;
 
+pub use config::{Mistake, Written};
+
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::path::Path;

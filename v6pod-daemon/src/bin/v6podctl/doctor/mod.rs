@@ -11,6 +11,7 @@ mod host;
 mod look;
 mod network;
 mod programs;
+mod shim;
 mod written;
 
 use std::path::Path;
@@ -84,6 +85,9 @@ pub(crate) async fn examine(socket: &Path) -> Report {
     match look::podman::hook_files() {
         Ok(hooks) => report.check("hooks", hooks.judge()),
         Err(why) => report.not_seen("hooks", why),
+    }
+    if let Some(shim) = look::podman::shim_settings(socket) {
+        report.check("shim's settings", shim.judge());
     }
     let host = look::host::host();
     match &host.subordinate {

@@ -2,13 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+
+use v6pod_proto::DEFAULT_SOCKET;
+use v6pod_shim::Written;
 
 use super::super::conf::{self, Layer, Unread, Whose};
 use super::super::finding::By;
 use super::super::hooks::{self, HookFile};
 use super::super::programs::Version;
+use super::super::shim;
 use super::{caller, libexec, names, text, variable};
 
 /// Since when drop-ins are read, `CONTAINERS_CONF_OVERRIDE` is, and one main file alone is.
@@ -104,6 +108,31 @@ fn layer(path: &Path, whose: Whose) -> Option<Layer> {
 /// Whether every user can read a file.
 fn is_for_all(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|file| file.permissions().mode() & 0o004 != 0)
+}
+
+/// The settings of the shim, if there are any. `socket` is one whose absence others tell.
+pub(crate) fn shim_settings(socket: &Path) -> Option<shim::Facts> {
+    let path = variable("V6POD_SHIM_CONFIG").unwrap_or_else(|| shim::FILE.into());
+    let written = text(&path)?.map(|text| Written::read(&text));
+    let socket_there = written.as_ref().is_ok_and(|written| {
+        written.socket == socket
+            || written.socket == Path::new(DEFAULT_SOCKET)
+            || fs::metadata(&written.socket).is_ok_and(|file| file.file_type().is_socket())
+    });
+    let programs = written.as_ref().map_or(&[][..], |written| &written.programs);
+    let cannot_run = programs.iter().filter(|(_, path)| !can_all_run(path)).map(|(key, _)| *key);
+    Some(shim::Facts {
+        path: path.display().to_string(),
+        for_all: is_for_all(&path),
+        socket_there,
+        cannot_run: cannot_run.collect(),
+        written,
+    })
+}
+
+/// Whether every user can run a file.
+fn can_all_run(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|file| file.is_file() && file.mode() & 0o001 != 0)
 }
 
 /// The hook files of this machine.
