@@ -60,8 +60,8 @@ const SYSTEM: [Break; 21] = [
     ),
     ("shim-conf-mistake", "echo '[[[' >>/etc/v6pod/shim.toml", Start),
     ("shim-conf-unreadable", "chmod 600 /etc/v6pod/shim.toml", Start),
-    ("shim-socket", "sed -i '/^socket/s/v6pod.sock/v6podd.sock/' /etc/v6pod/shim.toml", Stop),
-    ("shim-program", "sed -i '/^slirp4netns/s,auto,/opt/slirp4netns,' /etc/v6pod/shim.toml", Stop),
+    ("shim-socket", "sed -i '/^socket/s,run/v6pod,run/v6podd,' /etc/v6pod/shim.toml", Stop),
+    ("shim-program", "sed -i '/^slirp4netns/s,auto,/opt/slirp4netns,' /etc/v6pod/shim.toml", Start),
     (
         "id-mapper-powerless",
         "chmod u-s /usr/bin/newuidmap; setcap -r /usr/bin/newuidmap || :",

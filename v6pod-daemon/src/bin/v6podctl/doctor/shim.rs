@@ -47,7 +47,7 @@ impl Facts {
         }
         if !self.socket_there {
             let what = format!(
-                "{}: there is no socket {}: no container gets an address",
+                "{}: there is no socket {}: whoever has no socket of his own beside it gets no address",
                 self.path,
                 written.socket.display()
             );
@@ -57,10 +57,10 @@ impl Facts {
         found.extend(programs.map(|(key, program)| {
             let program = program.display();
             let what = format!(
-                "{}: {key}: not everybody can run {program}: no container with that network starts",
+                "{}: {key}: not everybody can run {program}: the first {key} that is found is run instead",
                 self.path
             );
-            Finding::broken("shim-program", what).root(self.without(key))
+            Finding::warning("shim-program", what).root(self.without(key))
         }));
         found
     }
