@@ -8,6 +8,15 @@ cd "$(dirname "$0")/.."
 say() { echo "==> packages: $*"; }
 fail() { echo "==> packages: $*" >&2; exit 1; }
 
+# A package's files, and which package that is.
+holds() {
+    local program
+    for program in bin/v6podd bin/v6podctl libexec/v6pod/v6pod-shim; do
+        grep -q "/\?$program\$" <<<"$1" || fail "there is no $program in the $2"
+    done
+    say "the $2 has $(wc -l <<<"$1") entries"
+}
+
 ((EUID == 0)) || fail "run this as root, who installs the tools"
 tools=(fakeroot fish lintian makepkg rpm zsh)
 missing=()
@@ -65,12 +74,12 @@ mkdir -p "$out/rpm/SOURCES"
 cp "$out/dist/v6pod-$version.tar.gz" "$out/rpm/SOURCES/"
 # What it asks for is told by Fedora's names.
 MAKEFLAGS=$flags rpmbuild --quiet --nodeps --define "_topdir $out/rpm" -bb "$out/dist/v6pod.spec"
-rpm --query --list --package "$out"/rpm/RPMS/*/*.rpm | grep -q /v6podd$ || fail "there is no v6podd in the RPM"
+holds "$(rpm --query --list --package "$out"/rpm/RPMS/*/*.rpm)" RPM
 
 say "the Arch package"
 # makepkg refuses root, by whatever name.
 MAKEFLAGS=$flags unshare --user --map-user=1000 --map-group=1000 \
     sh -c 'cd "$1" && makepkg --nodeps --noconfirm' sh "$out/dist"
-tar --list --file "$out"/dist/v6pod-*.pkg.tar.* | grep -qx usr/bin/v6podd || fail "there is no v6podd in the Arch package"
+holds "$(tar --list --file "$out"/dist/v6pod-*.pkg.tar.*)" "Arch package"
 
 say "all as it should be"
