@@ -10,7 +10,7 @@ packages=(
     gcc libc6-dev
     # Rootless podman with all its networks.
     podman conmon runc crun slirp4netns passt uidmap fuse-overlayfs catatonit
-    netavark aardvark-dns containernetworking-plugins iptables nftables
+    netavark aardvark-dns containernetworking-plugins iptables nftables podman-compose
     # The tests' and the demo's own.
     busybox-static curl dnsutils musl-tools iproute2 iputils-ping jq procps python3 tcpdump
     util-linux

@@ -34,6 +34,8 @@ pub enum Need {
     Root,
     /// Rootless podman with slirp4netns. Implies [`Need::Root`].
     Podman,
+    /// podman-compose. Implies [`Need::Root`].
+    Compose,
     /// A Consul binary. Implies [`Need::Root`].
     Consul,
     /// A compiler of programs that use musl. Implies [`Need::Root`].
@@ -102,6 +104,7 @@ fn lack(need: Need) -> Option<String> {
         Need::Root | Need::Consul => FOR_NAMESPACES.to_vec(),
         Need::Podman => [FOR_NAMESPACES, FOR_PODMAN].concat(),
         Need::Musl => vec!["musl-gcc"],
+        Need::Compose => vec!["podman-compose"],
         Need::Browser => vec![browser::PROGRAM],
         Need::Schemathesis => Vec::new(),
         Need::Dhcp => [FOR_NAMESPACES, &["dhcpd", "dhclient", "radvd", "dig"]].concat(),
@@ -111,7 +114,7 @@ fn lack(need: Need) -> Option<String> {
         return Some(format!("needs the program {missing} (make deps)"));
     }
     match need {
-        Need::Root | Need::Musl | Need::Dhcp | Need::Browser => None,
+        Need::Root | Need::Musl | Need::Compose | Need::Dhcp | Need::Browser => None,
         Need::Podman => DEVICES[..1]
             .iter()
             .find(|device| !Path::new(device).exists())

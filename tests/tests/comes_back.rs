@@ -13,6 +13,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::Ipv6Addr;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
@@ -20,16 +21,16 @@ use v6pod_tests::{
     IMAGE, Login, PATIENCE, PREFIX, Place as _, Suite, WholeHost, eventually, require, run,
 };
 
-const QUADLET: &str = "\
-[Container]
-Image=localhost/v6test
-ContainerName=quadlet
-Exec=sleep 1000
-Annotation=v6pod.name=by-quadlet
-
-[Install]
-WantedBy=default.target
-";
+/// The unit that docs/users.md shows, of a container that sleeps.
+#[track_caller]
+fn quadlet() -> String {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").join("docs");
+    let text = fs::read_to_string(docs.join("users.md")).expect("the document");
+    let (_, shown) = text.split_once("```ini\n[Container]\n").expect("a unit in it");
+    let (shown, _) = shown.split_once("```").expect("its end");
+    let shown = shown.replace("IMAGE", IMAGE).replace("Name=web", "Name=quadlet");
+    format!("[Container]\nExec=sleep 1000\n{shown}")
+}
 
 /// Podman puts it on a bridge of its own, where an address has to be asked for.
 const KUBE: &str = "\
@@ -83,7 +84,7 @@ fn starts_one_of_each(user: &Login<'_>) {
 
     let units = "$HOME/.config/containers/systemd";
     let script = format!("mkdir -p {units} && printf %s \"$1\" >{units}/quadlet.container");
-    user.run("sh", &["-ec", &script, "sh", QUADLET]).ok();
+    user.run("sh", &["-ec", &script, "sh", &quadlet()]).ok();
     user.run("systemctl", &["--user", "daemon-reload"]).ok();
     user.run("systemctl", &["--user", "start", "quadlet.service"]).ok();
 
@@ -102,13 +103,14 @@ fn whatever_starts_a_container_it_has_its_address_also_after_a_reboot() {
     // A user's Quadlet waits for it.
     host.systemctl("add-wants multi-user.target network-online.target").ok();
     host.systemctl("start network-online.target").ok();
-    let all = ["always", "quadlet", "kube", "remote"];
+    let all = ["always", "shop", "kube", "remote"];
     {
         let user = host.log_in("anna");
         starts_one_of_each(&user);
         have_their_addresses(&host, &all);
         let shown = host.sh("v6podctl ls").ok().to_owned();
-        assert!(shown.contains("by-quadlet"), "{shown}");
+        let unit = shown.lines().find(|line| line.starts_with("shop "));
+        assert!(unit.is_some_and(|line| line.contains("tcp/80")), "{shown}");
     }
     let host = host.reboot();
     let _user = host.log_in_again("anna");
