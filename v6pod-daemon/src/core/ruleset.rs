@@ -271,19 +271,32 @@ impl Ruleset {
     /// Elements whose port bears a name that is not
     /// plain are left out: this daemon gives plain ones only.
     pub fn of(policy: &Policy, attachments: &[Elements]) -> String {
-        let Policy { links, ingress, east_west, host, flows, resolver, .. } = policy;
-        let gateways: Vec<_> = policy.gateways().collect();
+        let Links { ports, bridges, .. } = policy.links;
+        debug_assert_eq!((ports & 1, bridges), (0, ports | 1));
         let known: Vec<_> = attachments.iter().filter(|e| is_plain(&e.port)).collect();
-        let each = |text: fn(&Elements) -> String| elements(known.iter().map(|e| text(e)));
-        let only = |mode, text: fn(&Elements) -> String| {
-            elements(known.iter().filter(|e| e.mode == mode).map(|e| text(e)))
-        };
-        let holes = |set: &'static str| {
-            let each = known.iter().flat_map(|e| e.open.each().iter().map(|h| (e.address, *h)));
-            elements(each.filter(|(_, hole)| hole.set() == set).map(|(a, hole)| hole.text(a)))
-        };
+        let template = [
+            include_str!("ruleset/arp.nft"),
+            include_str!("ruleset/bridge.nft"),
+            include_str!("ruleset/inet.nft"),
+            &policy.nat66(),
+        ];
+        // What others stand in comes before them.
+        let words = policy.parts().into_iter();
+        let words = words.chain(subnets::words(&known, policy.flows.is_some()));
+        let words = words.chain(policy.values()).chain(of_ports(&known)).chain(of_holes(&known));
+        words.fold(template.concat(), |text, (word, value)| text.replace(word, &value))
+    }
+}
+
+/// A word of the template, and what stands there.
+type Word = (&'static str, String);
+
+impl Policy {
+    /// What some policies have and others have not: rules, with words in them.
+    fn parts(&self) -> [Word; 16] {
+        let Self { ingress, east_west, host, flows, resolver, .. } = self;
         let (forward, output, input, to_container) = ingress.rules();
-        let words = [
+        [
             ("{DENY_FORWARD}", forward.to_owned()),
             ("{DENY_OUTPUT}", output.to_owned()),
             ("{DENY_INPUT}", input.to_owned()),
@@ -300,9 +313,14 @@ impl Ruleset {
             ("{BEGUN}", when(*flows, include_str!("ruleset/begun.nft"))),
             ("{OFFERED}", when(*flows, include_str!("ruleset/offered.nft"))),
             ("{TOO_MANY}", when(*flows, include_str!("ruleset/too_many.nft"))),
-        ];
-        // Behind what they stand in.
-        let values = [
+        ]
+    }
+
+    /// Numbers, names and addresses.
+    fn values(&self) -> [Word; 9] {
+        let Self { links, flows, .. } = self;
+        let gateways: Vec<_> = self.gateways().collect();
+        [
             ("{FLOWS}", flows.map_or(0, NonZeroU32::get).to_string()),
             ("{GATEWAY_ADDRESS}", any_of(gateways.iter().map(ToString::to_string))),
             ("{TABLE}", links.table.to_string()),
@@ -311,56 +329,69 @@ impl Ruleset {
             ("{BRIDGE_MAC}", links.bridge_mac.to_string()),
             ("{SOLICITED_MAC}", any_of(gateways.iter().map(|gateway| solicited_mac(*gateway)))),
             ("{GATEWAY}", join(gateways.iter().map(|g| format!("{:#034x}", g.to_bits())))),
-            (
-                "{PORTS_ELEMENTS}",
-                only(Mode::Bridge, |e| format!("\"{}\" . {} . {}", e.port, e.mac, e.address)),
-            ),
-            ("{KNOWN_ELEMENTS}", only(Mode::Bridge, |e| format!("{} . {}", e.mac, e.address))),
-            (
-                "{ROUTED_ELEMENTS}",
-                only(Mode::Routed, |e| format!("\"{}\" . {}", e.port, e.address)),
-            ),
-            ("{OWNER_ELEMENTS}", each(|e| format!("{} . {}", e.address, e.owner))),
             ("{ENDED}", ENDED.to_owned()),
-            ("{OPEN_ELEMENTS}", holes(OPEN_SET)),
-            ("{OPEN_ALL_ELEMENTS}", holes(OPEN_ALL_SET)),
-            ("{FROM32_ELEMENTS}", holes("from32")),
-            ("{FROM40_ELEMENTS}", holes("from40")),
-            ("{FROM48_ELEMENTS}", holes("from48")),
-            ("{FROM56_ELEMENTS}", holes("from56")),
-            ("{FROM64_ELEMENTS}", holes("from64")),
-            ("{FROM128_ELEMENTS}", holes("from128")),
-            ("{CONFINED_ELEMENTS}", holes(CONFINED_SET)),
-            ("{REACH_ELEMENTS}", holes(REACH_SET)),
-            ("{REACH_ALL_ELEMENTS}", holes(REACH_ALL_SET)),
-            ("{KIN_ELEMENTS}", holes(KIN_SET)),
-            ("{REACH32_ELEMENTS}", holes("reach32")),
-            ("{REACH40_ELEMENTS}", holes("reach40")),
-            ("{REACH48_ELEMENTS}", holes("reach48")),
-            ("{REACH56_ELEMENTS}", holes("reach56")),
-            ("{REACH64_ELEMENTS}", holes("reach64")),
-            ("{REACH128_ELEMENTS}", holes("reach128")),
-        ];
-        let local = policy.prefixes().filter(|prefix| prefix.is_ula()).map(|p| p.to_string());
+        ]
+    }
+
+    /// The table of who shares the host's address, if anybody does.
+    fn nat66(&self) -> String {
+        let local = self.prefixes().filter(|prefix| prefix.is_ula()).map(|p| p.to_string());
         let local = any_of(local);
-        let nat66 = policy.nat66.as_ref().filter(|uplink| is_plain(uplink) && !local.is_empty());
-        let nat66 = match nat66 {
+        match self.nat66.as_ref().filter(|uplink| is_plain(uplink) && !local.is_empty()) {
             Some(uplink) => include_str!("ruleset/nat66.nft")
                 .replace("{UPLINK}", uplink.as_str())
                 .replace("{LOCAL}", &local),
             None => include_str!("ruleset/no_nat66.nft").to_owned(),
-        };
-        debug_assert_eq!((links.ports & 1, links.bridges), (0, links.ports | 1));
-        let template = [
-            include_str!("ruleset/arp.nft"),
-            include_str!("ruleset/bridge.nft"),
-            include_str!("ruleset/inet.nft"),
-            &nat66,
-        ];
-        let subnets = subnets::words(&known, flows.is_some());
-        let words = words.into_iter().chain(subnets).chain(values);
-        words.fold(template.concat(), |text, (word, value)| text.replace(word, &value))
+        }
     }
+}
+
+/// Who is at which port.
+fn of_ports(known: &[&Elements]) -> [Word; 4] {
+    let only = |mode, text: fn(&Elements) -> String| {
+        elements(known.iter().filter(|e| e.mode == mode).map(|e| text(e)))
+    };
+    [
+        (
+            "{PORTS_ELEMENTS}",
+            only(Mode::Bridge, |e| format!("\"{}\" . {} . {}", e.port, e.mac, e.address)),
+        ),
+        ("{KNOWN_ELEMENTS}", only(Mode::Bridge, |e| format!("{} . {}", e.mac, e.address))),
+        ("{ROUTED_ELEMENTS}", only(Mode::Routed, |e| format!("\"{}\" . {}", e.port, e.address))),
+        (
+            "{OWNER_ELEMENTS}",
+            elements(known.iter().map(|e| format!("{} . {}", e.address, e.owner))),
+        ),
+    ]
+}
+
+/// What is open to whom, and who may reach what.
+fn of_holes(known: &[&Elements]) -> impl Iterator<Item = Word> {
+    let sets = [
+        ("{OPEN_ELEMENTS}", OPEN_SET),
+        ("{OPEN_ALL_ELEMENTS}", OPEN_ALL_SET),
+        ("{FROM32_ELEMENTS}", "from32"),
+        ("{FROM40_ELEMENTS}", "from40"),
+        ("{FROM48_ELEMENTS}", "from48"),
+        ("{FROM56_ELEMENTS}", "from56"),
+        ("{FROM64_ELEMENTS}", "from64"),
+        ("{FROM128_ELEMENTS}", "from128"),
+        ("{CONFINED_ELEMENTS}", CONFINED_SET),
+        ("{REACH_ELEMENTS}", REACH_SET),
+        ("{REACH_ALL_ELEMENTS}", REACH_ALL_SET),
+        ("{KIN_ELEMENTS}", KIN_SET),
+        ("{REACH32_ELEMENTS}", "reach32"),
+        ("{REACH40_ELEMENTS}", "reach40"),
+        ("{REACH48_ELEMENTS}", "reach48"),
+        ("{REACH56_ELEMENTS}", "reach56"),
+        ("{REACH64_ELEMENTS}", "reach64"),
+        ("{REACH128_ELEMENTS}", "reach128"),
+    ];
+    sets.into_iter().map(|(word, set)| {
+        let each = known.iter().flat_map(|e| e.open.each().iter().map(|h| (e.address, *h)));
+        let texts = each.filter(|(_, hole)| hole.set() == set).map(|(a, hole)| hole.text(a));
+        (word, elements(texts))
+    })
 }
 
 impl Ruleset {
