@@ -121,6 +121,8 @@ pub enum Mistake {
     Line(usize, String),
     /// This key is not used.
     Key(String, &'static str),
+    /// This key stands there more than once: the first counts.
+    Twice(String),
 }
 
 impl fmt::Display for Mistake {
@@ -128,6 +130,7 @@ impl fmt::Display for Mistake {
         match self {
             Self::Line(line, what) => write!(f, "line {line}: {what}"),
             Self::Key(key, what) => write!(f, "{key}: {what}"),
+            Self::Twice(key) => write!(f, "{key}: stands there twice"),
         }
     }
 }
@@ -160,11 +163,14 @@ impl Loading {
         let mut seen: Vec<&str> = Vec::new();
         for entry in &entries {
             let key = entry.key.as_str();
+            if seen.contains(&key) {
+                self.mistaken(file, Mistake::Twice(key.to_owned()));
+                continue;
+            }
             let taken = match &entry.value {
                 _ if !KEYS.contains(&key) => {
                     Err("no such key; there are socket, slirp4netns, pasta and on_error")
                 }
-                _ if seen.contains(&key) => Err("stands there twice"),
                 Some(text) => self.set(key, OsStr::new(text)),
                 None => Err("must be a string"),
             };

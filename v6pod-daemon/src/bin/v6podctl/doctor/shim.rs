@@ -6,7 +6,7 @@
 use v6pod_shim::{Mistake, Written};
 
 use super::conf::Unread;
-use super::finding::{Finding, word};
+use super::finding::{By, Finding, word};
 
 /// Where they are, unless `V6POD_SHIM_CONFIG` names another file.
 pub(crate) const FILE: &str = "/etc/v6pod/shim.toml";
@@ -15,9 +15,11 @@ pub(crate) const FILE: &str = "/etc/v6pod/shim.toml";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Facts {
     pub(crate) path: String,
+    /// Whose it is to mend: root never changes what lies where a user's variable says.
+    pub(crate) by: By,
     /// What it means.
     pub(crate) written: Result<Written, Unread>,
-    /// Whether every user can read it.
+    /// Whether all can read it whom it is for.
     pub(crate) for_all: bool,
     /// Whether there is a socket where it has v6podd asked.
     pub(crate) socket_there: bool,
@@ -34,7 +36,9 @@ impl Facts {
             Ok(_) | Err(Unread::Denied) => {
                 let what = format!("{}: users cannot read it: its settings do not hold", self.path);
                 let line = format!("chmod a+r {path}");
-                return vec![Finding::warning("shim-conf-unreadable", what).root(line)];
+                return vec![
+                    Finding::warning("shim-conf-unreadable", what).run(self.by.clone(), line),
+                ];
             }
             Err(Unread::Failed(why)) => {
                 let what = format!("{}: {why}: its settings do not hold", self.path);
@@ -51,7 +55,9 @@ impl Facts {
                 self.path,
                 written.socket.display()
             );
-            found.push(Finding::broken("shim-socket", what).root(self.without("socket")));
+            found.push(
+                Finding::broken("shim-socket", what).run(self.by.clone(), self.without("socket")),
+            );
         }
         let programs = written.programs.iter().filter(|(key, _)| self.cannot_run.contains(key));
         found.extend(programs.map(|(key, program)| {
@@ -60,7 +66,7 @@ impl Facts {
                 "{}: {key}: not everybody can run {program}: the first {key} that is found is run instead",
                 self.path
             );
-            Finding::warning("shim-program", what).root(self.without(key))
+            Finding::warning("shim-program", what).run(self.by.clone(), self.without(key))
         }));
         found
     }
@@ -72,10 +78,14 @@ impl Facts {
         let finding = Finding::warning("shim-conf-mistake", what);
         match mistake {
             Mistake::Line(line, _) => {
-                finding.root(format!("sed -i '{line}s/^/#/' {}", word(&self.path)))
+                let line = format!("sed -i '{line}s/^/#/' {}", word(&self.path));
+                finding.run(self.by.clone(), line)
             }
-            Mistake::Key(key, _) if is_plain(key) => finding.root(self.without(key)),
-            Mistake::Key(..) => finding,
+            Mistake::Key(key, _) if is_plain(key) => {
+                finding.run(self.by.clone(), self.without(key))
+            }
+            // Which of the lines is meant only who has written them can tell, and the first is in force.
+            Mistake::Key(..) | Mistake::Twice(_) => finding,
         }
     }
 
@@ -98,6 +108,7 @@ mod tests {
         let written = Ok(Written::read(text));
         Facts {
             path: FILE.to_owned(),
+            by: By::Root,
             written,
             for_all: true,
             socket_there: true,
@@ -125,6 +136,7 @@ mod tests {
             ("on_error = 'fial'", sed("s/^[[:space:]]*on_error[[:space:]]*=/#&/")),
             ("\n[[[", sed("2s/^/#/")),
             ("'a/ e id;' = 1", None),
+            ("on_error = 'fail'\non_error = 'fail'", None),
         ] {
             assert_eq!(judged(&facts(text)), [("shim-conf-mistake", line)], "{text}");
         }
@@ -138,6 +150,18 @@ mod tests {
         let gone = Facts { cannot_run: vec!["pasta"], ..facts(text) };
         let line = format!("sed -i 's/^[[:space:]]*pasta[[:space:]]*=/#&/' {FILE}");
         assert_eq!(judged(&gone), [("shim-program", Some(line))]);
+    }
+
+    #[test]
+    fn a_users_own_file_is_no_business_of_roots() {
+        let by = By::User("anna".to_owned());
+        let path = "/home/anna/shim.toml".to_owned();
+        for text in ["[[[", "a = 'b'", "on_error = 'fial'"] {
+            let own = Facts { path: path.clone(), by: by.clone(), ..facts(text) };
+            let found = own.judge();
+            assert!(found[0].commands.iter().all(|command| command.by == by), "{found:?}");
+            assert_eq!(found[0].commands.len(), 1);
+        }
     }
 
     #[test]

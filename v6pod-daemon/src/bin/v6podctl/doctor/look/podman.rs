@@ -112,7 +112,10 @@ fn is_for_all(path: &Path) -> bool {
 
 /// The settings of the shim, if there are any. `socket` is one whose absence others tell.
 pub(crate) fn shim_settings(socket: &Path) -> Option<shim::Facts> {
-    let path = variable("V6POD_SHIM_CONFIG").unwrap_or_else(|| shim::FILE.into());
+    let own = variable("V6POD_SHIM_CONFIG");
+    let by = own.as_ref().map_or(By::Root, |_| caller());
+    let is_own = own.is_some();
+    let path = own.unwrap_or_else(|| shim::FILE.into());
     let written = text(&path)?.map(|text| Written::read(&text));
     let socket_there = written.as_ref().is_ok_and(|written| {
         written.socket == socket
@@ -123,7 +126,8 @@ pub(crate) fn shim_settings(socket: &Path) -> Option<shim::Facts> {
     let cannot_run = programs.iter().filter(|(_, path)| !can_all_run(path)).map(|(key, _)| *key);
     Some(shim::Facts {
         path: path.display().to_string(),
-        for_all: is_for_all(&path),
+        by,
+        for_all: is_own || is_for_all(&path),
         socket_there,
         cannot_run: cannot_run.collect(),
         written,
