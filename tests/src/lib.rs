@@ -89,7 +89,7 @@ pub use processors::Halves;
 pub use public_dns::PublicDns;
 pub use sampler::Sampler;
 pub use scene::Scene;
-pub use shown::{lasting, shown_address};
+pub use shown::{lasting, shown_address, shown_to_users};
 pub use stage::{Stage, Watch};
 pub use talk::{Flow, Server, within};
 pub use tap::{Frames, Tap};

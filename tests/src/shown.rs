@@ -1,7 +1,18 @@
 //! What documents show of a program's output, beside what it prints now.
 
+use crate::IMAGE;
+
 /// What the addresses of the documents' prefix begin with.
 const PREFIX: &str = "2001:db8:1:2:3:";
+
+/// What docs/users.md shows behind this beginning of a block, as far as the block goes, with the tests' image.
+#[track_caller]
+pub fn shown_to_users(begin: &str) -> String {
+    let text = include_str!("../../docs/users.md");
+    let (_, shown) = text.split_once(&format!("```{begin}")).expect("such a block");
+    let (shown, _) = shown.split_once("```").expect("its end");
+    shown.replace("IMAGE", IMAGE)
+}
 
 /// The first address of a container in a line: one of the documents' prefix, but not the prefix itself.
 pub fn shown_address(line: &str) -> Option<&str> {

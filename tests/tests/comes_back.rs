@@ -13,22 +13,18 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::Ipv6Addr;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use v6pod_tests::{
     IMAGE, Login, PATIENCE, PREFIX, Place as _, Suite, WholeHost, eventually, require, run,
+    shown_to_users,
 };
 
 /// The unit that docs/users.md shows, of a container that sleeps.
 #[track_caller]
 fn quadlet() -> String {
-    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").join("docs");
-    let text = fs::read_to_string(docs.join("users.md")).expect("the document");
-    let (_, shown) = text.split_once("```ini\n[Container]\n").expect("a unit in it");
-    let (shown, _) = shown.split_once("```").expect("its end");
-    let shown = shown.replace("IMAGE", IMAGE).replace("Name=web", "Name=quadlet");
+    let shown = shown_to_users("ini\n[Container]\n").replace("Name=web", "Name=quadlet");
     format!("[Container]\nExec=sleep 1000\n{shown}")
 }
 

@@ -9,13 +9,12 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::net::Ipv6Addr;
-use std::path::Path;
 use std::time::Duration;
 
 use v6pod_tests::{
     Config, Finished, HostNs, IMAGE, PATIENCE, Stage, eventually, require, run, run_within,
+    shown_to_users,
 };
 
 /// How long podman-compose may take, which asks podman some twenty times.
@@ -24,10 +23,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// The project that docs/users.md shows, with a page to serve, and a second service.
 #[track_caller]
 fn project() -> String {
-    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").join("docs");
-    let text = fs::read_to_string(docs.join("users.md")).expect("the document");
-    let (_, shown) = text.split_once("```yaml\nservices:\n").expect("a project in it");
-    let (shown, _) = shown.split_once("```").expect("its end");
+    let shown = shown_to_users("yaml\nservices:\n");
     let page = "    command: [sh, -c, 'echo Hello >/index.html; exec httpd -f -p 80 -h /']\n";
     let second = "  db:\n    image: IMAGE\n    annotations:\n      v6pod: 'true'\n    command: [sleep, '1000']\n";
     format!("services:\n{shown}{page}{second}").replace("IMAGE", IMAGE)

@@ -9,22 +9,19 @@
 #![allow(clippy::expect_used, reason = "a test")]
 #![forbid(unsafe_code)]
 
-use std::fs;
 use std::net::Ipv6Addr;
-use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
 use v6pod_proto::Attachment;
-use v6pod_tests::{IMAGE, Login, PATIENCE, Place as _, Suite, WholeHost, eventually, require, run};
+use v6pod_tests::{
+    IMAGE, Login, PATIENCE, Place as _, Suite, WholeHost, eventually, require, run, shown_to_users,
+};
 
 /// The pod that docs/users.md shows, and a second container.
 #[track_caller]
 fn pod_of_two() -> String {
-    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").join("docs");
-    let text = fs::read_to_string(docs.join("users.md")).expect("the document");
-    let (_, shown) = text.split_once("```yaml\napiVersion").expect("a pod in it");
-    let (shown, _) = shown.split_once("```").expect("its end");
+    let shown = shown_to_users("yaml\napiVersion");
     let page = "      command: [sh, -c, 'echo Hello >/index.html; exec httpd -f -p 80 -h /']\n";
     let second = "    - name: second\n      image: IMAGE\n      command: [sleep, '1000']\n";
     let stable = "    v6pod.ingress: tcp/80\n    v6pod.address: stable\n";
