@@ -7,9 +7,11 @@
 #![allow(clippy::expect_used, reason = "a test")]
 
 use std::net::Ipv6Addr;
+use std::thread;
+use std::time::Duration;
 
 use v6pod_tests::packet::{IPV6, Route, address_option, frame};
-use v6pod_tests::{LAWS, Law, Neighbours, OUTSIDE_V6, require};
+use v6pod_tests::{LAWS, Law, Neighbours, OUTSIDE_V6, PATIENCE, eventually, require};
 
 /// How many neighbours are made up. Fewer than the table holds: the machine's others need it too.
 const MANY: u16 = 300;
@@ -17,6 +19,10 @@ const MANY: u16 = 300;
 const FEW: usize = 8;
 
 const LAST: &[u8] = b"v6t-honest";
+
+/// How long frames may still be on their way after a later one has arrived: each processor has a queue
+/// of its own for them, and one that is taken from the machine for a while keeps its queue.
+const STRAGGLERS: Duration = Duration::from_millis(200);
 
 /// The host's neighbours by the bridge.
 fn neighbours(scene: &Neighbours) -> usize {
@@ -28,30 +34,43 @@ fn nobody(number: u16) -> Ipv6Addr {
     Ipv6Addr::new(0x2001, 0xdb8, 1, 2, 3, 0xbad, 0, number)
 }
 
+/// Has the attacker ask where the gateway is, as many hosts that there are not: RFC 4861, section 7.2.3, has
+/// the host remember who asks.
+fn ask_as_nobody(scene: &Neighbours) {
+    let (gateway, gateway_mac) = (scene.gateway(), scene.gateway_mac());
+    for number in 0..MANY {
+        let [high, low] = number.to_be_bytes();
+        let mac = [2, 0xba, 0xd, 0, high, low];
+        let route = Route::on_link(nobody(number), gateway);
+        let body = [&[0; 4][..], &gateway.octets(), &address_option(1, mac)].concat();
+        for from in [mac, scene.attacker.mac()] {
+            let packet = route.carry(&route.icmp(135, 0, &body));
+            scene.attacker.tap.send(&frame(gateway_mac, from, IPV6, &packet));
+        }
+    }
+    let tap = scene.outside_tap();
+    scene.honest(gateway_mac, OUTSIDE_V6.parse().expect("an address"), LAST);
+    tap.frames_until(LAST);
+    thread::sleep(STRAGGLERS);
+}
+
 #[test]
 fn attack_25_questions_of_made_up_neighbours_leave_no_entries() {
     let _machine = require!(Root);
     for law in LAWS {
         let scene = Neighbours::under(law);
-        let (before, gateway) = (neighbours(&scene), scene.gateway());
-        for number in 0..MANY {
-            // "Where is the gateway? I am …": RFC 4861, section 7.2.3, has it remembered.
-            let [high, low] = number.to_be_bytes();
-            let mac = [2, 0xba, 0xd, 0, high, low];
-            let route = Route::on_link(nobody(number), gateway);
-            let body = [&[0; 4][..], &gateway.octets(), &address_option(1, mac)].concat();
-            for from in [mac, scene.attacker.mac()] {
-                let packet = route.carry(&route.icmp(135, 0, &body));
-                scene.attacker.tap.send(&frame(scene.gateway_mac(), from, IPV6, &packet));
-            }
-        }
-        let tap = scene.outside_tap();
-        scene.honest(scene.gateway_mac(), OUTSIDE_V6.parse().expect("an address"), LAST);
-        tap.frames_until(LAST);
-        let more = neighbours(&scene).saturating_sub(before);
+        let before = neighbours(&scene);
+        let more = || {
+            ask_as_nobody(&scene);
+            neighbours(&scene).saturating_sub(before)
+        };
         if law == Law::None {
-            assert!(more >= usize::from(MANY) / 2, "{more}");
+            // Again, should the kernel have taken back some: from 128 entries on it does (`gc_thresh1`).
+            eventually(PATIENCE, "entries for who asks, where nothing holds them off", || {
+                (more() >= usize::from(MANY) / 2).then_some(())
+            });
         } else {
+            let more = more();
             assert!(more <= FEW, "{law:?}: {more}");
         }
     }
@@ -62,8 +81,8 @@ fn attack_25_a_scan_from_outside_leaves_no_entries() {
     let _machine = require!(Root);
     let scene = Neighbours::under(Law::Allow);
     let (tap, uplink) = (scene.outside_tap(), scene.host_tap("up0"));
+    let before = neighbours(&scene);
     let scan = || {
-        let before = neighbours(&scene);
         let outside = OUTSIDE_V6.parse().expect("an address");
         for number in 0..MANY {
             let route = Route::new(outside, nobody(number));
@@ -74,6 +93,7 @@ fn attack_25_a_scan_from_outside_leaves_no_entries() {
         scene.victim.tap.drain();
         tap.send(&frame(uplink.mac(), tap.mac(), IPV6, &route.carry(&route.echo(LAST))));
         scene.victim.tap.frames_until(LAST);
+        thread::sleep(STRAGGLERS);
         neighbours(&scene).saturating_sub(before)
     };
     let more = scan();
@@ -82,6 +102,7 @@ fn attack_25_a_scan_from_outside_leaves_no_entries() {
     scene.host.ip("-6 route del unreachable 2001:db8:1:2:3::/80").ok();
     scene.host.ip("-6 route add 2001:db8:1:2:3::/80 dev v6t0").ok();
     scene.host.ip("-6 addr add fe80::1/64 dev v6t0 nodad").ok();
-    let more = scan();
-    assert!(more >= usize::from(MANY) / 2, "{more}");
+    eventually(PATIENCE, "entries for whom nobody has, on such a bridge", || {
+        (scan() >= usize::from(MANY) / 2).then_some(())
+    });
 }
