@@ -279,10 +279,12 @@ impl WholeHost {
 
     /// SIGRTMIN+4 is systemd's power button; whoever does not heed it is killed.
     fn power_off(&mut self) {
-        if self.nspawn.has_ended() {
-            return;
-        }
         run(Command::new("kill").args(["-s", "RTMIN+4", &self.leader.pid().to_string()]));
+        self.ends();
+    }
+
+    /// Waits for its end, for a while.
+    fn ends(&mut self) {
         let deadline = std::time::Instant::now() + PATIENCE;
         while !self.nspawn.has_ended() && std::time::Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(20));
@@ -297,7 +299,10 @@ impl Drop for WholeHost {
             let last = run(self.command("journalctl").args(["--no-pager", "-n", "3000"]));
             eprintln!("--- journal of the host\n{}", last.stdout);
         }
-        self.power_off();
+        // Not by the power button: systemd would wait for the first processes of containers, which heed no
+        // SIGTERM. With the host's own first process all of them go at once.
+        self.leader.kill();
+        self.ends();
         // The files and the cgroup go with `layers`.
     }
 }

@@ -18,11 +18,14 @@ use std::time::{Duration, Instant};
 use v6pod_proto::{Activate, Code};
 use v6pod_tests::{
     Attacker, Body, Caller, Config, Halves, HostNs, OwnedNs, PATIENCE, Stage, eventually,
-    random_container_id, require, run,
+    random_container_id, require, run, side_by_side,
 };
 
 /// How long the flood goes on.
 const FLOOD: Duration = Duration::from_secs(30);
+
+/// How long it is measured without, before it and after it.
+const REST: Duration = Duration::from_secs(8);
 
 /// What the daemon may have in memory meanwhile, in KiB.
 const MEMORY: u64 = 64 * 1024;
@@ -141,11 +144,12 @@ fn attack_26_what_is_too_large_or_too_slow_is_cut_off() {
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{what}: {answer}");
     }
     // The head never ends; the body never comes. Both come to an end by themselves.
-    for text in [start.to_owned(), format!("{start}Content-Length: 100\r\n\r\n{{")] {
+    let slow = [start.to_owned(), format!("{start}Content-Length: 100\r\n\r\n{{")];
+    side_by_side(slow, |text| {
         let began = Instant::now();
         send(text.as_bytes());
         assert!(began.elapsed() < DEADLINE, "{text}");
-    }
+    });
     let name = "x\u{1b}[2J\nv6podd".repeat(800);
     let caller = stage.daemon.as_user(stage.user().uid());
     let body = serde_json::json!({ "id": random_container_id(), name: 1 }).to_string();
@@ -345,7 +349,7 @@ fn attack_26_a_tenant_who_floods_all_he_can_stops_nobody() {
         std::iter::from_fn(|| (Instant::now() < end).then(&once)).collect::<Vec<_>>()
     };
     once();
-    let mut rest = for_a_while(FLOOD / 2);
+    let mut rest = for_a_while(REST);
     let refused_before = stage.daemon.refused();
     let flooded = {
         halves.second();
@@ -355,7 +359,7 @@ fn attack_26_a_tenant_who_floods_all_he_can_stops_nobody() {
     };
     let refused = stage.daemon.refused() - refused_before;
     before.comes_back(&stage.daemon);
-    rest.extend(for_a_while(FLOOD / 2));
+    rest.extend(for_a_while(REST));
 
     let peak = stage.daemon.peak();
     let runs = Medians::of(&rest, &flooded, |t| t.0);

@@ -8,7 +8,7 @@
 //!    ments)        └────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! One host is broken again and again: behind each mending both doctors find nothing at all.
+//! A host is broken again and again: behind each mending both doctors find nothing at all.
 #![allow(clippy::expect_used, reason = "a test")]
 
 use std::fmt::Write as _;
@@ -17,7 +17,7 @@ use std::time::Instant;
 use serde_json::Value;
 use v6pod_tests::{
     Consul, Finished, IMAGE, Login, OUTSIDE_V6, PATIENCE, PREFIX, Suite, WholeHost, eventually,
-    require, run,
+    require, run, side_by_side,
 };
 
 /// What becomes of containers.
@@ -353,49 +353,52 @@ impl<'a> Ward<'a> {
         assert!(seen.is_healthy() && self.serves(&mended), "{:#}", seen.report);
         self.note(code, &commands, began);
     }
-
-    #[track_caller]
-    fn show(&self, least: usize) {
-        eprintln!("{}", self.table);
-        assert!(self.broken >= least, "{} ways are not {least}", self.broken);
-    }
 }
+
+/// What one host goes through: broken again and again.
+type Course = (Suite, fn(&mut Ward<'_>));
+
+/// Each on a host of its own.
+const COURSES: [Course; 4] = [
+    (Suite::Bookworm, system_is_mended),
+    (Suite::Bookworm, daemon_and_network_are_mended),
+    (Suite::Bookworm, what_is_annas_is_mended),
+    (Suite::Trixie, pasta_is_mended),
+];
 
 #[test]
 fn each_way_to_break_a_host_is_named_and_mended_by_the_command_that_is_printed() {
     let _machine = require!(WholeHost, Consul);
-    let host = WholeHost::serving(Suite::Bookworm);
-    let mut ward = Ward::new(&host);
-    assert!(ward.serves(""));
-    for of_host in SYSTEM.into_iter().chain(DAEMON).chain(NETWORK) {
-        ward.host_is_mended(of_host);
-    }
-    for of_anna in OWN {
-        ward.anna_is_mended(of_anna);
-    }
-    for variable in VARIABLES {
-        ward.shell_is_mended(variable);
-    }
-    advertisements_are_heard_again(&mut ward);
-    the_prefix_is_answered_for(&mut ward);
-    names_go_to_consul_again(&mut ward);
-    ward.show(25);
+    side_by_side(COURSES, |(suite, course)| {
+        let host = WholeHost::serving(suite);
+        let mut ward = Ward::new(&host);
+        assert!(ward.serves(""));
+        course(&mut ward);
+        eprintln!("{}", ward.table);
+    });
 }
 
-#[test]
-fn a_host_with_pasta_is_mended_likewise() {
-    let _machine = require!(WholeHost);
-    let host = WholeHost::serving(Suite::Trixie);
-    let mut ward = Ward::new(&host);
-    assert!(ward.serves(""));
-    for of_host in PASTA {
-        ward.host_is_mended(of_host);
-    }
-    host.write("/home/anna/override.conf", "[engine]\nhelper_binaries_dir = [\"/usr/bin\"]\n");
-    for variable in PASTA_VARIABLES {
-        ward.shell_is_mended(variable);
-    }
-    ward.show(PASTA.len() + PASTA_VARIABLES.len());
+fn system_is_mended(ward: &mut Ward<'_>) {
+    SYSTEM.into_iter().for_each(|of_host| ward.host_is_mended(of_host));
+}
+
+fn daemon_and_network_are_mended(ward: &mut Ward<'_>) {
+    DAEMON.into_iter().chain(NETWORK).for_each(|of_host| ward.host_is_mended(of_host));
+}
+
+fn what_is_annas_is_mended(ward: &mut Ward<'_>) {
+    OWN.into_iter().for_each(|of_anna| ward.anna_is_mended(of_anna));
+    VARIABLES.into_iter().for_each(|variable| ward.shell_is_mended(variable));
+    advertisements_are_heard_again(ward);
+    the_prefix_is_answered_for(ward);
+    names_go_to_consul_again(ward);
+}
+
+fn pasta_is_mended(ward: &mut Ward<'_>) {
+    PASTA.into_iter().for_each(|of_host| ward.host_is_mended(of_host));
+    let defaults = "[engine]\nhelper_binaries_dir = [\"/usr/bin\"]\n";
+    ward.host.write("/home/anna/override.conf", defaults);
+    PASTA_VARIABLES.into_iter().for_each(|variable| ward.shell_is_mended(variable));
 }
 
 /// A router's advertisement of itself, to all nodes (RFC 4861, section 4.2).

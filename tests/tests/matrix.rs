@@ -10,7 +10,9 @@
 #![allow(clippy::expect_used, reason = "a test")]
 #![forbid(unsafe_code)]
 
-use v6pod_tests::{IMAGE, Login, PATIENCE, Place as _, Suite, WholeHost, eventually, require, run};
+use v6pod_tests::{
+    IMAGE, Login, PATIENCE, Place as _, Suite, WholeHost, eventually, require, run, side_by_side,
+};
 
 /// What a container asks of podman, and what is to come of it.
 struct Row {
@@ -229,15 +231,9 @@ fn podman_3_0_of_debian_11() {
 }
 
 #[test]
-fn podman_4_3_of_debian_12() {
+fn podman_4_3_of_debian_12_and_5_4_of_debian_13() {
     let _machine = require!(WholeHost);
-    matrix(Suite::Bookworm);
-}
-
-#[test]
-fn podman_5_4_of_debian_13() {
-    let _machine = require!(WholeHost);
-    matrix(Suite::Trixie);
+    side_by_side([Suite::Bookworm, Suite::Trixie], matrix);
 }
 
 #[test]

@@ -7,7 +7,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use v6pod_proto::Status;
-use v6pod_tests::{Flow, PATIENCE, Sampler, Server, Suite, WholeHost, eventually, require, run};
+use v6pod_tests::{
+    Flow, PATIENCE, Sampler, Server, Suite, WholeHost, eventually, require, run, side_by_side,
+};
 
 use super::booted::{SLIRP, network, prefix, serving};
 use super::provider::{LEASE, Provider};
@@ -36,6 +38,7 @@ fn is_held(host: &WholeHost, prefix: &str) -> bool {
     !host.net().ip(&format!("-6 route show {prefix} proto 118")).stdout.is_empty()
 }
 
+/// A lease comes and changes, and containers follow.
 fn follows(suite: Suite) {
     let host = serving(suite);
     let user = host.log_in("anna");
@@ -91,16 +94,8 @@ fn follows(suite: Suite) {
     );
 }
 
-#[test]
-fn a_delegated_prefix_comes_and_changes_and_containers_follow_where_networkd_has_the_lease() {
-    let _machine = require!(Dhcp, WholeHost);
-    follows(Suite::Bookworm);
-    follows(Suite::Trixie);
-}
-
-#[test]
-fn networkd_comes_and_goes_and_what_is_said_by_hand_since_counts() {
-    let _machine = require!(Dhcp, WholeHost);
+/// networkd comes and goes, its lease stays; what is said by hand since counts.
+fn comes_and_goes() {
     let host = serving(Suite::Trixie);
     let mut provider = Provider::new();
     provider.delegate(host.net(), "2001:db8:a::");
@@ -141,4 +136,13 @@ fn networkd_comes_and_goes_and_what_is_said_by_hand_since_counts() {
         is_in_force("2001:db8:c::/80").expect("it stays");
         host.systemctl("restart v6podd").ok();
     }
+}
+
+#[test]
+fn containers_follow_what_networkd_has_delegated_whether_it_stays_changes_or_is_overruled_by_hand()
+{
+    let _machine = require!(Dhcp, WholeHost);
+    let courses: [fn(); 3] =
+        [|| follows(Suite::Bookworm), || follows(Suite::Trixie), comes_and_goes];
+    side_by_side(courses, |course| course());
 }
