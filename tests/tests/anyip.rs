@@ -23,7 +23,8 @@ use v6pod_proto::{Activate, Attachment, Mode};
 use v6pod_tests::packet::{IPV6, Route, address_option, frame, marked};
 use v6pod_tests::{
     Attached, Body, Config, Daemon, Dice, Flow, HostNs, Invariants, OUTSIDE_V6, OwnedNs, PATIENCE,
-    Response, Server, Stage, Tap, User, eventually, random_container_id, require, run, within,
+    Response, Server, Stage, Tap, User, eventually, random_container_id, require, run,
+    side_by_side, within,
 };
 
 const MARK: &[u8] = b"v6t-attack";
@@ -58,7 +59,7 @@ fn beside((first, length): (Ipv6Addr, u32)) -> Ipv6Addr {
 }
 
 fn config(mode: Mode) -> Config {
-    let tables = "[addresses]\nwished = [\"v6t1\", \"v6t2\"]\nquarantine = \"1s\"\n".to_owned();
+    let tables = "[addresses]\nwished = [\"*\"]\nquarantine = \"1s\"\n".to_owned();
     Config { tables, ..Config::default() }.with_mode(mode)
 }
 
@@ -99,20 +100,54 @@ fn pages(from: &File, all: &[Ipv6Addr]) -> Vec<Option<String>> {
     })
 }
 
-fn outside(host: &HostNs) -> File {
-    File::open(host.outside_path()).expect("the outside")
+/// A host, its daemon, and a container of `v6t1` with a subnet. Dropped in this order.
+struct Scene {
+    web: Attached,
+    /// Its subnet.
+    net: (Ipv6Addr, u32),
+    _user: User,
+    daemon: Daemon,
+    host: HostNs,
+}
+
+impl Scene {
+    /// With these annotations besides the subnet's.
+    #[track_caller]
+    fn new(config: &Config, annotations: &[(&str, &str)]) -> Self {
+        let host = HostNs::new();
+        let daemon = Daemon::configured(&host, config);
+        let user = User::account(1, &host);
+        let web = Attached::asking(&daemon, &user, &[&[SUBNET], annotations].concat());
+        Self { net: subnet(&web.attachment), web, _user: user, daemon, host }
+    }
+
+    fn outside(&self) -> File {
+        File::open(self.host.outside_path()).expect("the outside")
+    }
+
+    fn outside_tap(&self) -> Tap {
+        Tap::open(&self.outside(), "out0")
+    }
+
+    /// The bridge's Ethernet address, which is the gateway's in both modes.
+    #[track_caller]
+    fn gateway_mac(&self) -> [u8; 6] {
+        Tap::open(&File::open(self.host.path()).expect("the host"), &self.daemon.bridge()).mac()
+    }
+
+    #[track_caller]
+    fn hold(&self) {
+        Invariants::hold(&self.daemon, &[(&self.web.namespace, self.web.address())]);
+    }
 }
 
 #[test]
 fn a_thousand_addresses_of_a_subnet_answer_http_from_outside_and_one_beside_it_does_not() {
     let _machine = require!(Root);
-    let mut dice = Dice::new();
-    for mode in BOTH {
-        let host = HostNs::new();
-        let daemon = Daemon::configured(&host, &config(mode));
-        let user = User::account(1, &host);
-        let web = Attached::asking(&daemon, &user, &[SUBNET, OPEN]);
-        let net = subnet(&web.attachment);
+    side_by_side(BOTH, |mode| {
+        let mut dice = Dice::new();
+        let scene = Scene::new(&config(mode), &[OPEN]);
+        let (web, net) = (&scene.web, scene.net);
         assert_eq!((net.1, web.attachment.mode), (96, mode));
         let _server = Server::start(&web.namespace.network(), &[80, 81]);
         let mut all: BTreeSet<_> = [web.address(), net.0].into_iter().collect();
@@ -121,7 +156,7 @@ fn a_thousand_addresses_of_a_subnet_answer_http_from_outside_and_one_beside_it_d
             all.insert(any(net, &mut dice));
         }
         let all: Vec<_> = all.into_iter().collect();
-        let from = outside(&host);
+        let from = scene.outside();
         let answers = pages(&from, &all);
         let silent: Vec<_> = all.iter().zip(&answers).filter(|(_, a)| a.is_none()).collect();
         assert!(silent.is_empty(), "{mode:?}: {} do not answer: {:?}", silent.len(), silent[0]);
@@ -134,29 +169,27 @@ fn a_thousand_addresses_of_a_subnet_answer_http_from_outside_and_one_beside_it_d
         assert!(Flow::tcp(&from, (any(net, &mut dice), 81)).is_none(), "nothing opens 81");
         // Its owner's processes on the host get in anyway, another's do not.
         let ping = format!("ping -6 -n -c 1 -W 5 {}", any(net, &mut dice));
-        run(host.outside("sh").args(["-c", &ping])).ok();
+        run(scene.host.outside("sh").args(["-c", &ping])).ok();
         eprintln!("    {mode:?}: {} addresses of {:?} answered", answers.len(), net);
-        Invariants::hold(&daemon, &[(&web.namespace, web.address())]);
-    }
+        scene.hold();
+    });
 }
 
 #[test]
 fn attack_08_nobody_else_sends_from_a_subnet_whatever_his_own_address_looks_like() {
     let _machine = require!(Root);
-    let mut dice = Dice::new();
-    for mode in BOTH {
-        let host = HostNs::new();
-        let daemon = Daemon::configured(&host, &config(mode));
-        let users = [1, 2].map(|number| User::account(number, &host));
-        let web = Attached::asking(&daemon, &users[0], &[SUBNET]);
+    side_by_side(BOTH, |mode| {
+        let mut dice = Dice::new();
+        let scene = Scene::new(&config(mode), &[]);
+        let (web, net) = (&scene.web, scene.net);
+        let bob = User::account(2, &scene.host);
         // Its host bits end in zeros, as the first address of a subnet does.
         let zeros = [("v6pod.address", "::7:0:0"), ("v6pod.egress", "allow")];
-        let attacker = Attached::asking(&daemon, &users[1], &zeros);
+        let attacker = Attached::asking(&scene.daemon, &bob, &zeros);
         assert_eq!(attacker.address().segments()[6..], [0, 0]);
-        let (net, own) = (subnet(&web.attachment), (attacker.address(), 96));
+        let own = (attacker.address(), 96);
         let outside: Ipv6Addr = OUTSIDE_V6.parse().expect("an address");
-        let tap = Tap::open(&File::open(host.outside_path()).expect("the outside"), "out0");
-        let gateway = daemon_mac(&host, &daemon);
+        let (tap, gateway) = (scene.outside_tap(), scene.gateway_mac());
         let echo = |from: &Attached, source: Ipv6Addr, mark: &[u8]| {
             let route = Route::new(source, outside);
             let packet = route.carry(&route.echo(&marked(mark)));
@@ -165,10 +198,10 @@ fn attack_08_nobody_else_sends_from_a_subnet_whatever_his_own_address_looks_like
         // By who has it this arrives.
         let mut sent = 0;
         for source in [net.0, any(net, &mut dice), any(net, &mut dice)] {
-            echo(&web, source, MARK);
+            echo(web, source, MARK);
             sent += 1;
         }
-        echo(&web, web.address(), LAST);
+        echo(web, web.address(), LAST);
         assert_eq!(tap.frames_until(LAST).with(MARK), sent, "{mode:?}: its owner");
         // By the attacker not; nor with addresses that begin as his own does, of any length.
         let mut forged = vec![net.0, beside(net), beside(own), web.address()];
@@ -183,11 +216,11 @@ fn attack_08_nobody_else_sends_from_a_subnet_whatever_his_own_address_looks_like
         assert_eq!(tap.frames_until(LAST).with(MARK), 0, "{mode:?}: of {}", forged.len());
         // And who has one does not send from beside it.
         for source in [beside(net), any(own, &mut dice), attacker.address()] {
-            echo(&web, source, MARK);
+            echo(web, source, MARK);
         }
-        echo(&web, web.address(), LAST);
+        echo(web, web.address(), LAST);
         assert_eq!(tap.frames_until(LAST).with(MARK), 0, "{mode:?}: beside its own");
-    }
+    });
 }
 
 /// Linux remembers who asks where the gateway is, in the machine's one table of neighbours: not with 2^32 addresses
@@ -196,15 +229,12 @@ fn attack_08_nobody_else_sends_from_a_subnet_whatever_his_own_address_looks_like
 fn attack_25_questions_asked_with_addresses_of_a_subnet_leave_no_entries() {
     let _machine = require!(Root);
     let mut dice = Dice::new();
-    let host = HostNs::new();
-    let daemon = Daemon::configured(&host, &config(Mode::Bridge));
-    let user = User::account(1, &host);
-    let web = Attached::asking(&daemon, &user, &[SUBNET]);
-    let (net, gateway, mac) =
-        (subnet(&web.attachment), web.attachment.gateway, daemon_mac(&host, &daemon));
+    let scene = Scene::new(&config(Mode::Bridge), &[]);
+    let (web, net) = (&scene.web, scene.net);
+    let (gateway, mac) = (web.attachment.gateway, scene.gateway_mac());
     let neighbours = || {
-        let words = format!("-6 neigh show dev {} nud all", daemon.bridge());
-        host.ip(&words).ok().lines().count()
+        let words = format!("-6 neigh show dev {} nud all", scene.daemon.bridge());
+        scene.host.ip(&words).ok().lines().count()
     };
     let before = neighbours();
     let last = gateway.octets();
@@ -217,18 +247,12 @@ fn attack_25_questions_asked_with_addresses_of_a_subnet_leave_no_entries() {
     for _ in 0..200 {
         [mac, solicited].into_iter().for_each(|to| ask(any(net, &mut dice), to));
     }
-    let tap = Tap::open(&outside(&host), "out0");
+    let tap = scene.outside_tap();
     let route = Route::new(any(net, &mut dice), OUTSIDE_V6.parse().expect("an address"));
     web.tap.send(&frame(mac, web.mac(), IPV6, &route.carry(&route.echo(&marked(LAST)))));
     tap.frames_until(LAST);
     let more = neighbours().saturating_sub(before);
     assert!(more <= 8, "{more}");
-}
-
-/// The bridge's Ethernet address, which is the gateway's in both modes.
-#[track_caller]
-fn daemon_mac(host: &HostNs, daemon: &Daemon) -> [u8; 6] {
-    Tap::open(&File::open(host.path()).expect("the host"), &daemon.bridge()).mac()
 }
 
 #[test]
@@ -268,8 +292,8 @@ fn who_may_not_ask_and_what_cannot_be_had_is_refused() {
 #[test]
 fn a_subnet_is_taken_away_with_its_container_and_with_its_flows_also_after_a_crash() {
     let _machine = require!(Root);
-    let mut dice = Dice::new();
-    for mode in BOTH {
+    side_by_side(BOTH, |mode| {
+        let mut dice = Dice::new();
         let host = HostNs::new();
         let mut daemon = Daemon::configured(&host, &config(mode));
         let before = daemon.footprint();
@@ -277,7 +301,7 @@ fn a_subnet_is_taken_away_with_its_container_and_with_its_flows_also_after_a_cra
         let web = Attached::asking(&daemon, &user, &[SUBNET, OPEN]);
         let net = subnet(&web.attachment);
         let server = Server::start(&web.namespace.network(), &[80]);
-        let from = outside(&host);
+        let from = File::open(host.outside_path()).expect("the outside");
         let some = any(net, &mut dice);
         let mut flow = Flow::tcp(&from, (some, 80)).expect("it is open");
         assert!(flow.is_answered());
@@ -316,7 +340,7 @@ fn a_subnet_is_taken_away_with_its_container_and_with_its_flows_also_after_a_cra
         eventually(PATIENCE, "its end", || daemon.attachments().is_empty().then_some(()));
         Invariants::hold(&daemon, &[]);
         before.comes_back(&daemon);
-    }
+    });
 }
 
 /// As /proc/net/nf_conntrack writes it.
@@ -354,17 +378,12 @@ fn a_subnet_that_is_known_of_late_is_there_at_the_first_instruction() {
 #[test]
 fn confined_and_counted_as_one_whatever_address_it_sends_with() {
     let _machine = require!(Root);
-    let mut dice = Dice::new();
-    for mode in BOTH {
-        let host = HostNs::new();
-        let daemon = Daemon::configured(&host, &config(mode));
-        let user = User::account(1, &host);
-        let listed = ("v6pod.egress", "deny,tcp/80");
-        let web = Attached::asking(&daemon, &user, &[SUBNET, listed]);
-        let net = subnet(&web.attachment);
+    side_by_side(BOTH, |mode| {
+        let mut dice = Dice::new();
+        let scene = Scene::new(&config(mode), &[("v6pod.egress", "deny,tcp/80")]);
+        let (web, net) = (&scene.web, scene.net);
         let outside: Ipv6Addr = OUTSIDE_V6.parse().expect("an address");
-        let tap = Tap::open(&File::open(host.outside_path()).expect("the outside"), "out0");
-        let gateway = daemon_mac(&host, &daemon);
+        let (tap, gateway) = (scene.outside_tap(), scene.gateway_mac());
         let syn = |source: Ipv6Addr, port: u16, mark: &[u8]| {
             let route = Route::new(source, outside);
             let packet = route.carry(&route.syn(4000, port, &marked(mark)));
@@ -379,36 +398,27 @@ fn confined_and_counted_as_one_whatever_address_it_sends_with() {
             seen.insert(port, tap.frames_until(LAST).with(MARK));
             assert_eq!(seen[&port], expected, "{mode:?}: port {port}");
         }
-        let sets = run(host.command("nft").args(["list", "table", "inet", &daemon.table()]));
+        let words = ["list", "table", "inet", &scene.daemon.table()];
+        let sets = run(scene.host.command("nft").args(words));
         // One element counts for the subnet, by its first address, and none for any other of it.
         let counted = sets.ok().split("set begun_by_").nth(1).and_then(|s| s.split('}').next());
         let counted = counted.expect("flows are counted").to_owned();
         assert!(counted.contains(&format!("{} ", net.0)), "{counted}");
-    }
+    });
 }
 
 #[test]
 fn a_subnet_follows_the_prefix() {
     let _machine = require!(Root);
-    let mut dice = Dice::new();
-    for mode in BOTH {
-        let host = HostNs::new();
+    side_by_side(BOTH, |mode| {
+        let mut dice = Dice::new();
         let tables = "[addresses]\nwished = [\"*\"]\n[renumber]\nsettle = \"0s\"\ngrace = \"0s\"\n";
         let config = Config { tables: tables.to_owned(), ..Config::default() }.with_mode(mode);
-        let daemon = Daemon::configured(&host, &config);
-        let user = User::account(1, &host);
-        let web = Attached::asking(&daemon, &user, &[SUBNET, OPEN]);
-        let (first, _) = subnet(&web.attachment);
-        let _server = Server::start(&web.namespace.network(), &[80]);
-        run(host.outside("ip").args([
-            "-6",
-            "route",
-            "add",
-            "2001:db8:1:2:4::/80",
-            "via",
-            "2001:db8:ffff::2",
-        ]))
-        .ok();
+        let scene = Scene::new(&config, &[OPEN]);
+        let (daemon, (first, _)) = (&scene.daemon, scene.net);
+        let _server = Server::start(&scene.web.namespace.network(), &[80]);
+        let route = "-6 route add 2001:db8:1:2:4::/80 via 2001:db8:ffff::2";
+        run(scene.host.outside("ip").args(route.split(' '))).ok();
         daemon.ctl(&["prefix", "set", "2001:db8:1:2:4::/80"]).ok();
         let now = eventually(PATIENCE, "it has moved", || {
             let a = daemon.the_attachment();
@@ -416,12 +426,12 @@ fn a_subnet_follows_the_prefix() {
             (moved && a.address.segments()[4] == 4).then(|| subnet(&a))
         });
         assert_eq!((now.0.segments()[4], now.0.segments()[5]), (4, first.segments()[5]));
-        let from = outside(&host);
+        let from = scene.outside();
         assert!(pages(&from, &[any(now, &mut dice)])[0].is_some(), "{mode:?}");
         assert!(pages(&from, &[any((first, 96), &mut dice)])[0].is_none(), "{mode:?}");
-        let local =
-            web.namespace.run("ip", &["-6", "route", "show", "table", "local", "type", "local"]);
+        let local = ["-6", "route", "show", "table", "local", "type", "local"];
+        let local = scene.web.namespace.run("ip", &local);
         assert!(!local.ok().contains(&format!("{first}/96")), "{local}");
-        Invariants::hold(&daemon, &[(&web.namespace, daemon.the_attachment().address)]);
-    }
+        Invariants::hold(daemon, &[(&scene.web.namespace, daemon.the_attachment().address)]);
+    });
 }

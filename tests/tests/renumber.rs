@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use v6pod_proto::{Activate, Attachment, Mode, NameState, PrefixView};
 use v6pod_tests::{
     Body, Config, Daemon, Flow, HostNs, Invariants, OwnedNs, PATIENCE, PREFIX, Sampler, Server,
-    eventually, random_container_id, require, run,
+    eventually, random_container_id, require, run, side_by_side,
 };
 
 /// `daemon`, an account that every system has and that owns nothing here.
@@ -60,7 +60,7 @@ fn now(daemon: &Daemon, of: &Attachment) -> Attachment {
 #[test]
 fn running_containers_follow_the_prefix_and_a_connection_lives_through_the_grace() {
     let _machine = require!(Root);
-    for mode in [Mode::Bridge, Mode::Routed] {
+    side_by_side([Mode::Bridge, Mode::Routed], |mode| {
         let (host, daemon) = scene(mode, "1s", "6s");
         let (container, before) = attached(&daemon, "web");
         let (neighbour, _) = attached(&daemon, "db");
@@ -111,7 +111,7 @@ fn running_containers_follow_the_prefix_and_a_connection_lives_through_the_grace
         let samples = sampler.saw_an_address_each_time();
         eprintln!("    {mode:?}: {samples} samples, an address in each");
         assert!(host.ip(&format!("-6 route show {PREFIX}")).stdout.is_empty());
-    }
+    });
 }
 
 #[test]
