@@ -85,7 +85,8 @@ fn crowd(mode: Mode) -> Result<Crowd> {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
     let scene = Scene::set()?;
-    let (few, one_of_few) = few(&scene, mode)?;
+    // A network is there as long as somebody holds it, and their ports with it.
+    let (_host_of_few, few, one_of_few) = few(&scene, mode)?;
     let mut growing = Growing::with(&scene, mode)?;
     growing.grow_to(&scene, RESTARTED)?;
     let restart = growing.restart(&scene, mode)?;
@@ -99,7 +100,7 @@ fn crowd(mode: Mode) -> Result<Crowd> {
 }
 
 /// A few on a host of their own. They stay when their daemon has been killed, whose files the next one uses.
-fn few(scene: &Scene, mode: Mode) -> Result<(Living, Duration)> {
+fn few(scene: &Scene, mode: Mode) -> Result<(NetNs, Living, Duration)> {
     let host = NetNs::new()?;
     let mut growing = scene.inside(&host, || {
         run(Command::new("ip").args(["link", "set", "lo", "up"]))?.ok()?;
@@ -117,7 +118,7 @@ fn few(scene: &Scene, mode: Mode) -> Result<(Living, Duration)> {
             if is_dir { fs::remove_dir_all(entry.path())? } else { fs::remove_file(entry.path())? }
         }
     }
-    Ok((living, activate))
+    Ok((host, living, activate))
 }
 
 /// What passes between the first two of both, which are of one kind, by turns.
