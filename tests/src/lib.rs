@@ -64,6 +64,7 @@ mod tap;
 mod user;
 mod whole_host;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -110,6 +111,17 @@ pub fn eventually<T>(limit: Duration, awaited: &str, mut ask: impl FnMut() -> Op
         }
         assert!(Instant::now() < deadline, "not within {limit:?}: {awaited}");
         thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Says that it is over when it goes, also by a panic: a scope waits for all of its threads, and for one that
+/// goes on until it is told for ever.
+#[derive(Debug)]
+pub struct Ends<'a>(pub &'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 

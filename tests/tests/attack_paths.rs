@@ -18,8 +18,8 @@ use std::time::Duration;
 use v6pod_proto::{Activate, Attachment, Mode};
 use v6pod_tests::packet::{IPV6, Route, frame};
 use v6pod_tests::{
-    Body, Config, Daemon, Finished, HostNs, Law, Neighbours, OUTSIDE_V6, OwnedNs, PATIENCE, Ports,
-    Stage, Tap, eventually, everywhere, random_container_id, require, run, side_by_side,
+    Body, Config, Daemon, Ends, Finished, HostNs, Law, Neighbours, OUTSIDE_V6, OwnedNs, PATIENCE,
+    Ports, Stage, Tap, eventually, everywhere, random_container_id, require, run, side_by_side,
 };
 
 const LIE: &[u8] = b"v6t-spoofed";
@@ -53,10 +53,16 @@ fn knock(uplink: [u8; 6], tap: &Tap, to: Ipv6Addr) -> Vec<u8> {
 
 #[track_caller]
 fn attach(daemon: &Daemon, namespace: &OwnedNs) -> Attachment {
-    let request = Activate::new(random_container_id());
     let network = namespace.network();
-    let (made, _) = daemon.as_user(namespace.uid()).activate(&request, network.as_fd());
-    made.unwrap_or_else(|refused| panic!("{refused}"))
+    // Who has had his share of a processor is not served for a while, and told to try again.
+    eventually(PATIENCE, "it is attached", || {
+        let request = Activate::new(random_container_id());
+        match daemon.as_user(namespace.uid()).activate(&request, network.as_fd()).0 {
+            Ok(made) => Some(made),
+            Err(refused) if refused.status == 503 => None,
+            Err(refused) => panic!("{refused}"),
+        }
+    })
 }
 
 #[track_caller]
@@ -119,6 +125,7 @@ fn slips_through_nowhere(scene: &Neighbours) {
     let mut inside = 0;
     scene.victim.tap.drain();
     let ((begun, sent), knocked) = thread::scope(|scope| {
+        let over = Ends(&done);
         let flooding = scope.spawn(|| flood(&network, &lies, &done));
         let knocking = scope.spawn(|| {
             let mut knocked = 0;
@@ -138,7 +145,7 @@ fn slips_through_nowhere(scene: &Neighbours) {
             // The first look says that the interface is gone; what came before is there still.
             inside += (0..2).map(|_| own.frames_within(Duration::ZERO).with(KNOCK)).sum::<usize>();
         }
-        done.store(true, Ordering::Relaxed);
+        drop(over);
         (flooding.join().expect("flooding"), knocking.join().expect("knocking"))
     });
     eprintln!("    {:?}: {begun} floods of {sent} rounds, {knocked} knocks", scene.ports);

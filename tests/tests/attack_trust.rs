@@ -17,7 +17,8 @@ use std::time::Instant;
 
 use v6pod_proto::{Activate, Attachment, AttachmentList, Code, ContainerId, Deactivated};
 use v6pod_tests::{
-    Background, Body, Config, HostNs, OwnedNs, Response, Scene, random_container_id, require, run,
+    Background, Body, Config, Ends, HostNs, OwnedNs, Response, Scene, random_container_id, require,
+    run,
 };
 
 #[track_caller]
@@ -322,6 +323,7 @@ fn attack_04_a_file_that_changes_under_the_reader_leads_nowhere_else() {
     let done = AtomicBool::new(false);
     let mut made = 0;
     thread::scope(|scope| {
+        let _over = Ends(&done);
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
                 attacker.claim(&id, fresh.pid(), fresh.start_time());
@@ -343,7 +345,6 @@ fn attack_04_a_file_that_changes_under_the_reader_leads_nowhere_else() {
                 assert!([404, 503].contains(&response.status), "{response}");
             }
         }
-        done.store(true, Ordering::Relaxed);
     });
     assert!(made > 0, "the right file was never met");
     assert!(fresh.addresses().is_empty());

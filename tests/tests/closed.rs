@@ -17,8 +17,8 @@ use std::time::Duration;
 
 use v6pod_tests::packet::{IPV6, Load, Route, frame};
 use v6pod_tests::{
-    Attached, Background, Law, Neighbours, OUTSIDE_V6, PATIENCE, Ports, eventually, everywhere,
-    require, run, side_by_side,
+    Attached, Background, Ends, Law, Neighbours, OUTSIDE_V6, PATIENCE, Ports, eventually,
+    everywhere, require, run, side_by_side,
 };
 
 const MARK: &[u8] = b"v6t-knock";
@@ -291,6 +291,7 @@ fn has_no_gap(mut scene: Neighbours) {
     let done = AtomicBool::new(false);
     let daemon = &mut scene.daemon;
     let sent = thread::scope(|scope| {
+        let over = Ends(&done);
         let traffic = scope.spawn(|| {
             let mut rounds = 0;
             while !done.load(Ordering::Relaxed) {
@@ -306,7 +307,7 @@ fn has_no_gap(mut scene: Neighbours) {
             daemon.kill9();
             daemon.restart();
         }
-        done.store(true, Ordering::Relaxed);
+        drop(over);
         traffic.join().expect("sending")
     });
     outside_tap.send(&last);

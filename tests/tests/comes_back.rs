@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use v6pod_tests::{
-    IMAGE, Login, PATIENCE, PREFIX, Place as _, Suite, WholeHost, eventually, require, run,
+    Ends, IMAGE, Login, PATIENCE, PREFIX, Place as _, Suite, WholeHost, eventually, require, run,
     shown_to_users,
 };
 
@@ -156,6 +156,7 @@ fn no_container_fails_to_start_while_the_package_goes() {
     let user = host.log_in("anna");
     let gone = AtomicBool::new(false);
     let starts = thread::scope(|scope| {
+        let over = Ends(&gone);
         let starter = |network: &'static str| {
             let (user, gone) = (&user, &gone);
             scope.spawn(move || {
@@ -171,7 +172,7 @@ fn no_container_fails_to_start_while_the_package_goes() {
         let removed = host.sh("apt-get remove --yes v6pod 2>&1");
         // Some more, which find all of it gone.
         seen_inside(&user);
-        gone.store(true, Ordering::Relaxed);
+        drop(over);
         removed.ok();
         starters.map(|starter| starter.join().expect("every container starts"))
     });

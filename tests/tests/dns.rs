@@ -20,8 +20,8 @@ use std::time::Duration;
 use tempfile::TempDir;
 use v6pod_proto::{Activate, Attachment, Mode};
 use v6pod_tests::{
-    Config, Consul, Container, HostNs, OUTSIDE_V6, OwnedNs, PATIENCE, PublicDns, Stage, eventually,
-    random_container_id, require, run, within,
+    Config, Consul, Container, Ends, HostNs, OUTSIDE_V6, OwnedNs, PATIENCE, PublicDns, Stage,
+    eventually, random_container_id, require, run, within,
 };
 
 /// The machine's own glibc and its getent, as a container sees them.
@@ -420,16 +420,6 @@ fn attack_19_nothing_is_asked_on_for_a_confined_container_nor_for_the_host() {
     let asked =
         dig.arg(format!("@{resolver}")).args(["+tries=1", "+time=1", "web.v6pod.internal", "AAAA"]);
     assert!(!run(asked).status.success());
-}
-
-/// Says that it is over when it goes: whoever waits for the flood's end would else wait for ever where
-/// something is not as it should be.
-struct Ends<'a>(&'a AtomicBool);
-
-impl Drop for Ends<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 #[test]

@@ -26,7 +26,7 @@ use v6pod_proto::explain::{End, Explanation, Rule, Verdict};
 use v6pod_proto::{Mode, OpenedBy};
 use v6pod_tests::packet::{IPV6, Route, frame};
 use v6pod_tests::{
-    Attached, Body, Caller, Config, Daemon, Finished, HostNs, Law, Neighbours, OUTSIDE_V6,
+    Attached, Body, Caller, Config, Daemon, Ends, Finished, HostNs, Law, Neighbours, OUTSIDE_V6,
     PATIENCE, Ports, Response, Stage, User, built, eventually, require, run, side_by_side,
 };
 
@@ -335,6 +335,7 @@ fn what_is_being_changed_is_no_difference() {
         }
     };
     let rules = thread::scope(|scope| {
+        let _over = Ends(&over);
         for port in [80, 81] {
             let changes = &changes;
             scope.spawn(move || changes(port));
@@ -345,7 +346,6 @@ fn what_is_being_changed_is_no_difference() {
             (asked.status != 503).then(|| asked.ok::<Explanation>())
         };
         let said: Vec<_> = (0..500).filter_map(|_| asks()).collect();
-        over.store(true, Ordering::Relaxed);
         said.into_iter()
             .map(|said| {
                 assert!(said.kernel.agrees, "{said:?}");
