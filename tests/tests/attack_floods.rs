@@ -24,9 +24,6 @@ use v6pod_tests::{
 /// How long the flood goes on.
 const FLOOD: Duration = Duration::from_secs(30);
 
-/// How long it is measured without, before it and after it.
-const REST: Duration = Duration::from_secs(8);
-
 /// What the daemon may have in memory meanwhile, in KiB.
 const MEMORY: u64 = 64 * 1024;
 
@@ -349,7 +346,7 @@ fn attack_26_a_tenant_who_floods_all_he_can_stops_nobody() {
         std::iter::from_fn(|| (Instant::now() < end).then(&once)).collect::<Vec<_>>()
     };
     once();
-    let mut rest = for_a_while(REST);
+    let mut rest = for_a_while(FLOOD / 2);
     let refused_before = stage.daemon.refused();
     let flooded = {
         halves.second();
@@ -359,7 +356,7 @@ fn attack_26_a_tenant_who_floods_all_he_can_stops_nobody() {
     };
     let refused = stage.daemon.refused() - refused_before;
     before.comes_back(&stage.daemon);
-    rest.extend(for_a_while(REST));
+    rest.extend(for_a_while(FLOOD / 2));
 
     let peak = stage.daemon.peak();
     let runs = Medians::of(&rest, &flooded, |t| t.0);

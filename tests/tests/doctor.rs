@@ -12,6 +12,7 @@
 #![allow(clippy::expect_used, reason = "a test")]
 
 use std::fmt::Write as _;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use serde_json::Value;
@@ -369,13 +370,17 @@ const COURSES: [Course; 4] = [
 #[test]
 fn each_way_to_break_a_host_is_named_and_mended_by_the_command_that_is_printed() {
     let _machine = require!(WholeHost, Consul);
+    let broken = AtomicUsize::new(0);
     side_by_side(COURSES, |(suite, course)| {
         let host = WholeHost::serving(suite);
         let mut ward = Ward::new(&host);
         assert!(ward.serves(""));
         course(&mut ward);
-        eprintln!("{}", ward.table);
+        eprintln!("{suite:?}\n{}", ward.table);
+        broken.fetch_add(ward.broken, Ordering::Relaxed);
     });
+    let (broken, least) = (broken.into_inner(), 25 + PASTA.len() + PASTA_VARIABLES.len());
+    assert!(broken >= least, "{broken} ways are not {least}");
 }
 
 fn system_is_mended(ward: &mut Ward<'_>) {

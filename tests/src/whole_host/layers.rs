@@ -96,10 +96,6 @@ impl Layers {
             }
             _ => fs::write(etc.join("containers/containers.conf.d/00-machine.conf"), conf)?,
         }
-        // The first process of a container heeds no SIGTERM, for which a reboot would wait.
-        DirBuilder::new().create(etc.join("systemd/user.conf.d"))?;
-        let conf = "[Manager]\nDefaultTimeoutStopSec=2s\n";
-        fs::write(etc.join("systemd/user.conf.d/stop.conf"), conf)?;
         // Modules are the machine's; systemd 257 says so by failing.
         let modules = etc.join("systemd/system/systemd-modules-load.service");
         std::os::unix::fs::symlink("/dev/null", modules)?;
