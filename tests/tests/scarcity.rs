@@ -6,9 +6,12 @@
 //! ```
 #![allow(clippy::expect_used, reason = "a test")]
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::fd::AsFd;
 use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
 use v6pod_proto::{Activate, Attachment};
 use v6pod_tests::{
@@ -25,7 +28,29 @@ fn activate(stage: &Stage, namespace: &OwnedNs) -> Result<Attachment, Response> 
 /// Leaves the daemon so many descriptors more than it has.
 #[track_caller]
 fn leave_descriptors(stage: &Stage, more: usize) {
-    let most = stage.daemon.descriptors() + more;
+    limit_descriptors(stage, stage.daemon.descriptors() + more);
+}
+
+/// Leaves it one: the lowest number that none has, once it opens and closes none any more.
+#[track_caller]
+fn leave_one_descriptor(stage: &Stage) {
+    let folder = format!("/proc/{}/fd", stage.daemon.pid());
+    let numbers = || -> BTreeSet<usize> {
+        let entries = fs::read_dir(&folder).expect("its descriptors");
+        let names = entries.map(|entry| entry.expect("an entry").file_name());
+        names.map(|name| name.to_string_lossy().parse().expect("a number")).collect()
+    };
+    let had = eventually(PATIENCE, "it rests", || {
+        let before = numbers();
+        thread::sleep(Duration::from_millis(200));
+        (numbers() == before).then_some(before)
+    });
+    let lowest = (0..).find(|n| !had.contains(n)).expect("one");
+    limit_descriptors(stage, lowest + 1);
+}
+
+#[track_caller]
+fn limit_descriptors(stage: &Stage, most: usize) {
     let pid = stage.daemon.pid().to_string();
     run(Command::new("prlimit").args(["--pid", &pid, &format!("--nofile={most}:")])).ok();
 }
@@ -45,7 +70,7 @@ fn a_tenant_who_takes_the_last_descriptor_gives_it_back() {
     assert!((5..30).contains(&held), "{held} leases");
     // The one that failed half-way has gone again, and then there is not even one for a connection.
     assert!(stage.daemon.log().contains("Too many open files"), "it was not short of any");
-    let more = Attacker::start(&stage.users[0], &stage.daemon, &["idle", "100"]);
+    let more = Attacker::start(&stage.users[0], &stage.daemon, &["idle", "20"]);
     eventually(PATIENCE, "it can accept no more", || {
         stage.daemon.log().contains("cannot accept a connection").then_some(())
     });
@@ -63,6 +88,29 @@ fn a_tenant_who_takes_the_last_descriptor_gives_it_back() {
         eventually(PATIENCE, "it has gone", || fresh.addresses().is_empty().then_some(()));
     }
     drop((steady, fresh));
+    empty.comes_back(&stage.daemon);
+}
+
+/// The kernel drops a descriptor that it cannot give a number, and says so (`MSG_CTRUNC`). That was told as if
+/// the caller had sent none.
+#[test]
+fn a_descriptor_for_which_there_is_no_room_is_not_the_callers_mistake() {
+    let _machine = require!(Podman);
+    let stage = Stage::with_users(1);
+    let namespace = OwnedNs::new(&stage.users[0]);
+    let empty = stage.daemon.footprint();
+    // The daemon knows the user by then, and opens no file to learn who he is.
+    let caller = stage.daemon.as_user(namespace.uid());
+    caller.get("/api/attachments");
+    // For the connection.
+    leave_one_descriptor(&stage);
+    let refused = activate(&stage, &namespace).expect_err("there is no room for a second one");
+    assert_eq!(refused.status, 503, "{refused}");
+    assert!(refused.problem().detail.contains("Too many open files"), "{refused}");
+    leave_descriptors(&stage, 100);
+    let made = activate(&stage, &namespace).unwrap_or_else(|refused| panic!("{refused}"));
+    assert_eq!(namespace.addresses(), [made.address]);
+    drop(namespace);
     empty.comes_back(&stage.daemon);
 }
 

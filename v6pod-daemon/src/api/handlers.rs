@@ -64,6 +64,10 @@ pub(crate) async fn activate(
     match take(&connection.inbox) {
         Received::One(fd) => by_descriptor(&attachments, &connection, request, fd).await,
         Received::Nothing => by_id(&attachments, &connection.caller, request).await,
+        Received::Lost => Err(Failure::new(
+            Code::NotReady,
+            "the kernel did not hand over your descriptor: Too many open files, or forbidden; try again",
+        )),
         Received::Wrong => {
             Err(Failure::new(Code::Malformed, "send one descriptor, with the request's first byte"))
         }

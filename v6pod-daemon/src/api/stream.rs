@@ -33,6 +33,9 @@ pub(crate) enum Received {
     Nothing,
     /// The one that the API knows a use for.
     One(Foreign),
+    /// One came, and the kernel did not hand it over: the daemon has as many open as it may have, or a
+    /// security module forbids it to have this one (`receive_fd()` fails in `scm_detach_fds()`).
+    Lost,
     /// Several, or one that came later: there is no use for these, and they are on their way to be
     /// closed.
     Wrong,
@@ -115,12 +118,15 @@ impl Stream {
         }
         let foreign = |fd| Foreign::new(fd, self.peer, self.closer.clone());
         let mut fds: Vec<Foreign> = fds.into_iter().map(foreign).collect();
-        let one = if self.first && whole && fds.len() == 1 { fds.pop() } else { None };
-        let news = one.map_or(Received::Wrong, Received::One);
+        let news = match fds.len() {
+            1 if self.first && whole => fds.pop().map_or(Received::Wrong, Received::One),
+            0 if self.first => Received::Lost,
+            _ => Received::Wrong,
+        };
         let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
         match std::mem::replace(&mut *inbox, news) {
             Received::Wrong => Err(io::Error::other("descriptors again and again")),
-            Received::One(_) | Received::Nothing => Ok(()),
+            Received::One(_) | Received::Lost | Received::Nothing => Ok(()),
         }
     }
 }
