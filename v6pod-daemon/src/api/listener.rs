@@ -75,6 +75,9 @@ pub(crate) const CONNECTIONS: usize = 2048;
 /// How long the accept loops pause when the system has no descriptor left.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// How often that is said at the most: a tenant can see to it that it stays so.
+const SAYING: Duration = Duration::from_secs(1);
+
 /// How long connections are still accepted when the daemon is to stop.
 const LAST: Duration = Duration::from_millis(20);
 
@@ -163,6 +166,7 @@ impl Listeners {
             shares: Shares::default(),
             refusals: Refusals::default(),
             served,
+            said: Arc::default(),
         };
         let mut loops = JoinSet::new();
         if let Some(own) = self.own {
@@ -216,6 +220,8 @@ struct Server {
     refusals: Refusals,
     /// Is told of users who were served at the common socket.
     served: mpsc::Sender<Uid>,
+    /// When it was last said that no connection can be accepted.
+    said: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Server {
@@ -343,7 +349,14 @@ impl Server {
     }
 
     async fn pause(&self, error: &io::Error) {
-        tracing::warn!(%error, "cannot accept a connection");
+        let now = Instant::now();
+        {
+            let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+            if said.is_none_or(|last| now.duration_since(last) >= SAYING) {
+                *said = Some(now);
+                tracing::warn!(%error, "cannot accept a connection");
+            }
+        }
         sleep(PAUSE).await;
     }
 
