@@ -54,7 +54,8 @@ fn knock(uplink: [u8; 6], tap: &Tap, to: Ipv6Addr) -> Vec<u8> {
 #[track_caller]
 fn attach(daemon: &Daemon, namespace: &OwnedNs) -> Attachment {
     let network = namespace.network();
-    // Who has had his share of a processor is not served for a while, and told to try again.
+    // Who asks for a namespace out of which an attachment is still being taken is told to try again after four
+    // seconds, which a flood beside it can make of it.
     eventually(PATIENCE, "it is attached", || {
         let request = Activate::new(random_container_id());
         match daemon.as_user(namespace.uid()).activate(&request, network.as_fd()).0 {
