@@ -7,7 +7,7 @@
 //! Guarantees: a [`Foreign`] descriptor is closed here, on whatever way its request ends. At most
 //! [`PER_CALLER`] threads wait for one caller's files and [`THREADS`] for everybody's; callers take
 //! turns. Who has [`MOST`] descriptors waiting is [behind](Closer::is_behind): nothing more is
-//! received from him. What he goes on sending stays unread, and a connection that nobody has read is
+//! received from him. What he goes on sending stays unread, and a connection from which nobody reads any more is
 //! closed without waiting ([`LastClose`]): however many he makes, none is left open.
 
 use std::os::fd::OwnedFd;
@@ -179,20 +179,16 @@ impl Drop for Foreign {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::{Read as _, Write as _};
+pub(crate) mod testing {
+    use std::io::Write as _;
     use std::net::{Ipv4Addr, TcpListener, TcpStream};
-    use std::os::unix::net::UnixStream;
 
     use rustix::net::sockopt::set_socket_linger;
 
     use super::*;
 
-    const ONE: Uid = Uid::new(1).unwrap();
-    const TWO: Uid = Uid::new(2).unwrap();
-
     /// A socket whose close hangs for as long as the other end, which comes along, does not read.
-    fn lingering() -> (OwnedFd, TcpStream) {
+    pub(crate) fn lingering() -> (OwnedFd, TcpStream) {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (other, _) = listener.accept().unwrap();
@@ -201,6 +197,18 @@ mod tests {
         while client.write(&[0; 1 << 16]).is_ok() {}
         (client.into(), other)
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+    use std::os::unix::net::UnixStream;
+
+    use super::testing::lingering;
+    use super::*;
+
+    const ONE: Uid = Uid::new(1).unwrap();
+    const TWO: Uid = Uid::new(2).unwrap();
 
     /// The one end, and the other, which hears of its close.
     fn quick() -> (OwnedFd, UnixStream) {

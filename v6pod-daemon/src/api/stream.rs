@@ -138,7 +138,7 @@ pub(crate) fn keep_urgent_bytes(stream: impl AsFd) -> io::Result<()> {
     Ok(rustix::net::sockopt::set_socket_oobinline(stream, true)?)
 }
 
-/// Closes a connection whose request nobody has read. What waits in it is thrown away here, unless
+/// Closes a connection from which nobody reads any more. What waits in it is thrown away here, unless
 /// there are descriptors among it: then closing could block, and is the closer's.
 pub(crate) fn dismiss(stream: impl Into<OwnedFd>, peer: Uid, closer: &Closer) {
     let stream = stream.into();
@@ -174,8 +174,10 @@ fn bears_descriptors(stream: impl AsFd) -> bool {
 impl Drop for Stream {
     fn drop(&mut self) {
         drop(take(&self.inbox));
+        // Here, if nothing is in flight in it: a thousand leases that end at once are otherwise so much to close
+        // that their owner is behind, and is refused.
         if let Some(Ok(stream)) = self.stream.take().map(UnixStream::into_std) {
-            self.closer.close(self.peer, stream.into());
+            dismiss(stream, self.peer, &self.closer);
         }
     }
 }
@@ -236,6 +238,7 @@ mod tests {
     use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
     use super::*;
+    use crate::closer::testing::lingering;
 
     fn pair() -> (UnixStream, std::os::unix::net::UnixStream) {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
@@ -251,6 +254,20 @@ mod tests {
         assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
         let bytes = [io::IoSlice::new(b"x")];
         sendmsg(theirs, &bytes, &mut control, flags).unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_ends_a_thousand_connections_at_once_is_not_behind_with_them() {
+        let (peer, closer) = (Uid::new(1).unwrap(), Closer::start().unwrap());
+        // Nobody closes for him what is left to be closed.
+        let hanging: Vec<_> = (0..4).map(|_| lingering()).collect();
+        let (fds, _others): (Vec<_>, Vec<_>) = hanging.into_iter().unzip();
+        fds.into_iter().for_each(|fd| closer.close(peer, fd));
+        for _ in 0..1000 {
+            let (ours, _theirs) = pair();
+            drop(Stream::new(ours, peer, closer.clone()));
+        }
+        assert!(!closer.is_behind(peer));
     }
 
     #[tokio::test]
