@@ -1,13 +1,16 @@
 //! The life of attachments, event by event.
 
 use std::convert::Infallible;
+use std::time::Duration;
 
 use proptest::prelude::*;
 use v6pod_proto::wishes::{NameWish, OpeningList};
 use v6pod_proto::{Change, OpenedBy};
 
 use super::*;
-use crate::core::open::Rights;
+use crate::core::choice::Choice;
+use crate::core::open::{OpenPorts, Rights};
+use crate::core::secret::Secret;
 
 fn book(per_owner: usize) -> Book {
     Book::new(Terms {
