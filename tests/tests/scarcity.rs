@@ -70,7 +70,7 @@ fn a_tenant_who_takes_the_last_descriptor_gives_it_back() {
     assert!((5..30).contains(&held), "{held} leases");
     // The one that failed half-way has gone again, and then there is not even one for a connection.
     assert!(stage.daemon.log().contains("Too many open files"), "it was not short of any");
-    let more = Attacker::start(&stage.users[0], &stage.daemon, &["idle", "20"]);
+    let more = Attacker::start(&stage.users[0], &stage.daemon, &["idle", "100"]);
     eventually(PATIENCE, "it can accept no more", || {
         stage.daemon.log().contains("cannot accept a connection").then_some(())
     });
