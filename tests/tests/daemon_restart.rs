@@ -164,13 +164,9 @@ fn a_new_start_in_an_adopted_namespace_is_no_second_attachment() {
     stage.daemon.kill9();
     stage.daemon.restart();
     let watch = stage.watch();
-    eventually(PATIENCE, "the second run", || {
-        (container.inspect("{{.RestartCount}}") == "1").then_some(())
-    });
+    container.comes_to("the second run", "{{.RestartCount}}", "1");
     stage.daemon.the_attachment();
-    eventually(PATIENCE, "the end of the second run", || {
-        (container.inspect("{{.State.Status}}") == "exited").then_some(())
-    });
+    container.comes_to("the end of the second run", "{{.State.Status}}", "exited");
     assert_eq!(watch.most(), 1);
     before.comes_back(&stage.daemon);
 }

@@ -197,10 +197,7 @@ fn a_poststop_after_the_next_start_ends_nothing() {
             let watch = scene.stage.watch();
             let options = [&["--restart=on-failure:2"], &options[..]].concat();
             let container = scene.user().start("c", &options, &["sh", "-c", &script]);
-            eventually(PATIENCE, "three runs", || {
-                let runs = container.inspect("{{.RestartCount}} {{.State.Status}}");
-                (runs == "2 exited").then_some(())
-            });
+            container.comes_to("three runs", "{{.RestartCount}} {{.State.Status}}", "2 exited");
             let logs = scene.user().podman(&["logs", "c"]);
             let lines: Vec<_> = logs.ok().lines().collect();
             assert_eq!(lines.len(), 9, "three runs of three lines each: {logs}");

@@ -9,7 +9,7 @@
 
 use std::fs;
 
-use v6pod_tests::{IMAGE, PATIENCE, Stage, eventually, require};
+use v6pod_tests::{IMAGE, Stage, require};
 
 /// Prints the global IPv6 addresses of eth0, one a line; nothing if there is no eth0.
 const MINE: &str = "ip -6 -o addr show dev eth0 scope global 2>/dev/null | awk '{print $4}'";
@@ -115,10 +115,7 @@ fn restart_on_failure_keeps_its_address_in_the_same_namespace() {
     let script = format!("readlink /proc/self/ns/net; {MINE}; sleep 1; {MINE}; exit 1");
     let options = ["--restart=on-failure:2"];
     let container = stage.user().start("c", &options, &["sh", "-c", &script]);
-    eventually(PATIENCE, "three runs", || {
-        let runs = container.inspect("{{.RestartCount}} {{.State.Status}}");
-        (runs == "2 exited").then_some(())
-    });
+    container.comes_to("three runs", "{{.RestartCount}} {{.State.Status}}", "2 exited");
     let logs = stage.user().podman(&["logs", "c"]);
     let lines: Vec<_> = logs.ok().lines().collect();
     assert_eq!(lines.len(), 9, "three runs of three lines each: {logs}");

@@ -1,6 +1,6 @@
 //! A container of an ordinary user, as podman knows it.
 
-use crate::{Finished, Process, User};
+use crate::{Finished, PATIENCE, Process, User, eventually};
 
 /// A container, by its user and id. It ends at the latest with its user.
 #[derive(Debug)]
@@ -25,6 +25,17 @@ impl<'a> Container<'a> {
     #[track_caller]
     pub fn inspect(&self, format: &str) -> String {
         self.user.podman(&["inspect", "--format", format, &self.id]).ok().to_owned()
+    }
+
+    /// Waits until `podman inspect` says this for that Go template. Whose process ends while podman reads about it, of
+    /// that podman says that there is no such process: then it is asked again.
+    #[track_caller]
+    pub fn comes_to(&self, what: &str, format: &str, wanted: &str) {
+        eventually(PATIENCE, what, || {
+            let said = self.user.podman(&["inspect", "--format", format, &self.id]);
+            let ended = !said.status.success() && said.stderr.contains("no such process");
+            (!ended && said.ok() == wanted).then_some(())
+        });
     }
 
     /// Its init process.
