@@ -98,10 +98,13 @@ fn flood(network: &File, frames: &[Vec<u8>], done: &AtomicBool) -> (usize, usize
 #[test]
 fn attack_13_nothing_slips_through_while_a_port_is_made_or_taken_away() {
     let _machine = require!(Root);
-    side_by_side([Ports::Bridge, Ports::Routed], |ports| {
+    // Not side by side: two floods leave two processors nothing, neither for the daemon nor for the kernel's own
+    // threads. RCU's was seen to stand still for seconds, ready to run, and what waits for it holds the lock of all
+    // interfaces.
+    for ports in [Ports::Bridge, Ports::Routed] {
         arrives_without_rules(&Neighbours::on(ports, Law::None));
         slips_through_nowhere(&Neighbours::on(ports, Law::Deny));
-    });
+    }
 }
 
 /// That the same frames arrive by a port that is there and has no rules.
