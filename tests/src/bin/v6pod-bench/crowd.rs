@@ -25,8 +25,9 @@ const FEW: usize = 10;
 const RESTARTED: usize = 1000;
 const MANY: usize = 5000;
 
-/// How many activations a median is taken of, and before that how many more: the first of thousands use memory
-/// that a virtual machine has yet to be given.
+/// How many activations a median is taken of, where there are few half of them before there are many, and half when
+/// those have gone: so that it is not the machine's slower hour that is measured. And how many more before each: the
+/// first of thousands use memory that a virtual machine has yet to be given.
 const ACTIVATIONS: usize = 40;
 const WARMING: usize = 10;
 
@@ -35,6 +36,9 @@ const TURNS: usize = 30;
 
 /// How long it is left alone before.
 const REST: Duration = Duration::from_secs(5);
+
+/// Past this the kernel does not take away what has ended.
+const LEAVING: Duration = Duration::from_secs(600);
 
 /// What is open of each.
 const PORT: u16 = 5202;
@@ -86,39 +90,53 @@ fn crowd(mode: Mode) -> Result<Crowd> {
     setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
     let scene = Scene::set()?;
     // A network is there as long as somebody holds it, and their ports with it.
-    let (_host_of_few, few, one_of_few) = few(&scene, mode)?;
-    let mut growing = Growing::with(&scene, mode)?;
-    growing.grow_to(&scene, RESTARTED)?;
-    let restart = growing.restart(&scene, mode)?;
-    growing.grow_to(&scene, MANY)?;
-    let memory = growing.daemon.resident()?;
+    let host_of_few = NetNs::new()?;
+    let few = scene.inside(&host_of_few, || {
+        run(Command::new("ip").args(["link", "set", "lo", "up"]))?.ok()?;
+        Growing::with(&scene, "few", mode)
+    });
+    let mut few = few?;
+    few.grow_to(&scene, FEW)?;
+    thread::sleep(REST);
+    let before = few.activate(ACTIVATIONS / 2)?;
+
+    let mut many = Growing::with(&scene, "many", mode)?;
+    let alone = links()?;
+    many.grow_to(&scene, RESTARTED)?;
+    let restart = many.restart(&scene, mode)?;
+    many.grow_to(&scene, MANY)?;
+    let memory = many.daemon.resident()?;
     // What the kernel has to do about new interfaces is done.
     thread::sleep(REST);
-    let stream = beside(&scene, &few, &growing.living, Load::Between)?;
-    let packets = beside(&scene, &few, &growing.living, Load::Packets)?;
-    Ok(Crowd { activate: [one_of_few, growing.activate()?], stream, packets, memory, restart })
+    let stream = beside(&scene, &few.living, &many.living, Load::Between)?;
+    let packets = beside(&scene, &few.living, &many.living, Load::Packets)?;
+    let among_many = many.activate(ACTIVATIONS)?;
+
+    drop(many);
+    are_no_more_than(alone)?;
+    thread::sleep(REST);
+    let among_few = before.and(&few.activate(ACTIVATIONS / 2)?);
+    let median = |samples: &Samples| samples.median().ok_or("no activation");
+    let activate = [median(&among_few)?, median(&among_many)?];
+    Ok(Crowd { activate, stream, packets, memory, restart })
 }
 
-/// A few on a host of their own. They stay when their daemon has been killed, whose files the next one uses.
-fn few(scene: &Scene, mode: Mode) -> Result<(NetNs, Living, Duration)> {
-    let host = NetNs::new()?;
-    let mut growing = scene.inside(&host, || {
-        run(Command::new("ip").args(["link", "set", "lo", "up"]))?.ok()?;
-        Growing::with(scene, mode)
-    })?;
-    growing.grow_to(scene, FEW)?;
-    thread::sleep(REST);
-    let activate = growing.activate()?;
-    let Growing { daemon, living } = growing;
-    drop(daemon);
-    for dir in [scene.run_dir(), scene.file("state")] {
-        for entry in fs::read_dir(dir)? {
-            let entry = entry?;
-            let is_dir = entry.file_type()?.is_dir();
-            if is_dir { fs::remove_dir_all(entry.path())? } else { fs::remove_file(entry.path())? }
+/// How many links this thread's network has.
+fn links() -> Result<usize> {
+    Ok(fs::read_to_string("/proc/thread-self/net/dev")?.matches(':').count())
+}
+
+/// Waits until there are only so many links: the kernel takes away one network after the other, under the lock that an
+/// activation needs.
+fn are_no_more_than(alone: usize) -> Result<()> {
+    let deadline = Instant::now() + LEAVING;
+    while links()? > alone {
+        if Instant::now() > deadline {
+            return Err("what has ended does not leave".into());
         }
+        thread::sleep(Duration::from_millis(100));
     }
-    Ok((host, living, activate))
+    Ok(())
 }
 
 /// What passes between the first two of both, which are of one kind, by turns.
@@ -157,8 +175,8 @@ struct Growing {
 }
 
 impl Growing {
-    fn with(scene: &Scene, mode: Mode) -> Result<Self> {
-        Ok(Self { daemon: Daemon::with(scene, mode, TABLES)?, living: Vec::new() })
+    fn with(scene: &Scene, name: &'static str, mode: Mode) -> Result<Self> {
+        Ok(Self { daemon: Daemon::with(scene, name, mode, TABLES)?, living: Vec::new() })
     }
 
     fn grow_to(&mut self, scene: &Scene, count: usize) -> Result<()> {
@@ -174,10 +192,12 @@ impl Growing {
         Ok(())
     }
 
-    /// One more, by the daemon's own clock: the median of some, of which none is left.
-    fn activate(&self) -> Result<Duration> {
+    /// One more, by the daemon's own clock: so many times, of which none is left.
+    fn activate(&self, count: usize) -> Result<Samples> {
         let mut samples = Samples::default();
-        for turn in 0..WARMING + ACTIVATIONS {
+        // An end of a network takes the kernel longer than the rest before the next.
+        let mut used = Vec::new();
+        for turn in 0..WARMING + count {
             let netns = NetNs::new()?;
             let before = self.daemon.total()?;
             calm();
@@ -187,8 +207,9 @@ impl Growing {
                 samples.add(took);
             }
             self.daemon.take_away(made.container, 0, self.living.len())?;
+            used.push(netns);
         }
-        samples.median().ok_or_else(|| "no activation".into())
+        Ok(samples)
     }
 
     /// Kills the daemon and starts it again, while the first sends datagrams to the second.
@@ -231,9 +252,10 @@ impl Crowds {
     pub(crate) fn markdown(&self) -> String {
         let mut text = format!(
             "\n# What thousands cost\n\nMeasured with {FEW} attachments of one daemon on a host, and with {MANY} \
-             of another on another, all with an\nopening. Medians of {ACTIVATIONS} activations, and of {TURNS} \
-             streams of 0.1 s and as many floods of 0.3 s from the first container\nto the second, on both hosts by \
-             turns; the ratio of these is the median of the turns' quotients.\n\n\
+             of another on another, all with an\nopening. Medians of {ACTIVATIONS} activations, \
+             of which with {FEW} one half is before there are {MANY} and one when they have gone,\nand of {TURNS} streams \
+             of 0.1 s and as many floods of 0.3 s from the first container to the second, on both hosts by turns;\nthe \
+             ratio of these is the median of the turns' quotients.\n\n\
              | what | {FEW} | {MANY} | ratio | budget |\n|---|---:|---:|---:|---:|\n"
         );
         for (mode, crowd) in &self.0 {

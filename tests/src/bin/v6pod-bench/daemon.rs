@@ -29,6 +29,8 @@ const LIMIT: Duration = Duration::from_secs(10);
 
 /// A daemon with files of its own in the scene's host. It is killed when the last user is gone.
 pub(crate) struct Daemon {
+    /// What its files are called by: no two that live at one time have the same.
+    name: &'static str,
     process: Child,
     socket: PathBuf,
 }
@@ -36,13 +38,20 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// Starts it and waits until it answers.
     pub(crate) fn start(scene: &Scene) -> Result<Rc<Self>> {
-        Self::with(scene, Mode::Bridge, "").map(Rc::new)
+        Self::with(scene, "v6podd", Mode::Bridge, "").map(Rc::new)
     }
 
-    /// The same in this mode, with more tables of configuration.
-    pub(crate) fn with(scene: &Scene, mode: Mode, tables: &str) -> Result<Self> {
-        let (config, log) = (scene.file("v6pod.toml"), scene.file("v6podd.log"));
-        let (run, state) = (scene.run_dir(), scene.file("state"));
+    /// The same by another name, in this mode, with more tables of configuration.
+    pub(crate) fn with(
+        scene: &Scene,
+        name: &'static str,
+        mode: Mode,
+        tables: &str,
+    ) -> Result<Self> {
+        let [config, log, state] =
+            ["toml", "log", "state"].map(|kind| scene.file(&format!("{name}.{kind}")));
+        let run = scene.run_dir().join(name);
+        fs::create_dir_all(&run)?;
         let mode = if mode == Mode::Routed { "routed" } else { "bridge" };
         let text = format!(
             "instance = \"{INSTANCE}\"\nprefix = \"2001:db8:1:2:3::/80\"\nmtu = 1500\n\
@@ -60,7 +69,7 @@ impl Daemon {
             .arg(state);
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         let process = command.spawn().map_err(|e| format!("cannot start v6podd: {e}"))?;
-        let mut daemon = Self { process, socket: run.join(format!("{INSTANCE}.sock")) };
+        let mut daemon = Self { name, process, socket: run.join(format!("{INSTANCE}.sock")) };
         let deadline = Instant::now() + LIMIT;
         while daemon.get("/healthz").is_err() {
             let ended = daemon.process.try_wait()?.is_some();
@@ -78,7 +87,7 @@ impl Daemon {
     pub(crate) fn restart(&mut self, scene: &Scene, mode: Mode, tables: &str) -> Result<()> {
         self.process.kill()?;
         self.process.wait()?;
-        *self = Self::with(scene, mode, tables)?;
+        *self = Self::with(scene, self.name, mode, tables)?;
         Ok(())
     }
 

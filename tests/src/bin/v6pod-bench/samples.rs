@@ -45,6 +45,12 @@ impl Samples {
         self.times.push(time);
     }
 
+    /// With the times of others.
+    pub(crate) fn and(mut self, others: &Self) -> Self {
+        self.times.extend(&others.times);
+        self
+    }
+
     pub(crate) fn count(&self) -> usize {
         self.times.len()
     }

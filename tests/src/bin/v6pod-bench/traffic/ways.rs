@@ -150,7 +150,7 @@ fn v6pod(scene: &Scene) -> Result<[Path; 2]> {
             .map(|(key, value)| (key.to_owned(), value)),
     );
     let host = Rc::new(host(scene)?);
-    let mut daemon = scene.inside(&host, || Daemon::with(scene, Mode::Bridge, POLICY))?;
+    let mut daemon = scene.inside(&host, || Daemon::with(scene, "v6podd", Mode::Bridge, POLICY))?;
     let pair = |daemon: &Daemon| -> Result<_> {
         let (first, second) = (NetNs::new()?, NetNs::new()?);
         daemon.attach(&first, &annotations)?;
