@@ -113,6 +113,7 @@ const PREROUTING: &[Ask] = &[sender, scope];
 const ROUTING: &[Ask] = &[vacant];
 /// The chain forward.
 const FORWARD: &[Ask] = &[
+    stray,
     established,
     related,
     apart,
@@ -230,6 +231,14 @@ fn vacant(_: &Policy, query: &Query<'_>) -> Option<Step> {
     let End::Vacant(to) = query.to else { return None };
     let why = format!("no container has {to}; its sender is told so");
     Some(Step::decides(Rule::Vacant, Verdict::Unreachable, why))
+}
+
+/// `ip6 saddr` of the range `drop`, of what comes from no container's port.
+fn stray(_: &Policy, query: &Query<'_>) -> Option<Step> {
+    let End::Vacant(from) = query.from else { return None };
+    let why =
+        format!("no container has {from}, and nobody else sends with an address of the range");
+    Some(Step::decides(Rule::Spoofed, Verdict::Dropped, why))
 }
 
 /// `ct state established accept`, which is not there where all is accepted.

@@ -311,6 +311,10 @@ fn where_nobody_is_the_host_says_so_and_what_is_nobodys_is_not_ours() {
     for from in [End::Outside, End::Container(&web)] {
         assert_eq!(ask(Deny, from, vacant, "tcp/80"), (Unreachable, Rule::Vacant));
     }
+    for ingress in [Deny, Allow] {
+        let said = ask(ingress, vacant, End::Container(&web), "reply");
+        assert_eq!(said, (Dropped, Rule::Spoofed));
+    }
     assert_eq!(ask(Deny, End::Outside, host(OTHER), "tcp/22"), (NotOurs, Rule::NotOurs));
 }
 

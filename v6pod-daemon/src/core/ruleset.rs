@@ -7,6 +7,8 @@
 //!   discovery: no advertisement, no redirect, no DHCPv6 answer, no multicast of its leaves the port
 //!   (threats 6, 7, 8 and 32).
 //! - This is decided in base chains of their own, before anything is accepted (threat 9).
+//! - Nobody else sends to a container with an address of the range: its answer would make a flow with the one
+//!   whose address that is.
 //! - Nothing hides its ports in extension headers or tiny fragments (threat 10).
 //! - With [`Ingress::Deny`] a container is reached by answers to what it began, by the errors and echo
 //!   requests that IPv6 cannot live without (RFC 4890), and by processes of root and of its owner on
@@ -293,10 +295,11 @@ type Word = (&'static str, String);
 
 impl Policy {
     /// What some policies have and others have not: rules, with words in them.
-    fn parts(&self) -> [Word; 16] {
+    fn parts(&self) -> [Word; 17] {
         let Self { ingress, east_west, host, flows, resolver, .. } = self;
         let (forward, output, input, to_container) = ingress.rules();
         [
+            ("{STRAYS}", self.strays()),
             ("{DENY_FORWARD}", forward.to_owned()),
             ("{DENY_OUTPUT}", output.to_owned()),
             ("{DENY_INPUT}", input.to_owned()),
@@ -314,6 +317,15 @@ impl Policy {
             ("{OFFERED}", when(*flows, include_str!("ruleset/offered.nft"))),
             ("{TOO_MANY}", when(*flows, include_str!("ruleset/too_many.nft"))),
         ]
+    }
+
+    /// The lines of the chain forward about who is no container and sends as one: one for each prefix, as those that
+    /// follow each other may overlap, which is not to be asked of a set.
+    fn strays(&self) -> String {
+        let rule = |prefix| {
+            format!("\t\tmeta iifgroup & 0xfefffffe != {{PORTS}} ip6 saddr {prefix} drop\n")
+        };
+        self.prefixes().map(rule).collect()
     }
 
     /// Numbers, names and addresses.

@@ -23,6 +23,8 @@ use v6pod_tests::{
     everywhere, require, run, side_by_side,
 };
 
+mod headers;
+
 const MARK: &[u8] = b"v6t-attack";
 const LAST: &[u8] = b"v6t-honest";
 
@@ -326,52 +328,6 @@ fn attack_09_an_established_flow_lets_no_other_sender_in() {
         let frames = [frame(scene.gateway_mac(), scene.attacker.mac(), IPV6, &packet)];
         let expected = usize::from(law == Law::None);
         assert_eq!(escape(&scene, &frames), expected, "{law:?}");
-    });
-}
-
-#[test]
-fn attack_10_no_header_hides_a_closed_port() {
-    let _machine = require!(Podman);
-    side_by_side(everywhere(LAWS), |(ports, law)| {
-        let scene = scene(ports, law);
-        let route = Route::new(scene.attacker.address(), scene.victim.address());
-        let send = |loads: &[Load]| -> usize {
-            let frames: Vec<_> = loads
-                .iter()
-                .map(|load| route.carry(load))
-                .map(|packet| frame(scene.gateway_mac(), scene.attacker.mac(), IPV6, &packet))
-                .collect();
-            attack(&scene, &frames).0
-        };
-        let udp = || route.udp(9, 9, &[&[0; 30], MARK].concat());
-        let syn = || route.syn(9, 9, MARK);
-        let plain = send(&[udp(), syn()]);
-        let optioned = send(&[udp().behind(Extension::Destination)]);
-        let atomic = send(&[udp().behind(Extension::Atomic)]);
-        // The first part ends before the ports: in the options, in TCP's header.
-        let tiny = send(&udp().behind(Extension::Destination).cut(8));
-        let tiny_tcp = send(&syn().behind(Extension::Destination).cut(8));
-        let split = send(&udp().cut(16));
-        let hop_by_hop = send(&[udp().behind(Extension::HopByHop)]);
-        let routing = send(&[udp().behind(Extension::Routing)]);
-        // A second part without a first.
-        let [_, orphan] = udp().cut(8);
-        let orphan = send(&[orphan]);
-        let seen = [plain, optioned, atomic, split, tiny, tiny_tcp, hop_by_hop, routing, orphan];
-        match law {
-            // What the kernel itself refuses where anybody defragments is not asked.
-            Law::None => assert!(seen[..8].iter().all(|count| *count > 0), "{seen:?}"),
-            Law::Deny => assert_eq!(seen, [0; 9]),
-            // Open ports are open; what hides them is refused all the same, but for the parts that
-            // hide nothing and find no other to be one packet with.
-            Law::Allow => {
-                assert_eq!(seen[..3], [2, 1, 1], "{seen:?}");
-                assert_eq!((hop_by_hop, routing), (0, 0), "{seen:?}");
-            }
-        }
-        // An honest large packet in parts arrives.
-        let large = ["-c", "1", "-W", "10", "-s", "4000", &scene.victim.address().to_string()];
-        scene.attacker.namespace.run("ping", &large).ok();
     });
 }
 

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Who talks and who serves are sockets of the test's own, made in these namespaces: each flow is a real one,
-//! and goes on as long as both ends reach each other.
+//! and goes on as long as both ends reach each other. How what is closed ends is told in `ending.rs`.
 #![allow(clippy::expect_used, reason = "a test")]
 
 use std::fs::{self, File};
@@ -23,6 +23,8 @@ use v6pod_tests::{
     OUTSIDE_V6, OwnedNs, PATIENCE, Ports, Response, Server, Stage, User, built, elements_of,
     eventually, open_in_kernel, random_container_id, require, run, side_by_side,
 };
+
+mod ending;
 
 const PLACES: [Ports; 3] = [Ports::Bridge, Ports::Routed, Ports::Mixed];
 
@@ -313,127 +315,6 @@ fn a_running_containers_owner_opens_and_closes_and_nobody_else_does() {
 fn run_as(stage: &Stage, uid: u32, program: &str) -> std::process::Command {
     let user = stage.users.iter().find(|user| user.uid() == uid);
     user.map_or_else(|| stage.host.command(program), |user| user.command(program))
-}
-
-#[test]
-fn attack_12_what_is_closed_ends_and_nothing_else_on_every_kind_of_port() {
-    let _machine = require!(Root);
-    side_by_side(PLACES, |ports| flows_end(&mut Neighbours::on(ports, Law::Deny)));
-}
-
-#[track_caller]
-fn flows_end(scene: &mut Neighbours) {
-    let (outside, host) = (outside(&scene.host), host(&scene.host));
-    let (address, owner) = (scene.victim.address(), scene.users[1].uid());
-    let network = scene.victim.namespace.network();
-    let attacker = scene.attacker.namespace.network();
-    let _server = Server::start(&network, &[80, 81]);
-    let _elsewhere = Server::start(&outside, &[7000]);
-    let _neighbour = Server::start(&attacker, &[7001]);
-    let id = scene.victim.attachment.id.to_string();
-    let change = |daemon: &Daemon, change: &str| {
-        assert_eq!(patch(daemon, owner, &id, change).status, 200, "{change}");
-    };
-    change(&scene.daemon, r#"{"open": ["tcp/80-81", "udp/80-81"]}"#);
-    let away = OUTSIDE_V6.parse().expect("an address");
-    let mut ends =
-        [&outside, &attacker].map(|from| [tcp(from, (address, 80)), udp(from, (address, 80))]);
-    let mut goes_on = [
-        tcp(&outside, (address, 81)),
-        udp(&outside, (address, 81)),
-        tcp(&attacker, (address, 81)),
-        udp(&attacker, (address, 81)),
-        // Who is let in anyway: root, on this host.
-        tcp(&host, (address, 80)),
-        udp(&host, (address, 80)),
-        // And what the container began.
-        tcp(&network, (away, 7000)),
-        udp(&network, (away, 7000)),
-    ];
-
-    // By taking its elements away alone, no flow ends.
-    scene.daemon.kill9();
-    let table = scene.daemon.table();
-    let bare = format!(
-        "nft delete element inet {table} open '{{ {address} . tcp . 80, {address} . udp . 80 }}'"
-    );
-    run(scene.host.command("sh").args(["-c", &bare])).ok();
-    assert!(
-        Flow::tcp(&outside, (address, 80)).is_none()
-            && Flow::udp(&outside, (address, 80)).is_none()
-    );
-    assert_eq!(Flow::answered(ends.as_flattened_mut()), [true; 4]);
-    scene.daemon.restart();
-
-    change(&scene.daemon, r#"{"close": ["tcp/80", "udp/80"]}"#);
-    // The server goes on sending in each of them.
-    assert_eq!(Flow::answered(ends.as_flattened_mut()), [false; 4]);
-    assert_eq!(Flow::answered(&mut goes_on), [true; 8]);
-    assert_eq!(reached(&outside, address, &[80, 81]), ["tcp/81", "udp/81"]);
-    // Open again, the very same datagrams' flow is heard again, and a connection can be made anew.
-    change(&scene.daemon, r#"{"open": ["tcp/80", "udp/80"]}"#);
-    assert!(ends[0][1].is_answered(), "UDP has no state at its ends");
-    assert_eq!(reached(&outside, address, &[80]), ["tcp/80", "udp/80"]);
-
-    // With its end everything ends, and nothing of it is left.
-    let mut last = [tcp(&outside, (address, 81)), udp(&outside, (address, 81))];
-    let form = format!("user={owner}&id={}", scene.victim.attachment.container);
-    let ended = scene.daemon.as_user(owner).post("/api/deactivate", Body::Form(&form));
-    assert_eq!(ended.status, 200);
-    last.iter_mut().for_each(Flow::ends);
-    eventually(PATIENCE, "nothing is open", || {
-        open_in_kernel(&scene.daemon).is_empty().then_some(())
-    });
-    let digits: Vec<_> = address.segments().iter().map(|s| format!("{s:04x}")).collect();
-    eventually(PATIENCE, "conntrack has forgotten it", || {
-        let table = run(scene.host.command("cat").arg("/proc/net/nf_conntrack"));
-        (!table.ok().contains(&digits.join(":"))).then_some(())
-    });
-}
-
-#[test]
-fn attack_11_no_opening_outlives_a_flush_and_none_is_lost_by_it() {
-    let _machine = require!(Root);
-    side_by_side(PLACES, |ports| survives_a_flush(&Neighbours::on(ports, Law::Deny)));
-}
-
-#[track_caller]
-fn survives_a_flush(scene: &Neighbours) {
-    let outside = outside(&scene.host);
-    let (daemon, address) = (&scene.daemon, scene.victim.address());
-    let _server = Server::start(&scene.victim.namespace.network(), &[80, 81]);
-    let id = scene.victim.attachment.id.to_string();
-    let change = r#"{"open": ["tcp/80", "udp/80", "tcp/22@2001:db8:fffe::/47"]}"#;
-    assert_eq!(patch(daemon, scene.users[1].uid(), &id, change).status, 200);
-    let elements = open_in_kernel(daemon);
-    let mut goes_on = [tcp(&outside, (address, 80)), udp(&outside, (address, 80))];
-    let tables = format!("nft delete table inet {0}; nft delete table bridge {0}", daemon.table());
-    let tracked = "nft add table inet v6t-other; \
-                   nft 'add chain inet v6t-other c { type filter hook forward priority 5; }'; \
-                   nft add rule inet v6t-other c ct state established accept";
-    run(scene.host.command("sh").args(["-c", tracked])).ok();
-    // Without the others' rules nothing follows connections meanwhile: then TCP tells by itself.
-    for (flush, flows) in [(tables.as_str(), 2), ("nft flush ruleset", 1)] {
-        daemon.pause();
-        run(scene.host.command("sh").args(["-c", flush])).ok();
-        let mut closed = vec![tcp(&outside, (address, 81)), udp(&outside, (address, 81))];
-        closed.truncate(flows);
-        assert!(closed.iter_mut().all(Flow::is_answered), "without rules all is open");
-        daemon.resume();
-        eventually(PATIENCE, "the repair", || (open_in_kernel(daemon) == elements).then_some(()));
-        closed.iter_mut().for_each(Flow::ends);
-        assert_eq!(Flow::answered(&mut goes_on), [true, true], "{flush}");
-        assert_eq!(reached(&outside, address, &[80, 81]), ["tcp/80", "udp/80"]);
-    }
-    // And what somebody adds is nobody's, and goes when something is put back.
-    let add = format!(
-        "nft add element inet {0} open '{{ {address} . tcp . 81 }}'; nft delete table bridge {0}",
-        daemon.table()
-    );
-    run(scene.host.command("sh").args(["-c", &add])).ok();
-    eventually(PATIENCE, "the sets are as they were", || {
-        (open_in_kernel(daemon) == elements).then_some(())
-    });
 }
 
 #[test]
