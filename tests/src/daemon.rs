@@ -197,6 +197,13 @@ impl Daemon {
         answers
     }
 
+    /// Starts the daemon that has failpoints, to have this fail once.
+    #[track_caller]
+    pub fn restart_to_fail_at(&mut self, failpoint: &str) {
+        let answers = self.launch(&built_with_failpoints(), Some(failpoint));
+        assert!(answers, "v6podd ended at once:\n{}", self.log());
+    }
+
     /// Waits until it is dead by SIGKILL, as failpoints have it die. Dead already is dead.
     #[track_caller]
     pub fn has_died(&mut self) {

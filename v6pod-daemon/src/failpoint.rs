@@ -1,15 +1,16 @@
-//! Points at which a test can have the daemon die, as by `kill -9`.
+//! Points at which a test can have the daemon die, as by `kill -9`, and such at which it can have the kernel refuse.
 //!
 //! Guarantee: without the cargo feature `failpoints` there is nothing of it in the program. With it,
 //! `V6POD_FAILPOINT=NAME` ends the process where that point is first reached, `NAME:N` where it is
-//! reached for the Nth time: at once, with nothing written, closed or undone.
+//! reached for the Nth time: at once, with nothing written, closed or undone. Of what can [fail](fails) it is that
+//! time that does.
 
 /// All points.
 #[cfg(any(feature = "failpoints", test))]
 mod names;
 
 #[cfg(feature = "failpoints")]
-pub(crate) use armed::{reach, reach_step};
+pub(crate) use armed::{fails, reach, reach_step};
 #[cfg(any(feature = "failpoints", test))]
 pub use names::NAMES;
 
@@ -22,6 +23,13 @@ pub(crate) fn reach(_: &str) {}
 #[cfg(not(feature = "failpoints"))]
 #[inline(always)]
 pub(crate) fn reach_step(_: &str, _: &crate::core::Step) {}
+
+/// Whether what is asked of the kernel next is to fail.
+#[cfg(not(feature = "failpoints"))]
+#[inline(always)]
+pub(crate) fn fails(_: &str) -> bool {
+    false
+}
 
 #[cfg(feature = "failpoints")]
 mod armed {
@@ -46,9 +54,13 @@ mod armed {
         Some(Armed { name: name.to_owned(), left: AtomicU64::new(count) })
     });
 
+    pub(crate) fn fails(name: &str) -> bool {
+        let armed = ARMED.as_ref().filter(|armed| armed.name == name);
+        armed.is_some_and(|armed| armed.left.fetch_sub(1, Ordering::Relaxed) == 1)
+    }
+
     pub(crate) fn reach(name: &str) {
-        let Some(armed) = ARMED.as_ref().filter(|armed| armed.name == name) else { return };
-        if armed.left.fetch_sub(1, Ordering::Relaxed) == 1 {
+        if fails(name) {
             let _ = kill(Pid::this(), Signal::SIGKILL);
             // Not one instruction further, should the signal take its time.
             loop {

@@ -6,8 +6,8 @@ use std::net::{Ipv6Addr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use v6pod_tests::{
-    Body, Daemon, Flow, Law, Neighbours, OUTSIDE_V6, PATIENCE, Server, eventually, open_in_kernel,
-    require, run, side_by_side, within,
+    Body, Daemon, Flow, Law, Neighbours, OUTSIDE_V6, PATIENCE, Ports, Server, eventually,
+    open_in_kernel, require, run, side_by_side, within,
 };
 
 use super::{PLACES, host, outside, patch, reached, tcp, udp};
@@ -88,6 +88,15 @@ fn flows_end(scene: &mut Neighbours) {
     });
 }
 
+/// Has rules of others' follow connections, whatever becomes of the daemon's.
+#[track_caller]
+fn others_track(scene: &Neighbours) {
+    let rules = "nft add table inet v6t-other; \
+                 nft 'add chain inet v6t-other c { type filter hook forward priority 5; }'; \
+                 nft add rule inet v6t-other c ct state established accept";
+    run(scene.host.command("sh").args(["-c", rules])).ok();
+}
+
 #[test]
 fn attack_11_no_opening_outlives_a_flush_and_none_is_lost_by_it() {
     let _machine = require!(Root);
@@ -105,10 +114,7 @@ fn survives_a_flush(scene: &Neighbours) {
     let elements = open_in_kernel(daemon);
     let mut goes_on = [tcp(&outside, (address, 80)), udp(&outside, (address, 80))];
     let tables = format!("nft delete table inet {0}; nft delete table bridge {0}", daemon.table());
-    let tracked = "nft add table inet v6t-other; \
-                   nft 'add chain inet v6t-other c { type filter hook forward priority 5; }'; \
-                   nft add rule inet v6t-other c ct state established accept";
-    run(scene.host.command("sh").args(["-c", tracked])).ok();
+    others_track(scene);
     // Without the others' rules nothing follows connections meanwhile: then TCP tells by itself.
     for (flush, flows) in [(tables.as_str(), 2), ("nft flush ruleset", 1)] {
         daemon.pause();
@@ -131,6 +137,34 @@ fn survives_a_flush(scene: &Neighbours) {
     eventually(PATIENCE, "the sets are as they were", || {
         (open_in_kernel(daemon) == elements).then_some(())
     });
+}
+
+#[test]
+fn what_could_not_be_ended_ends_when_the_rules_are_looked_at_again() {
+    let _machine = require!(Root);
+    let mut scene = Neighbours::on(Ports::Bridge, Law::Deny);
+    let (outside, address) = (outside(&scene.host), scene.victim.address());
+    let _server = Server::start(&scene.victim.namespace.network(), &[81]);
+    others_track(&scene);
+    scene.daemon.kill9();
+    let table = scene.daemon.table();
+    let flush = format!("nft delete table inet {table}; nft delete table bridge {table}");
+    run(scene.host.command("sh").args(["-c", &flush])).ok();
+    let mut begun = [tcp(&outside, (address, 81)), udp(&outside, (address, 81))];
+    assert_eq!(Flow::answered(&mut begun), [true; 2], "without rules all is open");
+
+    scene.daemon.restart_to_fail_at("flows");
+    eventually(PATIENCE, "they cannot be ended", || {
+        scene.daemon.log().contains("cannot end flows").then_some(())
+    });
+    // Something is taken away, and nothing is missing.
+    let look = format!(
+        "add element inet {table} open {{ {address} . tcp . 9 }}; \
+         delete element inet {table} open {{ {address} . tcp . 9 }}"
+    );
+    run(scene.host.command("nft").arg(look)).ok();
+    begun.iter_mut().for_each(Flow::ends);
+    assert_eq!(reached(&outside, address, &[81]), [""; 0]);
 }
 
 /// Who sends datagrams and is never answered: for conntrack it is a new flow with each of them.
@@ -207,10 +241,7 @@ fn one_way_ends(scene: &mut Neighbours) {
 
     // What began while there were no rules, but others' that follow connections, ends with the repair.
     let daemon = &scene.daemon;
-    let tracked = "nft add table inet v6t-other; \
-                   nft 'add chain inet v6t-other c { type filter hook forward priority 5; }'; \
-                   nft add rule inet v6t-other c ct state established accept";
-    run(scene.host.command("sh").args(["-c", tracked])).ok();
+    others_track(scene);
     daemon.pause();
     let flush = format!("nft delete table inet {table}; nft delete table bridge {table}");
     run(scene.host.command("sh").args(["-c", &flush])).ok();

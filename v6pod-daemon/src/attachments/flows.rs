@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::net::{Ipv6Addr, SocketAddr};
+use std::sync::atomic::Ordering;
 
 use ipnet::Ipv6Net;
 use v6pod_proto::wishes::Protocol;
@@ -77,7 +78,25 @@ impl Judge {
 impl Shared {
     /// Ends every flow of this attachment, or of all, that nothing allows. One to it is allowed by an
     /// opening, or as its owner's or root's on this host; one that it began, by what it may reach.
+    ///
+    /// What fails is tried again by the next [look](Shared::look_after_rules).
     pub(super) fn end_flows(
+        &self,
+        worker: &mut Worker,
+        only: Option<&AttachmentId>,
+    ) -> Result<(), kernel::Error> {
+        if only.is_none() {
+            // First: what fails meanwhile for another is due again.
+            self.rules.flows_due.store(false, Ordering::SeqCst);
+        }
+        let ended = self.try_to_end_flows(worker, only);
+        if ended.is_err() {
+            self.rules.flows_due.store(true, Ordering::SeqCst);
+        }
+        ended
+    }
+
+    fn try_to_end_flows(
         &self,
         worker: &mut Worker,
         only: Option<&AttachmentId>,

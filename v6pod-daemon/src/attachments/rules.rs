@@ -7,7 +7,7 @@
 //! If somebody takes the tables away, or rules out of them (`nft flush ruleset`, a restart of
 //! nftables.service), they are put back as soon as the kernel has told of it.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -36,6 +36,8 @@ pub(super) struct Rules {
     loaded: Mutex<ObservedRules>,
     /// In seconds since the epoch; zero for never.
     last_repair: AtomicU64,
+    /// Whether flows that nothing allows may go on, as ending them has failed.
+    pub(super) flows_due: AtomicBool,
 }
 
 /// Why the rules could not be looked after, or put in force.
@@ -55,6 +57,7 @@ impl Rules {
             changing: Mutex::default(),
             loaded: Mutex::default(),
             last_repair: AtomicU64::default(),
+            flows_due: AtomicBool::default(),
         }
     }
 
@@ -186,7 +189,8 @@ impl Shared {
     }
 
     /// Puts the tables back if they, rules of theirs, or elements of attachments that serve are gone, or
-    /// if there are elements that are nobody's. What began meanwhile and is not let in ends.
+    /// if there are elements that are nobody's. What began meanwhile and is not let in ends, also if that failed
+    /// the last time.
     pub(super) fn look_after_rules(&self, worker: &mut Worker) -> Result<(), RulesError> {
         let alone = self.rules.turn.write().unwrap_or_else(PoisonError::into_inner);
         // Those that are being made have their elements, or will have them after this.
@@ -200,17 +204,20 @@ impl Shared {
             // Those that are being taken away have their elements, or have them no more.
             (of(&whole), of(&|phase| phase.shown().is_some()), of(&|_| true))
         };
-        if self.rules.are_whole(worker, &least, &most)? {
-            return Ok(());
+        let whole = self.rules.are_whole(worker, &least, &most)?;
+        if !whole {
+            tracing::warn!("somebody changed the firewall's rules; putting them back");
+            self.rules.load(worker, &all)?;
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
+            self.rules.last_repair.store(now, Ordering::Relaxed);
+            self.metrics.repaired();
+            self.tell_repair("the firewall's rules");
         }
-        tracing::warn!("somebody changed the firewall's rules; putting them back");
-        self.rules.load(worker, &all)?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
-        self.rules.last_repair.store(now, Ordering::Relaxed);
-        self.metrics.repaired();
-        self.tell_repair("the firewall's rules");
         drop(alone);
-        Ok(self.end_flows(worker, None)?)
+        if !whole || self.rules.flows_due.load(Ordering::SeqCst) {
+            self.end_flows(worker, None)?;
+        }
+        Ok(())
     }
 }
 

@@ -42,6 +42,7 @@ use crate::core::ruleset::{
     with_bit,
 };
 use crate::core::subnet::{Length, Nets};
+use crate::failpoint;
 
 pub use conntrack::{Begun, Flow};
 pub use watch::{Losses, News};
@@ -306,6 +307,9 @@ impl RulesSocket {
     /// The flows of TCP and UDP that are chosen. Asks for each flow that there is, as
     /// [`RulesSocket::forget_flows`] does.
     pub fn flows(&mut self, chosen: impl FnMut(&Flow) -> bool) -> Result<Vec<Begun>, Error> {
+        if failpoint::fails("flows") {
+            return Err(Error::io("look at the flows", Errno::ENOBUFS));
+        }
         conntrack::choose(&mut self.socket, chosen)
     }
 
