@@ -1,43 +1,29 @@
 //! How attachments are made.
 //!
-//! One job on a worker's thread does all that can block: it asks whose namespace this is, reserves,
-//! records, runs the steps. Two requests for one namespace meet in the book: the second waits until
-//! the first has come to rest, and then finds its attachment.
+//! One job on a worker's thread does all that can block: it asks whose namespace this is, has an attachment
+//! [reserved](super::reserving), and has it [wired](super::wiring). Two requests for one namespace meet in
+//! the book: the second waits until the first has come to rest, and then finds its attachment.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use rand::TryRng as _;
-use rand::rngs::{SysError, SysRng};
 use tokio::time::timeout_at;
 use v6pod_proto as proto;
-use v6pod_proto::{AttachmentId, Happening, LinkName, Uid};
+use v6pod_proto::{AttachmentId, Happening, Uid};
 
-use super::completing;
-use super::holding::{Hold, Unheard, holder};
-use super::meeting::{self, Under};
+use super::holding::{Hold, Unheard};
 use super::metrics::Part;
-use super::{
-    AT_WORK, Ask, Lease, PATIENCE, Refused, Shared, ending, is_in, joining, opening, placing,
-};
+use super::reserving::{self, Outcome, Reserved};
+use super::{AT_WORK, Ask, Lease, PATIENCE, Refused, Shared, joining, wiring};
 use crate::closer::Foreign;
 use crate::container::NotFound;
-use crate::core::attachment::{Attachment, Holder, NamespaceId, Phase};
-use crate::core::book::{Found, NoSpot, Refusal, Wanted};
-use crate::core::description;
-use crate::core::open::OpenPorts;
-use crate::core::step;
+use crate::core::attachment::{NamespaceId, Phase};
+use crate::core::book::Found;
+use crate::core::description::Place;
 use crate::failpoint;
-use crate::kernel::wire::Wire;
 use crate::kernel::{self, NetNs, NotANetNs, Process, Worker};
 use crate::report::chain;
-
-/// The interface's name inside, unless the caller wants another or it is taken.
-const INTERFACE: &str = "eth0";
-
-/// The name if that one is taken: pasta and netavark bring an eth0 of their own.
-const SECOND_INTERFACE: &str = "v6eth0";
 
 /// When podman's files are read again that could not be.
 const READ_AGAIN: Duration = Duration::from_millis(100);
@@ -244,85 +230,24 @@ fn attempt(
     process: Option<Process>,
 ) -> Attempted {
     let began = Instant::now();
-    let ns = match namespace {
-        Namespace::Sent(foreign) => {
-            let verify =
-                |fd| NetNs::verify(fd, worker.home()).map_err(|no| (no.why, no.descriptor));
-            let verified = foreign.examine(verify).unwrap_or(Err(NotANetNs::NotANamespace));
-            verified.map_err(not_a_netns)?
-        }
-        Namespace::Opened(fd) => {
-            NetNs::verify(fd, worker.home()).map_err(|refused| not_a_netns(refused.why))?
-        }
-        Namespace::Known(ns) => ns,
-    };
+    let ns = verify(worker, namespace)?;
     let owner = whose(&ns, ask)?;
     let identity = worker.identify(&ns)?;
     let id = NamespaceId { inode: identity.inode, cookie: identity.cookie };
     if id.cookie.is_none() {
-        release_mistaken(shared, worker, owner, &id, &ns)?;
+        release_mistaken(shared, worker, &id, &ns)?;
     }
     let process = process.filter(|process| ask.may_be_held_by(process, &ns, worker));
     shared.metrics.took(Part::Check, began.elapsed());
 
-    let (attachment, interface_is_a_wish, process, member) = {
-        // What is said of a container may open something.
-        let rules = shared.rules.hold();
-        let mut ledger = shared.ledger();
-        if placing::lacks_name(&ledger, ask, owner, &id) {
-            return Ok((Attempt::Unnamed(ns), process));
-        }
-        match ledger.book.at(owner, &id) {
-            Found::InMotion => return Ok((Attempt::InMotion(ns), process)),
-            Found::Attached(found) => {
-                let under = Under { rules, ledger };
-                return meeting::meet(shared, worker, ask, (ns, found), under, process);
-            }
-            Found::Nothing if !ask.plug => {
-                ask.open_ports(shared, owner, ledger.book.room(owner, None))?;
-                ask.choice()?;
-                ask.subnet(shared, &mut ledger.book, owner)?;
-                let place = description::Place { owner, namespace: id };
-                completing::keep(shared, &mut ledger, ask, place, process.as_ref());
-                return Err(Refused::Unknown);
-            }
-            Found::Nothing => {}
-        }
-        let place = description::Place { owner, namespace: id };
-        let runs = |holder: Holder| {
-            let process = Process::pin(holder.pid).ok()?;
-            let same = process.start_time() == holder.start_time;
-            (same && is_in(&process, &ns, worker)).then_some(process)
-        };
-        let (ask, process, member) = match completing::for_pod(&ledger, ask, place, runs) {
-            Some((pod, first)) => (pod, Some(first), process),
-            None => (completing::completed(&ledger, ask, place)?, process, None),
-        };
-        let container = ask.container.as_ref();
-        let replaced = container.map_or_else(Vec::new, |c| ledger.book.starts_of(owner, c));
-        let open = ask.open_ports(shared, owner, ledger.book.room(owner, None))?;
-        let subnet = ask.subnet(shared, &mut ledger.book, owner)?;
-        let wanted = Wanted { subnet, ..wanted(&ask, owner, id, process.as_ref(), open)? };
-        let made = match ledger.book.reserve(wanted, Instant::now(), random) {
-            Ok(made) => made.clone(),
-            Err(Refusal::Spot(NoSpot::Soon(other))) => {
-                placing::make_room(shared, &mut ledger, &ask, &other);
-                return Ok((Attempt::InMotion(ns), process));
-            }
-            Err(refusal) => return Err(refuse(refusal)),
-        };
-        shared.keep_slices(&mut ledger);
-        opening::tell_unopened(&made.id, &made.open);
-        // A container has one namespace at a time. Podman 5 makes the next one before the old
-        // slirp4netns has ended, and nobody is to be shown two addresses of one container.
-        failpoint::reach("making:reserved");
-        for id in replaced {
-            shared.release_under(&mut ledger, &id, "its container has been started again");
-        }
-        (made, ask.interface.is_some(), process, member)
+    let place = Place { owner, namespace: id };
+    let reserved = match reserving::reserve(shared, worker, ask, place, ns, process)? {
+        Outcome::Settled(settled) => return Ok(settled),
+        Outcome::Reserved(reserved) => *reserved,
     };
+    let Reserved { attachment, ns, interface_is_a_wish, process, member } = reserved;
     let (id, generation) = (attachment.id.clone(), attachment.generation);
-    let made = make(shared, worker, attachment, &ns, interface_is_a_wish);
+    let made = wiring::make(shared, worker, attachment, &ns, interface_is_a_wish);
     shared.rested.notify_waiters();
     made?;
     if member.is_some() {
@@ -332,18 +257,33 @@ fn attempt(
     Ok((Attempt::Attached { id, hold, renamed: false }, None))
 }
 
+/// The network namespace that it is, if it is one.
+fn verify(worker: &mut Worker, namespace: Namespace) -> Result<NetNs, Refused> {
+    match namespace {
+        Namespace::Sent(foreign) => {
+            let verify =
+                |fd| NetNs::verify(fd, worker.home()).map_err(|no| (no.why, no.descriptor));
+            let verified = foreign.examine(verify).unwrap_or(Err(NotANetNs::NotANamespace));
+            verified.map_err(not_a_netns)
+        }
+        Namespace::Opened(fd) => {
+            NetNs::verify(fd, worker.home()).map_err(|refused| not_a_netns(refused.why))
+        }
+        Namespace::Known(ns) => Ok(ns),
+    }
+}
+
 /// Before Linux 5.14 a namespace has no cookie, and its inode may have been another's a moment ago, of
 /// whose end the news is still on its way. Then that one's port does not lead here, and it has ended.
 fn release_mistaken(
     shared: &Arc<Shared>,
     worker: &mut Worker,
-    owner: Uid,
     namespace: &NamespaceId,
     ns: &NetNs,
 ) -> Result<(), Refused> {
     let found = {
         let ledger = shared.ledger();
-        match ledger.book.at(owner, namespace) {
+        match ledger.book.at(ns.owner(), namespace) {
             Found::Attached(id) => ledger.book.find(&id).cloned(),
             Found::Nothing | Found::InMotion => None,
         }
@@ -363,166 +303,6 @@ fn whose(ns: &NetNs, ask: &Ask) -> Result<Uid, Refused> {
     if own || ask.any_owner { Ok(owner) } else { Err(Refused::NotYours) }
 }
 
-/// What is asked for, but for a subnet.
-fn wanted(
-    ask: &Ask,
-    owner: Uid,
-    namespace: NamespaceId,
-    process: Option<&Process>,
-    open: OpenPorts,
-) -> Result<Wanted, Refused> {
-    let interface = match &ask.interface {
-        Some(name) => name.clone(),
-        None => link(INTERFACE)?,
-    };
-    Ok(Wanted {
-        owner,
-        container: ask.container.clone(),
-        name: ask.name.clone(),
-        wishes: ask.wishes.clone(),
-        found: ask.found.clone(),
-        choice: ask.choice()?,
-        subnet: None,
-        open,
-        namespace,
-        interface,
-        holder: process.map(holder),
-        lease: ask.lease,
-        network: ask.network.clone(),
-        attempt: ask.attempt,
-        since: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs()),
-    })
-}
-
-const ENDED: Refused = Refused::NotReady("the attachment was ended while it was made");
-
-/// Records the attachment and runs its steps. If any of it fails, nothing is left.
-fn make(
-    shared: &Arc<Shared>,
-    worker: &mut Worker,
-    mut attachment: Attachment,
-    ns: &NetNs,
-    interface_is_a_wish: bool,
-) -> Result<(), Refused> {
-    let made = record(shared, &attachment).and_then(|()| {
-        // An end before there was a record could not be marked in it, and is not to be lost with a crash.
-        let ended = |a: &Attachment| a.phase != Phase::Reserved;
-        if shared.ledger().book.find(&attachment.id).is_none_or(ended) {
-            return Err(ENDED);
-        }
-        let began = Instant::now();
-        let mut wired = wire(shared, worker, &attachment, ns);
-        if wired.as_ref().is_err_and(kernel::Error::has_no_rules) {
-            match shared.look_after_rules(worker) {
-                Ok(()) => wired = wire(shared, worker, &attachment, ns),
-                Err(error) => tracing::error!(%error, "cannot put the firewall's rules back"),
-            }
-        }
-        if wired.as_ref().is_err_and(|error| error.name_taken().is_some()) && !interface_is_a_wish {
-            attachment.port.interface = link(SECOND_INTERFACE)?;
-            shared.ledger().book.rename_interface(&attachment.id, &attachment.port.interface);
-            record(shared, &attachment)?;
-            failpoint::reach("making:renamed");
-            wired = wire(shared, worker, &attachment, ns);
-        }
-        // The kernel looks at names first.
-        if wired.as_ref().is_err_and(kernel::Error::is_full) {
-            overflow(shared, worker, &mut attachment)?;
-            wired = wire(shared, worker, &attachment, ns);
-        }
-        shared.metrics.took(Part::Wire, began.elapsed());
-        wired.map_err(|error| {
-            tracing::warn!(attachment = %attachment.id, %error, "could not attach");
-            error.into()
-        })
-    });
-    let abandoned = match made {
-        Ok(ifindex) if shared.ledger().book.wired(&attachment.id, ifindex) => {
-            failpoint::reach("making:wired");
-            return Ok(());
-        }
-        Ok(_) => ENDED,
-        Err(refused) => refused,
-    };
-    // Marks it as on its way out, if nobody has yet.
-    let _ = shared.ledger().book.begin_release(&attachment.id);
-    let undone = ending::undo(shared, worker, &attachment);
-    failpoint::reach("making:failed");
-    match undone {
-        Ok(()) => shared.forget(&attachment),
-        Err(ending::Undone(errors)) => {
-            tracing::warn!(
-                attachment = %attachment.id, errors = %ending::join(&errors),
-                "could not undo an attachment that failed; trying again"
-            );
-            let shared = Arc::clone(shared);
-            shared.runtime.clone().spawn(async move { shared.take_away(attachment).await });
-        }
-    }
-    Err(abandoned)
-}
-
-/// The bridge has no room: others have put ports of theirs on it. The attachment gets a routed port, and
-/// nobody notices. What it has by now is of a bridge port, and goes before the record says otherwise.
-fn overflow(
-    shared: &Shared,
-    worker: &mut Worker,
-    attachment: &mut Attachment,
-) -> Result<(), Refused> {
-    let (id, host) = (attachment.id.clone(), shared.host());
-    tracing::debug!(attachment = %id, bridge = %host.links.bridge, "the bridge is full; routing");
-    {
-        // Whoever loads the rules meanwhile would load those of the bridge port again.
-        let _rules = shared.rules.hold();
-        kernel::wire::undo(worker, &host, &attachment.port, &step::Step::Rules)?;
-        attachment.port = shared.ledger().book.reroute(&id).ok_or(ENDED)?.port.clone();
-    }
-    record(shared, attachment)?;
-    failpoint::reach("making:overflowed");
-    Ok(())
-}
-
-fn record(shared: &Shared, attachment: &Attachment) -> Result<(), Refused> {
-    let began = Instant::now();
-    let written = shared.records.write(attachment);
-    failpoint::reach("making:recorded");
-    shared.metrics.took(Part::Record, began.elapsed());
-    written.map_err(|error| {
-        tracing::error!(attachment = %attachment.id, %error, "cannot write a record");
-        Refused::Failed("the daemon cannot write its record; its log says why".to_owned())
-    })
-}
-
-/// Runs all steps; at the first that fails, the error. Gives the port's index.
-fn wire(
-    shared: &Shared,
-    worker: &mut Worker,
-    attachment: &Attachment,
-    ns: &NetNs,
-) -> Result<u32, kernel::Error> {
-    let host = shared.host();
-    let _rules = shared.rules.hold();
-    let mut wire = Wire::new(worker, &host, &attachment.port, ns);
-    for step in step::attach(attachment.port.mode) {
-        wire.run(step)?;
-        failpoint::reach_step("making", step);
-    }
-    wire.settle();
-    wire.trim();
-    Ok(wire.ifindex().unwrap_or_default())
-}
-
-fn link(name: &str) -> Result<LinkName, Refused> {
-    name.parse().map_err(|_| Refused::Failed("a link's name is not one".to_owned()))
-}
-
-/// 128 bits of the system's generator.
-pub(super) fn random() -> Result<u128, SysError> {
-    let mut bytes = [0; 16];
-    SysRng.try_fill_bytes(&mut bytes)?;
-    Ok(u128::from_ne_bytes(bytes))
-}
-
 fn not_a_netns(why: NotANetNs) -> Refused {
     match why {
         NotANetNs::Own => {
@@ -531,35 +311,6 @@ fn not_a_netns(why: NotANetNs) -> Refused {
         NotANetNs::Foreign => Refused::NotYours,
         NotANetNs::NotANamespace | NotANetNs::PathOnly | NotANetNs::OtherKind => {
             Refused::WrongKind("the descriptor is not that of a network namespace")
-        }
-    }
-}
-
-fn refuse(refusal: Refusal<SysError>) -> Refused {
-    match refusal {
-        Refusal::Spot(no) => no.into(),
-        Refusal::Quota { .. } => Refused::Quota(refusal.to_string()),
-        Refusal::Addresses(_) => Refused::Full(refusal.to_string()),
-        Refusal::Random(_) => Refused::Failed(refusal.to_string()),
-    }
-}
-
-impl From<kernel::Error> for Refused {
-    fn from(error: kernel::Error) -> Self {
-        if error.is_full() {
-            Self::Full("the bridge takes no more ports".to_owned())
-        } else if error.name_taken().is_some() {
-            Self::Taken("the namespace has an interface of that name already")
-        } else if error.has_no_ipv6() {
-            // Not 422, which would keep the container from starting at all.
-            Self::Taken(
-                "IPv6 is switched off in this network namespace; set \
-                 net.ipv6.conf.default.disable_ipv6=0 in it before it is attached",
-            )
-        } else if error.is_gone() {
-            Self::NotReady("the network namespace went away meanwhile")
-        } else {
-            Self::Failed("the kernel refused a step; the daemon's log says which".to_owned())
         }
     }
 }

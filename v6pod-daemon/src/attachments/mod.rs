@@ -35,6 +35,7 @@ pub(crate) mod prefixes;
 mod proxying;
 pub mod records;
 mod renumbering;
+mod reserving;
 mod resting;
 mod restoring;
 mod rules;
@@ -43,6 +44,7 @@ mod subnets;
 mod sweeping;
 mod traffic;
 mod view;
+mod wiring;
 
 use std::collections::HashMap;
 use std::fs::File;

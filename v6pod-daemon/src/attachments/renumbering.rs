@@ -14,7 +14,7 @@ use ipnet::Ipv6Net;
 use tokio::time::{sleep_until, timeout};
 use v6pod_proto::{AttachmentId, Happening};
 
-use super::making::random;
+use super::reserving::random;
 use super::{Shared, proxying, subnets};
 use crate::config::PrefixSource;
 use crate::core::attachment::{Attachment, NamespaceId};

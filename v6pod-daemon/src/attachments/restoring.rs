@@ -34,8 +34,8 @@ use super::sweeping::Waiting;
 use super::traffic::Readings;
 use super::view::most_members;
 use super::{
-    Attachments, Ended, Ledger, Metrics, Shared, ending, heeding, lasting, lock, making, mending,
-    proxying, renumbering,
+    Attachments, Ended, Ledger, Metrics, Shared, ending, heeding, lasting, lock, mending, proxying,
+    renumbering, reserving,
 };
 use crate::access::Access;
 use crate::closer::Closer;
@@ -170,7 +170,7 @@ pub async fn start(config: Config, closer: Closer) -> Result<Attachments, StartE
         Spoken::open(&config.run_dir()).map_err(in_file(&config.run_dir()))?;
     let (memberships, remembered) =
         Memberships::open(&config.run_dir()).map_err(in_file(&config.run_dir()))?;
-    let secret = lasting::secret(&config.state_dir(), making::random);
+    let secret = lasting::secret(&config.state_dir(), reserving::random);
     let secret = secret.map_err(StartError::Random)?;
     let (ended, news) = mpsc::unbounded_channel();
     let names = Embedded::default();
@@ -269,7 +269,7 @@ fn prefix(config: &Config) -> Result<Prefix, StartError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(source) => return Err(StartError::File { path, source }),
     }
-    let bits = making::random().map_err(StartError::Random)?;
+    let bits = reserving::random().map_err(StartError::Random)?;
     let prefix = Prefix::unique_local(bits as u64);
     let beside = path.with_extension("new");
     fs::write(&beside, format!("{prefix}\n"))

@@ -13,8 +13,8 @@ use std::time::Instant;
 use v6pod_proto::wishes::{OtherWishes, Source, SubnetWish};
 use v6pod_proto::{AttachmentId, Uid, Wishes};
 
-use super::making::random;
 use super::renumbering::{Moved, epoch, namespace_of};
+use super::reserving::random;
 use super::{Ask, Ledger, Refused, Shared};
 use crate::core::attachment::{Attachment, Phase};
 use crate::core::book::{Book, NoSpot};
