@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::{Finished, PATIENCE, Process, eventually, run};
+use crate::{Finished, OwnedNs, PATIENCE, Process, eventually, run};
 
 /// The range that containers get addresses of, routed to the host by the outside.
 pub const PREFIX: &str = "2001:db8:1:2:3::/80";
@@ -14,6 +14,9 @@ pub const PREFIX: &str = "2001:db8:1:2:3::/80";
 pub const OUTSIDE_V6: &str = "2001:db8:ffff::1";
 /// The outside's IPv4 address.
 pub const OUTSIDE_V4: &str = "198.51.100.1";
+
+/// Of whom [`HostNs::has_a_lan`] tells, and the host in that network.
+pub const IN_LAN: [&str; 2] = ["2001:db8:aaaa::2", "2001:db8:aaaa::1"];
 
 /// How many ports a bridge takes (BR_MAX_PORTS of Linux, less port 0).
 const BRIDGE_PORTS: usize = 1023;
@@ -107,6 +110,26 @@ impl HostNs {
     #[track_caller]
     pub fn ip(&self, words: &str) -> Finished {
         self.host.ip(words)
+    }
+
+    /// A machine of a network of the host's that is no container's: the first [`IN_LAN`]. The outside knows the way
+    /// to it by the host, which forwards or not as it is told.
+    #[track_caller]
+    pub fn has_a_lan(&self) -> OwnedNs {
+        let [address, router] = IN_LAN;
+        let machine = OwnedNs::of_uid(0, false);
+        self.ip(&format!("link add other0 type veth peer name lan0 netns {}", machine.pid())).ok();
+        self.ip(&format!("addr add {router}/64 dev other0 nodad")).ok();
+        self.ip("link set other0 up").ok();
+        for line in [
+            format!("addr add {address}/64 dev lan0 nodad"),
+            "link set lan0 up".to_owned(),
+            format!("-6 route add default via {router}"),
+        ] {
+            machine.run("ip", &line.split(' ').collect::<Vec<_>>()).ok();
+        }
+        self.outside.ip("-6 route add 2001:db8:aaaa::/64 via 2001:db8:ffff::2").ok();
+        machine
     }
 
     /// Puts so many ports on a bridge of the host that it takes no more. Those that it has are enough

@@ -76,7 +76,7 @@ pub use daemon::{Config, Daemon, built};
 pub use dice::Dice;
 pub use footprint::{Footprint, Place};
 pub use holes::{elements_of, open_in_kernel, reach_in_kernel, reach_of};
-pub use host::{HostNs, OUTSIDE_V4, OUTSIDE_V6, PREFIX};
+pub use host::{HostNs, IN_LAN, OUTSIDE_V4, OUTSIDE_V6, PREFIX};
 pub use http::{Body, Caller, Response, decode_chunked};
 pub use image::IMAGE;
 pub use invariants::Invariants;

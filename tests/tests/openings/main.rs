@@ -4,7 +4,7 @@
 //!   outside  out0 ── up0  host ── v6podd ── v6t0      root's, v6t1's and v6t2's processes
 //!                          ├── port ── eth0 ┌ container of v6t1 ┐
 //!                          ├── port ── eth0 ┌ container of v6t2 ┐ server, TCP and UDP
-//!                          └── lan0 ── lan1 ┌ not v6pod's ┐
+//!                          └── other0 ── lan0 ┌ not v6pod's ┐
 //! ```
 //!
 //! Who talks and who serves are sockets of the test's own, made in these namespaces: each flow is a real one,
@@ -19,9 +19,9 @@ use std::thread;
 
 use v6pod_proto::{Activate, Attachment, OpenedBy};
 use v6pod_tests::{
-    Attached, Body, Config, Container, Daemon, Finished, Flow, HostNs, Invariants, Law, Neighbours,
-    OUTSIDE_V6, OwnedNs, PATIENCE, Ports, Response, Server, Stage, User, built, elements_of,
-    eventually, open_in_kernel, random_container_id, require, run, side_by_side,
+    Attached, Body, Config, Container, Daemon, Finished, Flow, HostNs, IN_LAN, Invariants, Law,
+    Neighbours, OUTSIDE_V6, OwnedNs, PATIENCE, Ports, Response, Server, Stage, User, built,
+    elements_of, eventually, open_in_kernel, random_container_id, require, run, side_by_side,
 };
 
 mod ending;
@@ -438,33 +438,8 @@ fn nothing_else_opens(scene: &Neighbours) {
     assert_eq!(reached(&outside, other, &[80]), both);
 
     // Attack 15: what the host does with packets of others is not v6pod's business, open or not.
-    let lan: Ipv6Addr = "2001:db8:a::2".parse().expect("an address");
-    let far = OwnedNs::of_uid(0, false);
-    run(scene
-        .host
-        .command("ip")
-        .args(["link", "add", "lan0", "type", "veth", "peer", "name", "lan1"]))
-    .ok();
-    run(scene.host.command("ip").args(["link", "set", "lan1", "netns", &far.pid().to_string()]))
-        .ok();
-    scene.host.ip("link set lan0 up").ok();
-    scene.host.ip("addr add 2001:db8:a::1/64 dev lan0 nodad").ok();
-    for words in [
-        "link set lan1 up",
-        "addr add 2001:db8:a::2/64 dev lan1 nodad",
-        "-6 route add default via 2001:db8:a::1",
-    ] {
-        far.run("ip", &words.split(' ').collect::<Vec<_>>()).ok();
-    }
-    run(scene.host.outside("ip").args([
-        "-6",
-        "route",
-        "add",
-        "2001:db8:a::/64",
-        "via",
-        "2001:db8:ffff::2",
-    ]))
-    .ok();
+    let lan: Ipv6Addr = IN_LAN[0].parse().expect("an address");
+    let far = scene.host.has_a_lan();
     let _lan = Server::start(&far.network(), &[80]);
     run(scene.host.command("sh").args(["-c", "echo 1 >/proc/sys/net/ipv6/conf/all/forwarding"]))
         .ok();

@@ -19,7 +19,7 @@ use v6pod_tests::packet::{
     Extension, IPV6, Load, Route, address_option, frame, marked, multicast_mac,
 };
 use v6pod_tests::{
-    Frames, LAWS, Law, Neighbours, OUTSIDE_V6, OwnedNs, PATIENCE, Ports, Tap, eventually,
+    Frames, IN_LAN, LAWS, Law, Neighbours, OUTSIDE_V6, PATIENCE, Ports, Tap, eventually,
     everywhere, require, run, side_by_side,
 };
 
@@ -489,25 +489,10 @@ fn attack_15_no_other_interface_of_the_host_forwards() {
             assert_eq!(read("all/forwarding"), "1");
             return;
         }
-        scene.host.ip("link add other0 type veth peer name lan0").ok();
-        let lan = OwnedNs::new(&scene.users[0]);
-        scene.host.ip(&format!("link set lan0 netns {}", lan.pid())).ok();
-        scene.host.ip("addr add 2001:db8:aaaa::1/64 dev other0 nodad").ok();
-        scene.host.ip("link set other0 up").ok();
-        for line in [
-            "addr add 2001:db8:aaaa::2/64 dev lan0 nodad",
-            "link set lan0 up",
-            "-6 route add default via 2001:db8:aaaa::1",
-        ] {
-            lan.run("ip", &line.split(' ').collect::<Vec<_>>()).ok();
-        }
-        let back = ["-6", "route", "add", "2001:db8:aaaa::/64", "via", "2001:db8:ffff::2"];
-        run(scene.host.outside("ip").args(back)).ok();
+        let lan = scene.host.has_a_lan();
         let victim = scene.victim.address().to_string();
         let reaches = |to: &str| lan.run("ping", &["-c", "1", "-W", "1", to]).status.success();
-        eventually(PATIENCE, "the lan reaches the host", || {
-            reaches("2001:db8:aaaa::1").then_some(())
-        });
+        eventually(PATIENCE, "the lan reaches the host", || reaches(IN_LAN[1]).then_some(()));
         assert_eq!([reaches(OUTSIDE_V6), reaches(&victim)], [false; 2], "{ports:?}");
         // The case bites.
         run(scene
