@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use v6pod_tests::{Attacker, Halves, PATIENCE, Stage, User, eventually, require, run};
+use v6pod_tests::{Attacker, Halves, Medians, PATIENCE, Stage, User, eventually, require, run};
 
 /// How many threads a tenant has.
 const THREADS: &str = "10000";
@@ -23,18 +23,16 @@ const THREADS: &str = "10000";
 /// How often `podman run` is measured.
 const TIMES: usize = 15;
 
-/// What `podman run` takes of this user's, the median.
+/// What `podman run` takes of this user's, time after time.
 #[track_caller]
-fn podman_takes(user: &User) -> Duration {
+fn podman_takes(user: &User) -> Vec<Duration> {
     let once = |_| {
         let began = Instant::now();
         let seen = user.run(&[], &["grep", "-q", "eth0", "/proc/net/if_inet6"]);
         assert!(seen.status.success(), "no address: {seen}");
         began.elapsed()
     };
-    let mut times: Vec<_> = (0..TIMES).map(once).collect();
-    times.sort();
-    times[times.len() / 2]
+    (0..TIMES).map(once).collect()
 }
 
 /// Once there is one.
@@ -68,28 +66,25 @@ fn attack_26_ten_thousand_who_wait_for_the_socket_are_in_nobody_elses_way() {
     let [tenant, other] = [&stage.users[0], &stage.users[1]];
     let at_his_own = own_socket(&stage, tenant).display().to_string();
     let before = stage.daemon.footprint();
-    let rest = podman_takes(other);
+    let mut rest = podman_takes(other);
     for (place, words) in
         [("the common socket", THREADS.to_owned()), ("his own", format!("{THREADS} {at_his_own}"))]
     {
-        let crowd = {
+        let mut once = || {
             halves.second();
             let crowd = Attacker::start(tenant, &stage.daemon, &["waiting", &words]);
             halves.first();
-            crowd
+            let flooded = podman_takes(other);
+            drop(crowd);
+            let after = podman_takes(other);
+            let medians = Medians::of(rest.iter().chain(&after).copied(), flooded);
+            eprintln!("{THREADS} at {place}: {medians}");
+            rest = after;
+            medians
         };
         // Other machines on the same processors make it slower at times; nothing makes it faster.
-        let mut flooded = podman_takes(other);
-        for _ in 0..2 {
-            if flooded >= 2 * rest {
-                eprintln!("    {flooded:.1?}; once more");
-                flooded = podman_takes(other);
-            }
-        }
-        let times = flooded.as_secs_f64() / rest.as_secs_f64();
-        eprintln!("{THREADS} at {place}: {flooded:.1?}, {times:.2} × {rest:.1?}");
-        assert!(flooded < 2 * rest, "{place}: {flooded:?}, {rest:?}");
-        drop(crowd);
+        let bearable = (0..3).any(|_| once().is_bearable());
+        assert!(bearable, "{place}: three times too slow");
     }
     before.comes_back(&stage.daemon);
 }
