@@ -118,7 +118,7 @@ lint:
 	@echo '==> lint: licences, bans, sources'
 	@command -v cargo-deny >/dev/null || { \
 		echo '==> lint: building cargo-deny (once, some minutes)'; \
-		$(CARGO) install --locked cargo-deny; }
+		CARGO_PROFILE_DEV_DEBUG=0 $(CARGO) install --locked --debug cargo-deny; }
 	$(CARGO) deny --locked check licenses bans sources
 	@echo '==> lint: the size of shim, hook and wishes'
 	$(CARGO) build --locked --profile shim -p v6pod-shim

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # make test: everything that this machine can run, and at the end what it could not, and why.
-# Words given go to the black-box tests, as `cargo test` takes them: tests/run.sh --test by_id
+# Words given are which of the black-box tests, as `cargo test` takes them: tests/run.sh --test by_id
 # V6POD_TEST_ARGS are for the test programs themselves.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -40,17 +40,24 @@ cargo build --locked --workspace --bins
 cargo test --locked --workspace --no-run
 wait "$measured"
 failed=0
+# Each is asked of the whole workspace, as the building was, whatever it is to run: of a part of it, cargo builds anew
+# what that part stands on.
+all=(cargo test --locked --workspace --no-fail-fast)
+tests_in() { for file in "$@"; do name=${file%/main.rs} name=${name##*/}; echo "--test ${name%.rs}"; done; }
 if (($# == 0)); then
     say "the crates' own tests"
-    cargo test --locked --workspace --exclude v6pod-tests --no-fail-fast || failed=1
+    # shellcheck disable=SC2046 # words
+    "${all[@]}" --lib --bins $(tests_in v6pod-*/tests/*.rs) || failed=1
+    "${all[@]}" --doc || failed=1
     say "the fuzz targets over their corpora and what is near them"
     cargo test --locked --manifest-path fuzz/Cargo.toml --target-dir target --no-default-features ||
         failed=1
+    # shellcheck disable=SC2046 # words
+    set -- $(tests_in tests/tests/*.rs tests/tests/*/main.rs)
 fi
 say "black-box tests, one at a time (a few minutes)"
 # They share users and podman, so they would only wait for each other.
-cargo test --locked -p v6pod-tests --no-fail-fast "$@" -- --test-threads=1 ${V6POD_TEST_ARGS:-} ||
-    failed=1
+"${all[@]}" "$@" -- --test-threads=1 ${V6POD_TEST_ARGS:-} || failed=1
 
 if [[ -s $skipped ]]; then
     say "skipped:"
