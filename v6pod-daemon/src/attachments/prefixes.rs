@@ -8,22 +8,19 @@
 //!   for the old one as long as anybody has an address of that.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ipnet::Ipv6Net;
-use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use v6pod_proto as proto;
 use v6pod_proto::PrefixView;
 
-use super::records::{self, absent_is_fine};
 use super::rules::RulesError;
 use super::{Attachments, Refused, Shared};
-use crate::config::{Config, PrefixSource};
+use crate::config::Config;
 use crate::core::Prefix;
 use crate::core::delegations::{Delegations, Said};
 use crate::core::prefixes::{Cut, Heard, Offer, Prefixes};
@@ -32,39 +29,16 @@ use crate::kernel::host::PrepareError;
 use crate::kernel::overlap::overlaps;
 use crate::kernel::{self, Worker};
 
-/// The file in the run directory.
-pub(crate) const FILE: &str = "prefix.json";
+mod kept;
+
+use kept::configured;
+pub(super) use kept::{AtStart, Kept, kept};
+pub(crate) use kept::{FILE, forget};
 
 /// How many prefixes containers may have addresses in besides the one in force. While there are more,
 /// another one waits: a grace that was promised is not cut short, and whoever makes the prefix flap makes no
 /// more addresses than this.
 const MOST_FORMER: usize = 3;
-
-/// What the file says.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Kept {
-    version: u32,
-    /// The configuration's when that was written: a change of that counts more than what came before it.
-    configured: String,
-    in_force: String,
-    source: String,
-    former: Vec<String>,
-    /// The ranges that were delegated to this host and have had their turn; first the one that counted.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    delegated: Vec<String>,
-}
-
-const VERSION: u32 = 1;
-
-/// The prefixes at the start of a daemon.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct AtStart {
-    pub(super) in_force: Prefix,
-    pub(super) former: Vec<Prefix>,
-    source: String,
-    delegations: Delegations,
-}
 
 /// The prefixes of a daemon that runs.
 #[derive(Debug)]
@@ -115,97 +89,6 @@ struct Before {
     in_force: Prefix,
     former: Vec<Prefix>,
     source: String,
-}
-
-impl AtStart {
-    /// Those of a daemon that is configured like this and would have this prefix, after one that has kept this.
-    pub(super) fn of(config: &Config, base: Prefix, kept: Option<&Kept>) -> Self {
-        let plain = Self {
-            in_force: base,
-            former: Vec::new(),
-            source: source_of(config).into(),
-            delegations: Delegations::default(),
-        };
-        let Some(kept) = kept else { return plain };
-        let parse = |text: &String| text.parse::<Prefix>().ok();
-        let former = kept.former.iter().filter_map(parse);
-        match parse(&kept.in_force) {
-            Some(in_force) if kept.configured == configured(config, base) => {
-                let former = former.filter(|former| apart(*former, in_force)).collect();
-                let source = kept.source.clone();
-                Self { in_force, former, source, delegations: kept.delegations() }
-            }
-            // Somebody has written another one: to that everybody moves.
-            before => {
-                let all = before.into_iter().chain(former);
-                let former = all.filter(|former| apart(*former, base)).collect();
-                Self { former, ..plain }
-            }
-        }
-    }
-
-    /// The same with the configured prefix, because something is in the way of the other one.
-    pub(super) fn fall_back(self, config: &Config, base: Prefix) -> Self {
-        let former = [self.in_force].into_iter().chain(self.former);
-        let former = former.filter(|former| apart(*former, base)).collect();
-        let source = source_of(config).into();
-        Self { in_force: base, former, source, delegations: Delegations::default() }
-    }
-
-    /// The prefix, and those before it.
-    pub(super) fn all(&self) -> impl Iterator<Item = Prefix> {
-        [self.in_force].into_iter().chain(self.former.iter().copied())
-    }
-}
-
-impl Kept {
-    fn delegations(&self) -> Delegations {
-        let ranges: Vec<_> = self.delegated.iter().filter_map(|text| text.parse().ok()).collect();
-        let first = ranges.first().copied();
-        Delegations::heard(ranges.into_iter().collect(), first)
-    }
-}
-
-/// Whether no address is in both.
-fn apart(one: Prefix, other: Prefix) -> bool {
-    !one.net().contains(&other.net()) && !other.net().contains(&one.net())
-}
-
-const fn source_of(config: &Config) -> &'static str {
-    match config.prefix {
-        PrefixSource::Static(_) => "static",
-        PrefixSource::Auto | PrefixSource::File(_) => "auto",
-    }
-}
-
-fn configured(config: &Config, base: Prefix) -> String {
-    match &config.prefix {
-        PrefixSource::Static(_) => base.to_string(),
-        PrefixSource::Auto => "auto".to_owned(),
-        PrefixSource::File(path) => format!("file:{}", path.display()),
-    }
-}
-
-/// What an earlier daemon of this boot kept; nothing if there was none, or if that is none.
-pub(super) fn kept(config: &Config) -> Option<Kept> {
-    let path = config.run_dir().join(FILE);
-    if !path.exists() {
-        return None;
-    }
-    let kept = records::read(&path).and_then(|bytes| {
-        serde_json::from_slice::<Kept>(&bytes).map_err(|error| error.to_string())
-    });
-    match kept {
-        Ok(kept) if kept.version == VERSION => Some(kept),
-        Ok(kept) => {
-            tracing::error!("{} has version {}, not {VERSION}", path.display(), kept.version);
-            None
-        }
-        Err(why) => {
-            tracing::error!("{} does not say what the prefix was: {why}", path.display());
-            None
-        }
-    }
 }
 
 impl Changing {
@@ -262,7 +145,7 @@ impl Changing {
         let kept = {
             let state = self.state();
             Kept {
-                version: VERSION,
+                version: kept::VERSION,
                 configured: state.configured.clone(),
                 in_force: state.prefixes.in_force().to_string(),
                 source: state.source.clone(),
@@ -273,9 +156,7 @@ impl Changing {
         if before == Some(&kept) {
             return Ok(());
         }
-        let beside = self.file.with_extension("new");
-        fs::write(&beside, serde_json::to_vec(&kept)?)?;
-        fs::rename(&beside, &self.file)
+        kept.write(&self.file)
     }
 
     /// The delegated ranges of which the next daemon need not hear again. What still settles it does.
@@ -394,7 +275,7 @@ impl Shared {
 
     async fn refuse_overlap(self: &Arc<Self>, prefix: Prefix) -> Result<(), Refused> {
         let topology = self.topology();
-        if let Some(ours) = topology.prefixes().find(|p| *p != prefix && !apart(*p, prefix)) {
+        if let Some(ours) = topology.prefixes().find(|p| *p != prefix && !p.is_apart_from(prefix)) {
             let why =
                 "take one that is apart from it, or write it into the configuration and restart";
             return Err(Refused::Wish(format!("{prefix} overlaps {ours}, which is in use: {why}")));
@@ -481,51 +362,10 @@ impl Shared {
     }
 }
 
-/// Removes what is kept of prefixes.
-pub(crate) fn forget(config: &Config) -> io::Result<()> {
-    absent_is_fine(fs::remove_file(config.run_dir().join(FILE)))
-}
-
 #[cfg(test)]
 mod tests {
+    use super::kept::testing::{config, kept, prefix};
     use super::*;
-
-    fn prefix(text: &str) -> Prefix {
-        text.parse().unwrap()
-    }
-
-    fn config(text: &str) -> Config {
-        Config::parse(text).unwrap()
-    }
-
-    fn kept(config: &Config, base: Prefix, in_force: &str) -> Kept {
-        Kept {
-            version: VERSION,
-            configured: configured(config, base),
-            in_force: in_force.to_owned(),
-            source: "dhclient".to_owned(),
-            former: vec!["2001:db8:9::/80".to_owned()],
-            delegated: Vec::new(),
-        }
-    }
-
-    #[test]
-    fn what_was_put_survives_a_restart_and_a_change_of_the_configuration_counts_more() {
-        let base = prefix("2001:db8:1::/80");
-        let same = config("prefix = \"2001:db8:1::/80\"");
-        let kept = kept(&same, base, "2001:db8:2::/80");
-        let start = AtStart::of(&same, base, Some(&kept));
-        assert_eq!(start.in_force, prefix("2001:db8:2::/80"));
-        assert_eq!((start.former, &*start.source), (vec![prefix("2001:db8:9::/80")], "dhclient"));
-        let (other, base) = (config("prefix = \"2001:db8:3::/80\""), prefix("2001:db8:3::/80"));
-        let start = AtStart::of(&other, base, Some(&kept));
-        assert_eq!((start.in_force, &*start.source), (base, "static"));
-        assert_eq!(start.former, [prefix("2001:db8:2::/80"), prefix("2001:db8:9::/80")]);
-        assert_eq!(AtStart::of(&other, base, None).former, []);
-        // One that lies in the other has no place beside it.
-        let (around, base) = (config("prefix = \"2001:db8:2::/64\""), prefix("2001:db8:2::/64"));
-        assert_eq!(AtStart::of(&around, base, Some(&kept)).former, [prefix("2001:db8:9::/80")]);
-    }
 
     #[test]
     fn a_delegated_range_is_kept_once_it_has_settled_and_not_heard_of_again() {

@@ -55,6 +55,11 @@ impl Prefix {
         self.0
     }
 
+    /// Whether no address is in both.
+    pub fn is_apart_from(self, other: Self) -> bool {
+        !self.0.contains(&other.0) && !other.0.contains(&self.0)
+    }
+
     /// The host's own address in the range, `P::1`: the containers' gateway.
     pub fn gateway(self) -> Ipv6Addr {
         Ipv6Addr::from_bits(self.0.network().to_bits() | 1)

@@ -319,8 +319,7 @@ impl Policy {
         ]
     }
 
-    /// The lines of the chain forward about who is no container and sends as one: one for each prefix, as those that
-    /// follow each other may overlap, which is not to be asked of a set.
+    /// The lines of the chain forward about who is no container and sends as one, one for each prefix.
     fn strays(&self) -> String {
         let rule = |prefix| {
             format!("\t\tmeta iifgroup & 0xfefffffe != {{PORTS}} ip6 saddr {prefix} drop\n")
