@@ -43,11 +43,12 @@ failed=0
 # Each is asked of the whole workspace, as the building was, whatever it is to run: of a part of it, cargo builds anew
 # what that part stands on.
 all=(cargo test --locked --workspace --no-fail-fast)
+shopt -s nullglob
 tests_in() { for file in "$@"; do name=${file%/main.rs} name=${name##*/}; echo "--test ${name%.rs}"; done; }
 if (($# == 0)); then
     say "the crates' own tests"
     # shellcheck disable=SC2046 # words
-    "${all[@]}" --lib --bins $(tests_in v6pod-*/tests/*.rs) || failed=1
+    "${all[@]}" --lib --bins $(tests_in v6pod-*/tests/*.rs v6pod-*/tests/*/main.rs) || failed=1
     "${all[@]}" --doc || failed=1
     say "the fuzz targets over their corpora and what is near them"
     cargo test --locked --manifest-path fuzz/Cargo.toml --target-dir target --no-default-features ||

@@ -3,8 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-/// How long something takes, at rest and flooded. At rest is before and after, so that a machine that grows slower
-/// meanwhile is no excuse and no fault.
+/// How long something takes, at rest and flooded.
 #[derive(Debug, Clone, Copy)]
 pub struct Medians {
     /// With nobody in its way.

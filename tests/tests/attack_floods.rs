@@ -321,7 +321,8 @@ fn attack_33_a_file_system_that_never_answers_is_not_asked() {
 /// `podman run` has its address in at most twice the time that it takes without.
 ///
 /// Programs that spin, and what they have the kernel do, slow everything down, with a daemon or without
-/// one. So the tenant has processors of his own, where the machine has several. The daemon is the
+/// one. So the tenant has processors of his own, where the machine has several. Without is before and
+/// after, so that a machine that grows slower meanwhile is no excuse and no fault. The daemon is the
 /// optimised one, as it is installed.
 #[test]
 fn attack_26_a_tenant_who_floods_all_he_can_stops_nobody() {

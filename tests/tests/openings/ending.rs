@@ -158,10 +158,7 @@ fn what_could_not_be_ended_ends_when_the_rules_are_looked_at_again() {
         scene.daemon.log().contains("cannot end flows").then_some(())
     });
     // Something is taken away, and nothing is missing.
-    let look = format!(
-        "add element inet {table} open {{ {address} . tcp . 9 }}; \
-         delete element inet {table} open {{ {address} . tcp . 9 }}"
-    );
+    let look = format!("add chain inet {table} other; delete chain inet {table} other");
     run(scene.host.command("nft").arg(look)).ok();
     begun.iter_mut().for_each(Flow::ends);
     assert_eq!(reached(&outside, address, &[81]), [""; 0]);

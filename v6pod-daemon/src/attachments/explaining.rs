@@ -130,6 +130,11 @@ impl Shared {
         Ok([source, destination])
     }
 
+    /// Whether it is of the prefix in force, or of one before it that somebody still has an address of.
+    fn is_of_a_range(&self, address: Ipv6Addr) -> bool {
+        self.rules.policy().prefixes().any(|prefix| prefix.contains(address))
+    }
+
     fn place(&self, viewer: Viewer, uid: Uid, named: &Named) -> Result<Place, Refused> {
         let ledger = self.ledger();
         let container = |a: &Attachment, at: Option<Ipv6Addr>| match a.phase {
@@ -146,9 +151,7 @@ impl Shared {
                 match there.filter(|a| viewer.sees(a)) {
                     Some(a) => container(a, Some(*address)),
                     // Who sees all sees that nobody has it; others are told of no address of others.
-                    None if viewer == Viewer::All
-                        && ledger.book.terms().prefix.contains(*address) =>
-                    {
+                    None if viewer == Viewer::All && self.is_of_a_range(*address) => {
                         other(End::Vacant(*address))
                     }
                     None => other(End::Address(*address)),

@@ -36,7 +36,7 @@ pub(super) struct Rules {
     loaded: Mutex<ObservedRules>,
     /// In seconds since the epoch; zero for never.
     last_repair: AtomicU64,
-    /// Whether flows that nothing allows may go on, as ending them has failed.
+    /// Whether flows that nothing allows may go on: they began without rules, or ending them has failed.
     pub(super) flows_due: AtomicBool,
 }
 
@@ -189,8 +189,8 @@ impl Shared {
     }
 
     /// Puts the tables back if they, rules of theirs, or elements of attachments that serve are gone, or
-    /// if there are elements that are nobody's. What began meanwhile and is not let in ends, also if that failed
-    /// the last time.
+    /// if there are elements that are nobody's. What began meanwhile and is not let in ends, now or, if that
+    /// fails, with a later look.
     pub(super) fn look_after_rules(&self, worker: &mut Worker) -> Result<(), RulesError> {
         let alone = self.rules.turn.write().unwrap_or_else(PoisonError::into_inner);
         // Those that are being made have their elements, or will have them after this.
@@ -204,9 +204,10 @@ impl Shared {
             // Those that are being taken away have their elements, or have them no more.
             (of(&whole), of(&|phase| phase.shown().is_some()), of(&|_| true))
         };
-        let whole = self.rules.are_whole(worker, &least, &most)?;
-        if !whole {
+        if !self.rules.are_whole(worker, &least, &most)? {
             tracing::warn!("somebody changed the firewall's rules; putting them back");
+            // Whoever puts them back, should this fail.
+            self.rules.flows_due.store(true, Ordering::SeqCst);
             self.rules.load(worker, &all)?;
             let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
             self.rules.last_repair.store(now, Ordering::Relaxed);
@@ -214,8 +215,10 @@ impl Shared {
             self.tell_repair("the firewall's rules");
         }
         drop(alone);
-        if !whole || self.rules.flows_due.load(Ordering::SeqCst) {
-            self.end_flows(worker, None)?;
+        if self.rules.flows_due.load(Ordering::SeqCst)
+            && let Err(error) = self.end_flows(worker, None)
+        {
+            tracing::error!(%error, "cannot end flows that nothing allows; trying again in a minute");
         }
         Ok(())
     }
