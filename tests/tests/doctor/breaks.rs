@@ -49,9 +49,11 @@ pub(crate) const SYSTEM: [Break; 21] = [
     ),
     ("subuid-missing", "sed -i /^anna:/d /etc/subuid /etc/subgid", Depend),
     ("tun-missing", "umount /dev/net/tun; rm -f /dev/net/tun", Stop),
+    // The record of the last container is gone first: it would leave room for the next one's.
     (
         "run-full",
-        "used=$(df -k --output=used /run | tail -n 1); mount -o remount,size=$((used + 64))k /run; \
+        "timeout 20 sh -c 'while ls /run/v6pod/attachments | grep -q .; do sleep 0.1; done'; \
+         used=$(df -k --output=used /run | tail -n 1); mount -o remount,size=$((used + 64))k /run; \
          head -c 1M /dev/zero >/run/filler || :",
         Stop,
     ),
