@@ -151,10 +151,25 @@ def idle(count):
     return kept
 
 
+def naive():
+    """A socket of nobody's but ours, at which everybody is accepted and nobody is heard."""
+    name = "\0v6t-naive-%d" % os.getpid()
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(name)
+    listener.listen(64)
+    if os.fork() == 0:
+        libc.prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL
+        while True:
+            listener.accept()[0].close()
+    return name
+
+
 def waiting(words):
-    """So many threads that all connect, to the socket or to another one, and most of whom wait."""
+    """So many threads that all connect, to the socket, to another one or to a naive one of ours, and most of whom
+    wait."""
     count, *path = words.split(" ")
     path = path[0] if path else SOCKET
+    path = naive() if path == "naive" else path
     threading.stack_size(64 << 10)
     each = 250
 

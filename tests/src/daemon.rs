@@ -280,6 +280,16 @@ impl Daemon {
         fs::read_dir(format!("/proc/{pid}/fd")).expect("reading its descriptors").count()
     }
 
+    /// What it has had of processors' time, to a hundredth of a second.
+    pub fn processor_time(&self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("it runs");
+        let (_, fields) = stat.rsplit_once(") ").expect("a name in parentheses");
+        // utime and stime, in USER_HZ, which is 100 everywhere.
+        let ticks = fields.split(' ').skip(11).take(2);
+        let ticks: u64 = ticks.map(|count| count.parse::<u64>().expect("a number")).sum();
+        Duration::from_millis(ticks * 10)
+    }
+
     /// What its descriptors are: the texts of their links under /proc.
     pub fn descriptor_links(&self) -> Vec<String> {
         let folder = format!("/proc/{}/fd", self.pid());

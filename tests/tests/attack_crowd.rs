@@ -20,6 +20,10 @@ use v6pod_tests::{Attacker, Halves, Medians, PATIENCE, Stage, User, eventually, 
 /// How many threads a tenant has.
 const THREADS: &str = "10000";
 
+/// What the daemon may have of one processor meanwhile: a quarter for refusing, however slow that is, and what it does
+/// for the others.
+const REFUSING: f64 = 0.4;
+
 /// How often `podman run` is measured.
 const TIMES: usize = 15;
 
@@ -55,6 +59,9 @@ fn connects(user: &User, path: &Path) -> bool {
     seen.status.success()
 }
 
+/// At rest is beside the same crowd at a socket that is not the daemon's: programs that spin take time from all others,
+/// through what processors share and what a hypervisor gives them, with a daemon or without one. (With one of two
+/// processors spinning, up to 0.7 of the other was seen to be stolen.)
 #[test]
 fn attack_26_ten_thousand_who_wait_for_the_socket_are_in_nobody_elses_way() {
     let _machine = require!(Podman);
@@ -73,15 +80,22 @@ fn attack_26_ten_thousand_who_wait_for_the_socket_are_in_nobody_elses_way() {
         let mut is_bearable = || {
             daemon.stop();
             daemon.restart_release();
-            let rest = podman_takes(other);
-            halves.second();
-            let crowd = Attacker::start(tenant, daemon, &["waiting", &words]);
-            halves.first();
-            let flooded = podman_takes(other);
-            drop(crowd);
+            let beside = |words: &str| {
+                halves.second();
+                let crowd = Attacker::start(tenant, daemon, &["waiting", words]);
+                halves.first();
+                let (began, had) = (Instant::now(), daemon.processor_time());
+                let took = podman_takes(other);
+                let had = (daemon.processor_time() - had).as_secs_f64();
+                drop(crowd);
+                (took, had / began.elapsed().as_secs_f64())
+            };
+            let (rest, _) = beside(&format!("{THREADS} naive"));
+            let (flooded, share) = beside(&words);
             let [during, after] =
                 [flooded, podman_takes(other)].map(|times| Medians::of(rest.clone(), times));
-            eprintln!("{THREADS} at {place}: {during}; afterwards {after}");
+            eprintln!("{THREADS} at {place}: {during}; afterwards {after}; the daemon: {share:.2}");
+            assert!(share < REFUSING, "{place}: {share:.2} of a processor goes into refusing");
             during.is_bearable() && after.is_bearable()
         };
         // Other machines on the same processors make it slower at times; nothing makes it faster.

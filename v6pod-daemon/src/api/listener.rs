@@ -25,7 +25,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustix::net::{SocketFlags, accept_with, listen};
+use rustix::net::{RecvFlags, SocketFlags, accept_with, listen, recv};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpListener, TcpStream, UnixStream};
@@ -46,6 +46,7 @@ use crate::attachments::{Attachments, Lease};
 use crate::closer::Closer;
 use crate::config::Config;
 use crate::kernel;
+use crate::kernel::workers::processor_time;
 use crate::pace::Refusals;
 
 /// How long a client may take for its request's head.
@@ -58,8 +59,8 @@ const REQUEST: Duration = Duration::from_secs(10);
 /// from accepting its connection to closing it.
 const SERVED: Duration = Duration::from_micros(100);
 
-/// What it takes to refuse one on the unix socket: 11 µs were measured, with the threads that close what was
-/// sent in it, from one client who made 51,000 a second.
+/// What it takes at least to refuse one on the unix socket: 11 µs were measured, with the threads that close what
+/// was sent in it, from one client who made 51,000 a second. On another machine it was twice as much.
 const REFUSED: Duration = Duration::from_micros(10);
 
 /// How many connections may wait to be accepted; who comes later waits in connect(2). Few, because
@@ -224,6 +225,13 @@ struct Server {
     said: Arc<Mutex<Option<Instant>>>,
 }
 
+/// Whether the other end has nothing to say and will have nothing, so that nothing is in flight whose closing could
+/// block. Urgent bytes have to be [kept](keep_urgent_bytes) by then: they are passed over otherwise.
+fn has_left(stream: &std_unix::UnixStream) -> bool {
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    matches!(recv(stream, &mut [0], flags), Ok((_, 0)))
+}
+
 impl Server {
     /// Listens for each user who has come or comes.
     async fn welcome(self, mut own: OwnSockets, mut users: mpsc::Receiver<Uid>) {
@@ -284,24 +292,38 @@ impl Server {
             self.rest().await;
             // In a crowd this is all that is done, and tokio hears of none of it: who waits behind it waits
             // the less.
-            let accept = |listener: &OwnedFd| Ok(accept_with(listener, nonblocking)?);
+            let mut began = Duration::ZERO;
+            let accept = |listener: &OwnedFd| {
+                began = processor_time();
+                Ok(accept_with(listener, nonblocking)?)
+            };
             match listener.async_io(Interest::READABLE, accept).await {
-                Ok(stream) => {
-                    if let Some(stream) = self.turn_away(stream.into()) {
+                Ok(stream) => match self.turn_away(stream.into()) {
+                    Some(stream) => {
                         tokio::spawn(self.clone().serve_unix(stream, permit, None));
                     }
-                }
+                    None => {
+                        // By the clock of this thread, which did all of it: nothing is awaited in between.
+                        let took = processor_time().saturating_sub(began);
+                        self.refusals.charge(took.saturating_sub(REFUSED), Instant::now());
+                    }
+                },
                 Err(error) => self.pause(&error).await,
             }
         }
     }
 
-    /// Refuses the connection if its caller is known and has too many; else gives it back.
+    /// Refuses the connection if its caller is known and has too many, or has left already; else gives it back.
     fn turn_away(&self, stream: std_unix::UnixStream) -> Option<std_unix::UnixStream> {
         let (Ok(()), Some((uid, via))) = (keep_urgent_bytes(&stream), peer_of(&stream)) else {
             dismiss(stream, Uid::ROOT, &self.closer);
             return None;
         };
+        // Who only connects and leaves would else be served, which takes several times as long.
+        if has_left(&stream) {
+            self.has_refused(REFUSED);
+            return None;
+        }
         let known = self.attachments.known_standing(uid);
         let peer = known.map(|standing| Caller { uid, via, standing }.counted_as());
         match peer.filter(|peer| self.shares.is_full(*peer) || self.closer.is_behind(*peer)) {
