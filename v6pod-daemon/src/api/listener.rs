@@ -63,6 +63,9 @@ const SERVED: Duration = Duration::from_micros(100);
 /// was sent in it, from one client who made 51,000 a second. On another machine it was twice as much.
 const REFUSED: Duration = Duration::from_micros(10);
 
+/// What is charged for one at the most, whatever its caller has found to make it longer: everybody else waits for it.
+const REFUSED_AT_MOST: Duration = Duration::from_micros(100);
+
 /// How many connections may wait to be accepted; who comes later waits in connect(2). Few, because
 /// whoever stands behind a crowd waits until all of it has been refused.
 const WAITING: i32 = 64;
@@ -303,8 +306,8 @@ impl Server {
                         tokio::spawn(self.clone().serve_unix(stream, permit, None));
                     }
                     None => {
-                        // By the clock of this thread, which did all of it: nothing is awaited in between.
-                        let took = processor_time().saturating_sub(began);
+                        // By the clock of this thread, which did nearly all of it: nothing is awaited in between.
+                        let took = processor_time().saturating_sub(began).min(REFUSED_AT_MOST);
                         self.refusals.charge(took.saturating_sub(REFUSED), Instant::now());
                     }
                 },

@@ -91,7 +91,7 @@ impl Metrics {
         );
         registry.register(
             "connections_refused",
-            "Connections refused because their caller has too many, or has had his share of time",
+            "Connections refused because their caller has too many, has had his share of time, or has left",
             self.turned_away.clone(),
         );
         registry.register(
