@@ -97,7 +97,7 @@ pub use stage::{Stage, Watch};
 pub use talk::{Flow, Server, within};
 pub use tap::{Frames, Tap};
 pub use user::{Container, Runtime, User};
-pub use whole_host::{Login, Suite, WholeHost};
+pub use whole_host::{Login, PROGRAMS, Suite, WholeHost};
 
 /// How long a state may take to come about before a test gives up on it. Generous: it is no
 /// measurement, only the end of waiting.

@@ -30,6 +30,7 @@ use crate::{Finished, Footprint, HostNs, PATIENCE, Process, eventually, run, run
 use layers::Layers;
 pub use layers::Suite;
 pub use login::Login;
+pub use package::PROGRAMS;
 use package::Package;
 
 /// How long a host may take to boot, or a package to be installed.

@@ -62,19 +62,22 @@ impl Package {
     }
 }
 
+/// All that is installed and run.
+pub const PROGRAMS: [&str; 7] = [
+    "v6podd",
+    "v6podctl",
+    "v6pod-shim",
+    "v6pod-hook",
+    "v6pod-wishes",
+    "v6pod-cni",
+    "v6pod-netavark",
+];
+
 /// The programs, without what debuggers want: a tenth of their size.
 #[track_caller]
 fn stripped() -> TempDir {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    for program in [
-        "v6podd",
-        "v6podctl",
-        "v6pod-shim",
-        "v6pod-hook",
-        "v6pod-wishes",
-        "v6pod-cni",
-        "v6pod-netavark",
-    ] {
+    for program in PROGRAMS {
         let mut strip = Command::new("strip");
         run(strip.arg("-o").arg(dir.path().join(program)).arg(built(program))).ok();
     }

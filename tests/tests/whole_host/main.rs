@@ -13,7 +13,8 @@ use std::net::Ipv6Addr;
 use std::time::Duration;
 
 use v6pod_tests::{
-    IMAGE, Login, PATIENCE, PREFIX, Place as _, Suite, WholeHost, eventually, require, run,
+    IMAGE, Login, PATIENCE, PREFIX, PROGRAMS, Place as _, Suite, WholeHost, eventually, require,
+    run,
 };
 
 mod credentials;
@@ -219,15 +220,7 @@ fn make_install_is_enough(suite: Suite) {
     for line in ["sudo make install", "sudo systemctl enable --now v6podd\n"] {
         assert!(readme.ok().contains(line), "{line}");
     }
-    for program in [
-        "v6podd",
-        "v6podctl",
-        "v6pod-shim",
-        "v6pod-hook",
-        "v6pod-wishes",
-        "v6pod-cni",
-        "v6pod-netavark",
-    ] {
+    for program in PROGRAMS {
         host.take_in(&v6pod_tests::built(program));
     }
     host.sh("make -C /mnt/v6pod install RELEASE=/var/tmp SHIM=/var/tmp/v6pod-shim").ok();
